@@ -1,0 +1,284 @@
+package responsesproxygate
+
+import (
+	"mime"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// policy is what the gate checks a request against. It is fixed once
+// provisioned: checking reads it and the request, and touches nothing else.
+type policy struct {
+	origins      []string        // serialized origins, as browsers send them
+	hosts        map[string]bool // names beside the loopback ones, lower case, without port
+	routes       []Route
+	shutdownPath string // "" when off
+	tokens       *tokenSet
+}
+
+// checkBrowser refuses what a web page can make a browser send. It comes
+// before everything else, so that a page learns nothing about tokens or paths.
+func (p *policy) checkBrowser(r *http.Request) *refusal {
+	origin, hasOrigin := r.Header["Origin"]
+	allowedOrigin := hasOrigin && p.allowsOrigin(origin)
+	if hasOrigin && !allowedOrigin {
+		// "Origin: null" (a sandboxed frame, a file, a redirect) and an empty
+		// value are somebody's page too.
+		return errOriginNotAllowed
+	}
+	// Browsers send Sec-Fetch-Site with every request to a loopback address.
+	// "none" is a person at the address bar: no page can bring that about.
+	// Without the header it is no current browser. (Node's fetch sends
+	// Sec-Fetch-Mode alone, which says nothing.)
+	if site, ok := r.Header["Sec-Fetch-Site"]; ok && !allowedOrigin {
+		if len(site) != 1 || site[0] != "none" {
+			return errCrossSiteRequest
+		}
+	}
+	// A rebound DNS name reaches us as the attacker's Host: to the browser it
+	// is same-origin, so this is the only check that sees it.
+	if !p.allowsHost(r.Host) && !overUnixSocket(r) {
+		return errHostNotAllowed
+	}
+	return nil
+}
+
+// checkCaller decides on a request that no web page can have sent: is the
+// body JSON, does the caller have a token, may it go where it wants to. It
+// returns the name of the caller's token, or why not.
+func (p *policy) checkCaller(r *http.Request) (caller string, refused *refusal) {
+	if refused := checkContentType(r); refused != nil {
+		return "", refused
+	}
+	presented, refused := presentedToken(r.Header)
+	if refused != nil {
+		return "", refused
+	}
+	caller, ok := p.tokens.match(presented)
+	if !ok {
+		return "", errInvalidToken
+	}
+	if refused := p.checkRoute(r); refused != nil {
+		return "", refused
+	}
+	return caller, nil
+}
+
+// allowsOrigin tells whether the one Origin header is an allowed one. Origins
+// are compared byte by byte, as the Fetch standard serializes them.
+func (p *policy) allowsOrigin(values []string) bool {
+	return len(values) == 1 && slices.Contains(p.origins, values[0])
+}
+
+// allowsHost tells whether a Host header (RFC 9110 §7.2), with or without a
+// port, is loopback or one of the operator's names.
+func (p *policy) allowsHost(host string) bool {
+	name, ok := hostWithoutPort(host)
+	if !ok {
+		return false
+	}
+	if strings.EqualFold(name, "localhost") {
+		return true
+	}
+	if addr, err := netip.ParseAddr(name); err == nil && (addr == ipv6Loopback || addr.Is4() && addr.IsLoopback()) {
+		return true
+	}
+	return len(p.hosts) > 0 && p.hosts[strings.ToLower(name)]
+}
+
+var ipv6Loopback = netip.IPv6Loopback()
+
+// hostWithoutPort splits a Host header strictly: the name (an IPv6 address
+// without its brackets) and whether the whole is well formed.
+func hostWithoutPort(host string) (name string, ok bool) {
+	rest := ""
+	if inner, isIPv6 := strings.CutPrefix(host, "["); isIPv6 {
+		name, rest, ok = strings.Cut(inner, "]")
+		if !ok || !strings.Contains(name, ":") {
+			return "", false
+		}
+	} else if i := strings.IndexByte(host, ':'); i >= 0 {
+		name, rest = host[:i], host[i:]
+	} else {
+		name = host
+	}
+	if name == "" {
+		return "", false
+	}
+	if rest == "" {
+		return name, true
+	}
+	port, hasColon := strings.CutPrefix(rest, ":")
+	if !hasColon || port == "" || len(port) > 5 {
+		return "", false
+	}
+	for i := range len(port) {
+		if port[i] < '0' || port[i] > '9' {
+			return "", false
+		}
+	}
+	return name, true
+}
+
+// overUnixSocket tells whether r came in over a unix socket. No browser can
+// reach one, and its clients have no meaningful Host to send.
+func overUnixSocket(r *http.Request) bool {
+	addr, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
+	return ok && addr.Network() == "unix"
+}
+
+// checkContentType demands exactly one JSON Content-Type of a request with a
+// body. What passes is never one of the CORS-safelisted types of the Fetch
+// standard (text/plain, the two form types), so a page cannot send it without
+// a preflight, which the gate answers for allowed origins only.
+func checkContentType(r *http.Request) *refusal {
+	if r.ContentLength == 0 {
+		return nil // no body: there is nothing to mistake for JSON
+	}
+	if r.Method == http.MethodConnect && isWebSocketUpgrade(r) {
+		return nil // its "body" is the WebSocket itself (RFC 8441)
+	}
+	values := r.Header["Content-Type"]
+	if len(values) != 1 || !isJSON(values[0]) {
+		return errContentTypeNotJSON
+	}
+	return nil
+}
+
+// isJSON tells whether a Content-Type is application/json, in any case and
+// with any well-formed parameters (RFC 9110 §8.3.1).
+func isJSON(contentType string) bool {
+	essence, params, hasParams := strings.Cut(contentType, ";")
+	// Only spaces and tabs may stand around the essence. Anything else, a
+	// comma (a second type, for parsers that split there), a byte beyond
+	// ASCII, makes the comparison fail.
+	if !strings.EqualFold(strings.Trim(essence, " \t"), "application/json") {
+		return false
+	}
+	if !hasParams {
+		return true
+	}
+	switch params { // what most clients send, without the cost of parsing
+	case "charset=utf-8", " charset=utf-8", "charset=UTF-8", " charset=UTF-8":
+		return true
+	}
+	// A comma in a parameter is legal inside quotes, but some parsers split
+	// there first, and read a second type behind it. No client needs one.
+	if strings.ContainsRune(params, ',') || !isVisible(params, " \t") {
+		return false
+	}
+	_, _, err := mime.ParseMediaType(contentType)
+	return err == nil
+}
+
+// presentedToken finds the one token that a request presents. X-Proxy-Token
+// decides if it is there at all, else Authorization: a caller's library may
+// insist on sending an Authorization header of its own.
+func presentedToken(header http.Header) (string, *refusal) {
+	if values, ok := header["X-Proxy-Token"]; ok {
+		if len(values) != 1 {
+			return "", errInvalidToken // two values: which one was checked elsewhere?
+		}
+		if values[0] == "" {
+			return "", errMissingToken
+		}
+		return values[0], nil
+	}
+	values := header["Authorization"]
+	if len(values) == 0 {
+		return "", errMissingToken
+	}
+	if len(values) != 1 {
+		return "", errInvalidToken
+	}
+	// The scheme is case-insensitive (RFC 9110 §11.1), and one or more
+	// spaces follow it (RFC 6750 §2.1).
+	scheme, token, _ := strings.Cut(values[0], " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return "", errMissingToken
+	}
+	token = strings.TrimLeft(token, " ")
+	if token == "" {
+		return "", errMissingToken
+	}
+	return token, nil
+}
+
+// checkRoute compares method and path exactly as they came over the wire
+// (r.RequestURI), so that no way of writing a path differently (%2F, //, a
+// dot segment, an absolute URI) means one thing here and another upstream.
+func (p *policy) checkRoute(r *http.Request) *refusal {
+	if p.isShutdown(r) {
+		return nil
+	}
+	upgrade := isWebSocketUpgrade(r)
+	method := r.Method
+	if upgrade {
+		method = http.MethodGet // RFC 8441 upgrades with CONNECT; upstream it is a GET
+	}
+	pathAllowed := false
+	for i := range p.routes {
+		route := &p.routes[i]
+		if !route.matchesPath(r) {
+			continue
+		}
+		if route.Method == method {
+			return nil
+		}
+		pathAllowed = true
+	}
+	if upgrade && pathAllowed {
+		return errWebSocketNotEnabled
+	}
+	return errRouteNotAllowed
+}
+
+// isShutdown tells whether r asks for the shutdown endpoint.
+func (p *policy) isShutdown(r *http.Request) bool {
+	return p.shutdownPath != "" && r.RequestURI == p.shutdownPath &&
+		(r.Method == http.MethodPost || r.Method == http.MethodGet)
+}
+
+// matchesPath tells whether r asks for exactly this path. The parsed URL is
+// compared too, because it is what reverse_proxy sends on: a handler before
+// the gate may have rewritten it without touching RequestURI.
+func (route *Route) matchesPath(r *http.Request) bool {
+	path, query, hasQuery := strings.Cut(r.RequestURI, "?")
+	if path != route.Path || r.URL.Path != route.Path || r.URL.RawPath != "" {
+		return false
+	}
+	if hasQuery || r.URL.RawQuery != "" || r.URL.ForceQuery {
+		return route.AnyQuery && query == r.URL.RawQuery
+	}
+	return true
+}
+
+// isWebSocketUpgrade tells whether r is an opening handshake: of RFC 6455, or
+// of RFC 8441 over HTTP/2 and RFC 9220 over HTTP/3 (extended CONNECT).
+func isWebSocketUpgrade(r *http.Request) bool {
+	switch {
+	case r.Method == http.MethodGet && r.ProtoMajor == 1:
+		return httpguts.HeaderValuesContainsToken(r.Header["Upgrade"], "websocket") &&
+			httpguts.HeaderValuesContainsToken(r.Header["Connection"], "upgrade")
+	case r.Method == http.MethodConnect && r.ProtoMajor == 2:
+		return len(r.Header[":protocol"]) == 1 && r.Header[":protocol"][0] == "websocket"
+	case r.Method == http.MethodConnect && r.ProtoMajor == 3:
+		return r.Proto == "websocket"
+	}
+	return false
+}
+
+// isVisible tells whether s has only visible ASCII characters, and those of also.
+func isVisible(s, also string) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < 0x21 || c > 0x7e) && strings.IndexByte(also, c) < 0 {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,317 @@
+package responsesproxygate
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"os"
+	"regexp"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+	"golang.org/x/net/http/httpguts"
+)
+
+// A secret in the config is written as exactly one of these placeholders, so
+// that the config itself (adapted, logged, autosaved, or read at /config/)
+// does not have it.
+var secretPlaceholder = regexp.MustCompile(`^\{(env|file)\.([^{}]+)\}$`)
+
+// refuseLiteral refuses an option whose secret stands in the config.
+func refuseLiteral(option, value string) error {
+	if value == "" || value == commandKeyPlaceholder || secretPlaceholder.MatchString(value) {
+		return nil
+	}
+	return fmt.Errorf("%s: the secret itself is in the config (note that {$VAR} is replaced by its value before the config is read); "+
+		"write {env.NAME} or {file./path/to/secret} instead, alone, or: insecure_allow literal_secret", option)
+}
+
+// resolveSecret reads the secret that an option names by a placeholder.
+func resolveSecret(option, value string, literalAllowed bool) (secret, error) {
+	if err := refuseLiteral(option, value); err != nil && !literalAllowed {
+		return secret{}, err
+	}
+	if value == commandKeyPlaceholder {
+		if key := commandKey.Load(); key != nil {
+			return *key, nil
+		}
+		return secret{}, fmt.Errorf("%s: %s is what the command caddy responses-proxy uses; write {env.NAME} or {file./path/to/secret}", option, value)
+	}
+	source := "the value"
+	found := secretPlaceholder.FindStringSubmatch(value)
+	if found != nil {
+		source = found[0]
+	}
+	if found != nil && found[1] == "file" {
+		if err := checkSecretPath(found[2]); err != nil {
+			return secret{}, fmt.Errorf("%s: %s: %w", option, source, err)
+		}
+	}
+	raw, err := caddy.NewReplacer().ReplaceOrErr(value, true, true)
+	if err != nil {
+		// (the error's own text may have what surrounds the placeholder)
+		return secret{}, fmt.Errorf("%s: %s is not set, empty or unknown", option, source)
+	}
+	parsed, err := parseSecret(raw)
+	if err != nil {
+		return secret{}, fmt.Errorf("%s: %s: %w", option, source, err)
+	}
+	return parsed, nil
+}
+
+// checkSecretFile refuses a file that users outside its owner and group could
+// read or that anybody but the owner could change. A group may read it: that
+// is how service accounts are handed secrets. Windows keeps permissions
+// elsewhere; its mode bits say nothing.
+func checkSecretFile(info fs.FileInfo) error {
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("not a regular file")
+	}
+	if perm := info.Mode().Perm(); perm&0o026 != 0 && runtime.GOOS != "windows" {
+		if perm&0o004 != 0 {
+			return fmt.Errorf("every user can read it (mode %04o); run: chmod o= %s", perm, info.Name())
+		}
+		return fmt.Errorf("others than its owner can write to it (mode %04o); run: chmod go-w %s", perm, info.Name())
+	}
+	return nil
+}
+
+// checkSecretPath is checkSecretFile for a file that is not open yet: opening
+// a FIFO would block.
+func checkSecretPath(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	return checkSecretFile(info)
+}
+
+// credential is what the gate presents upstream in the caller's place.
+type credential struct {
+	headerName string // canonical
+	scheme     string // "Bearer " for Authorization, else nothing
+	value      atomic.Pointer[secret]
+	file       *watchedFile // nil if the key does not come from a file of its own
+}
+
+func newCredential(headerName string) *credential {
+	c := &credential{headerName: http.CanonicalHeaderKey(headerName)}
+	if c.headerName == "Authorization" {
+		c.scheme = "Bearer "
+	}
+	return c
+}
+
+// use makes key the one presented from now on.
+func (c *credential) use(key secret) {
+	value := newSecret(c.scheme + key.reveal())
+	c.value.Store(&value)
+}
+
+// current is the header's value, after a look at the key's file if one is due.
+func (c *credential) current() string {
+	if c.file != nil {
+		c.file.refresh(c.use)
+	}
+	return c.value.Load().reveal()
+}
+
+// redact takes the credential out of a text that came from elsewhere, such as
+// an error that quotes what an upstream sent.
+func (c *credential) redact(text string) string {
+	value := c.value.Load().reveal()
+	return strings.ReplaceAll(strings.ReplaceAll(text, value, redacted), strings.TrimPrefix(value, c.scheme), redacted)
+}
+
+// callerCredentials are the headers in which callers send credentials. None
+// goes upstream: the caller's gate token would, and an upstream that prefers
+// one header to another might bill someone else.
+var callerCredentials = []string{
+	"Authorization", "X-Proxy-Token", "Proxy-Authorization", "Cookie", "Api-Key", "X-Api-Key",
+}
+
+// dropCallerCredentials removes everything from r that authenticates the
+// caller, and everything that could undo what inject adds.
+func (c *credential) dropCallerCredentials(r *http.Request) {
+	header := r.Header
+	for _, name := range callerCredentials {
+		delete(header, name)
+	}
+	dropKeySubprotocols(header)
+	c.keepFromConnection(header)
+	if !isWebSocketUpgrade(r) {
+		// Any other protocol switch (h2c, say) would hand the caller a raw
+		// tunnel to the upstream, beside every check of the gate.
+		delete(header, "Upgrade")
+		delete(header, "Http2-Settings")
+	}
+	// Trailers arrive after every check, and reverse_proxy forwards them.
+	r.Trailer = nil
+	delete(header, "Trailer")
+}
+
+// inject sets the upstream credential.
+func (c *credential) inject(header http.Header) {
+	header[c.headerName] = []string{c.current()}
+}
+
+// withdraw takes the credential out again, once the next handler is done, so
+// that no handler before the gate can log or copy it.
+func (c *credential) withdraw(header http.Header) {
+	delete(header, c.headerName)
+}
+
+// keySubprotocol is how browsers' WebSocket clients send a key to OpenAI.
+const keySubprotocol = "openai-insecure-api-key."
+
+// dropKeySubprotocols removes keys from the WebSocket subprotocols.
+func dropKeySubprotocols(header http.Header) {
+	values, ok := header["Sec-Websocket-Protocol"]
+	if !ok || !strings.Contains(strings.ToLower(strings.Join(values, ",")), keySubprotocol) {
+		return
+	}
+	kept := keepListed(values, func(name string) bool {
+		return !strings.HasPrefix(strings.ToLower(name), keySubprotocol)
+	})
+	if kept == "" {
+		delete(header, "Sec-Websocket-Protocol")
+		return
+	}
+	header["Sec-Websocket-Protocol"] = []string{kept}
+}
+
+// keepFromConnection takes the credential's header out of Connection, where
+// it would make reverse_proxy drop it as hop-by-hop (RFC 9110 §7.6.1).
+func (c *credential) keepFromConnection(header http.Header) {
+	values, ok := header["Connection"]
+	if !ok || !httpguts.HeaderValuesContainsToken(values, c.headerName) {
+		return
+	}
+	header["Connection"] = []string{keepListed(values, func(name string) bool {
+		return !strings.EqualFold(name, c.headerName)
+	})}
+}
+
+// keepListed filters a comma-separated header.
+func keepListed(values []string, keep func(string) bool) string {
+	var kept []string
+	for _, name := range strings.Split(strings.Join(values, ","), ",") {
+		if name = strings.Trim(name, " \t"); name != "" && keep(name) {
+			kept = append(kept, name)
+		}
+	}
+	return strings.Join(kept, ", ")
+}
+
+// fileCheckInterval is how often at most a key's file is looked at.
+const fileCheckInterval = time.Second
+
+// watchedFile follows the key in a file without a reload and without a
+// goroutine: a request that comes a second or more after the last look takes
+// another one.
+type watchedFile struct {
+	path   string
+	logger *zap.Logger
+
+	nextLook atomic.Int64 // Unix nanoseconds
+
+	mu      sync.Mutex
+	seen    fs.FileInfo // the file as it was when last read
+	pending fs.FileInfo // the file as it was when it was last seen to differ
+}
+
+// openWatchedFile reads the key for the first time; then every fault is an error.
+func openWatchedFile(path string, logger *zap.Logger) (*watchedFile, secret, error) {
+	w := &watchedFile{path: path, logger: logger}
+	key, err := w.read()
+	if err != nil {
+		return nil, secret{}, fmt.Errorf("upstream_bearer_file %s: %w", path, err)
+	}
+	w.nextLook.Store(time.Now().Add(fileCheckInterval).UnixNano())
+	return w, key, nil
+}
+
+// refresh calls use with the file's key if the file has changed. A file that
+// cannot be read or has no valid key leaves the old key in use, and is logged
+// once.
+func (w *watchedFile) refresh(use func(secret)) {
+	now, next := time.Now(), w.nextLook.Load()
+	if now.UnixNano() < next && next-now.UnixNano() <= int64(fileCheckInterval) {
+		return // (a clock that was set back must not put the next look off)
+	}
+	if !w.nextLook.CompareAndSwap(next, now.Add(fileCheckInterval).UnixNano()) {
+		return // another request looks
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	info, err := os.Stat(w.path)
+	if err != nil {
+		if w.seen != nil {
+			w.seen, w.pending = nil, nil
+			w.logger.Error("cannot read upstream_bearer_file; the old key stays in use", zap.Error(err))
+		}
+		return
+	}
+	if sameVersion(info, w.seen) {
+		w.pending = nil
+		return
+	}
+	// A file that is written in place passes through states that look like a
+	// shorter key. Wait until it has stayed the same for one interval. A file
+	// that was renamed into place is whole.
+	inPlace := w.seen == nil || os.SameFile(info, w.seen)
+	if inPlace && !sameVersion(info, w.pending) {
+		w.pending = info
+		return
+	}
+	w.pending = nil
+	key, err := w.read()
+	if err != nil {
+		w.seen = info // logged once for this version
+		w.logger.Error("upstream_bearer_file has changed and has no valid key; the old key stays in use", zap.Error(err))
+		return
+	}
+	use(key)
+	w.logger.Info("upstream_bearer_file has changed; the new key is in use")
+}
+
+// sameVersion tells whether a file has not been written to between two looks.
+func sameVersion(a, b fs.FileInfo) bool {
+	return a != nil && b != nil && os.SameFile(a, b) &&
+		a.Size() == b.Size() && a.ModTime().Equal(b.ModTime()) && a.Mode() == b.Mode()
+}
+
+// read reads and validates the key.
+func (w *watchedFile) read() (secret, error) {
+	if err := checkSecretPath(w.path); err != nil {
+		return secret{}, err
+	}
+	file, err := os.Open(w.path)
+	if err != nil {
+		return secret{}, err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return secret{}, err
+	}
+	if err := checkSecretFile(info); err != nil {
+		return secret{}, err
+	}
+	raw, err := io.ReadAll(io.LimitReader(file, maxSecretLength+3)) // one more than the key and its newline
+	if err != nil {
+		return secret{}, err
+	}
+	key, err := parseSecret(string(raw))
+	if err != nil {
+		return secret{}, err
+	}
+	w.seen = info
+	return key, nil
+}

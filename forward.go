@@ -1,0 +1,175 @@
+package responsesproxygate
+
+import (
+	"errors"
+	"io"
+	"net/http"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+)
+
+// forward passes r on and streams the answer back. A failure of the next
+// handler is answered here and not returned to Caddy, whose error log would
+// print the request's headers as they came in, the token among them.
+func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	answer := &answerWriter{
+		ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
+		handler:               h,
+		request:               r,
+	}
+	err := next.ServeHTTP(answer, r)
+	switch {
+	case err == nil && answer.wroteHeader:
+		return nil
+	case err == nil:
+		h.logger.Error("no handler behind the gate answered; put reverse_proxy after responses_proxy_gate",
+			zap.String("gate", h.Name))
+		answer.refuse(errNoUpstream)
+		return nil
+	}
+	h.logFailure(r, err)
+	if answer.wroteHeader {
+		// Too late for another answer. Cut the connection, so that what was
+		// sent so far cannot be taken for the whole.
+		panic(http.ErrAbortHandler)
+	}
+	if status := errorStatus(err); status == statusClientGone {
+		answer.WriteHeader(statusClientGone) // for the access log; nobody reads it
+		return nil
+	}
+	answer.refuse(failure(err))
+	return nil
+}
+
+// statusClientGone is what Caddy uses when the client has closed the
+// connection (from nginx; there is no standard one).
+const statusClientGone = 499
+
+// failure is the answer for an error of the next handler.
+func failure(err error) *refusal {
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		return errRequestTooLarge
+	}
+	switch status := errorStatus(err); {
+	case status == http.StatusRequestEntityTooLarge:
+		return errRequestTooLarge
+	case status == http.StatusGatewayTimeout:
+		return errUpstreamTimeout
+	case status == http.StatusServiceUnavailable:
+		return errUpstreamUnavailable
+	case status >= 400 && status < 500:
+		return errRequestFailed
+	}
+	return errUpstreamUnreachable
+}
+
+// errorStatus is the status that a handler's error asks for.
+func errorStatus(err error) int {
+	if handlerError := (caddyhttp.HandlerError{}); errors.As(err, &handlerError) {
+		return handlerError.StatusCode
+	}
+	return http.StatusInternalServerError
+}
+
+// logFailure logs what failed, without the request's headers. The error may
+// quote what the upstream sent, which may quote the key.
+func (h *Handler) logFailure(r *http.Request, err error) {
+	h.logger.Error("request failed behind the gate",
+		zap.String("gate", h.Name),
+		zap.String("method", r.Method),
+		zap.String("path", r.URL.Path),
+		zap.Int("status", errorStatus(err)),
+		zap.String("error", h.credential.redact(err.Error())))
+}
+
+// answerWriter passes the upstream's answer through as it streams, with two
+// exceptions: a 401 is withheld, and CORS headers are the gate's own.
+type answerWriter struct {
+	caddyhttp.ResponseWriterWrapper
+	handler     *Handler
+	request     *http.Request
+	wroteHeader bool
+	withheld    http.Header // not nil once the upstream's answer is withheld: where it goes instead
+}
+
+// Header implements http.ResponseWriter.
+func (a *answerWriter) Header() http.Header {
+	if a.withheld != nil {
+		return a.withheld // trailers of the withheld answer
+	}
+	return a.ResponseWriter.Header()
+}
+
+// WriteHeader implements http.ResponseWriter.
+func (a *answerWriter) WriteHeader(status int) {
+	if a.wroteHeader {
+		return
+	}
+	header := a.ResponseWriter.Header()
+	dropCORS(header)
+	if status < 200 && status != http.StatusSwitchingProtocols {
+		a.ResponseWriter.WriteHeader(status) // informational; the final one follows
+		return
+	}
+	a.wroteHeader = true
+	if status == http.StatusUnauthorized {
+		a.withhold(header)
+		return
+	}
+	delete(header, codeHeaderName) // only the gate's own answers have it
+	a.handler.policy.allowCORS(header, a.request)
+	a.ResponseWriter.WriteHeader(status)
+}
+
+// withhold answers 502 in place of the upstream's 401. OpenAI's error text has
+// a part of the operator's key; and to the gate's callers 401 must mean their
+// own token, because many renew it and try again when they see one.
+func (a *answerWriter) withhold(header http.Header) {
+	a.handler.logger.Error("the upstream refused the operator's credential (status 401); renew the key that upstream_bearer or upstream_bearer_file names",
+		zap.String("gate", a.handler.Name))
+	clear(header)
+	a.handler.policy.allowCORS(header, a.request)
+	errUpstreamUnauthorized.write(a.ResponseWriter, a.request)
+	a.withheld = make(http.Header)
+}
+
+// refuse answers in place of a next handler that did not.
+func (a *answerWriter) refuse(refused *refusal) {
+	a.wroteHeader = true
+	header := a.ResponseWriter.Header()
+	dropCORS(header)
+	a.handler.policy.allowCORS(header, a.request)
+	refused.write(a.ResponseWriter, a.request)
+}
+
+// Write implements http.ResponseWriter.
+func (a *answerWriter) Write(data []byte) (int, error) {
+	a.WriteHeader(http.StatusOK) // if nothing has been written yet
+	if a.withheld != nil {
+		return len(data), nil
+	}
+	return a.ResponseWriter.Write(data)
+}
+
+// ReadFrom implements io.ReaderFrom, for sendfile and splice.
+func (a *answerWriter) ReadFrom(src io.Reader) (int64, error) {
+	a.WriteHeader(http.StatusOK)
+	if a.withheld != nil {
+		return io.Copy(io.Discard, src)
+	}
+	return a.ResponseWriterWrapper.ReadFrom(src)
+}
+
+// FlushError is what http.ResponseController calls to flush. Without it, a
+// flush would go around WriteHeader.
+func (a *answerWriter) FlushError() error {
+	a.WriteHeader(http.StatusOK)
+	return http.NewResponseController(a.ResponseWriter).Flush()
+}
+
+// Interface guards
+var (
+	_ http.ResponseWriter = (*answerWriter)(nil)
+	_ io.ReaderFrom       = (*answerWriter)(nil)
+)

@@ -1,0 +1,405 @@
+// Package responsesproxygate is the Caddy HTTP handler
+// http.handlers.responses_proxy_gate. It stands in front of reverse_proxy and
+// lets programs on the same machine call the OpenAI Responses API with the
+// operator's key, which they never see, while web pages, other users and other
+// hosts are refused.
+//
+// The gate answers the questions "who may pass" and "with which credential".
+// Connections, streams and retries are reverse_proxy's.
+package responsesproxygate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+)
+
+func init() {
+	caddy.RegisterModule(new(Handler))
+}
+
+// Handler lets a request pass to the next handler, usually `reverse_proxy`,
+// only if no web page can have sent it, its body is JSON, it carries the
+// token of this launch and it asks for an allowed route. It then replaces the
+// caller's credentials by the operator's.
+//
+// What a request meets, in this order: `Origin`, `Sec-Fetch-Site` and `Host`
+// (403), `Content-Type` (415), the token in `X-Proxy-Token` or
+// `Authorization: Bearer` (401), method and path (403, or 426 for a WebSocket
+// where only HTTP is allowed). Every refusal is JSON in the OpenAI error shape
+// and has its code in the header `X-Responses-Proxy-Gate`.
+//
+// The gate refuses to start in surroundings that would undo it: beside an
+// admin endpoint that other users can reach, on a plaintext listener that
+// other hosts can reach, with an access log that would record tokens, or with
+// a secret written into the config. See `insecure_allow`.
+type Handler struct {
+	// The gate's name, in logs and wherever gates are told apart: letters,
+	// digits, `.`, `_` and `-`, 64 at most. Its token lasts as long as a gate
+	// of this name is configured. Names are unique in a config.
+	// Default: `default`.
+	Name string `json:"name,omitempty"`
+
+	// The operator's key, as one placeholder: `{env.OPENAI_API_KEY}` or
+	// `{file./run/secrets/key}`. A literal key is refused. It is read when
+	// the config is loaded. Either this or `upstream_bearer_file` is required.
+	UpstreamBearer string `json:"upstream_bearer,omitempty"`
+
+	// The path of a file with the operator's key and nothing else. It is read
+	// again after it has changed, within a second or two, without a reload;
+	// if it is then empty, unreadable or malformed, the old key stays in use
+	// and an error is logged. Users outside the file's owner and group must
+	// not be able to read it.
+	UpstreamBearerFile string `json:"upstream_bearer_file,omitempty"`
+
+	// The request header that carries the key upstream. `Authorization`
+	// carries `Bearer <key>`; any other, such as `api-key` for Azure, the
+	// bare key. Default: `Authorization`.
+	UpstreamHeader string `json:"upstream_header,omitempty"`
+
+	// A fixed token, as one placeholder (`{env.GATE_TOKEN}`), of at least 32
+	// visible ASCII characters: for fleets in which several gates must accept
+	// the same one. Default: 256 random bits, new at every launch, kept
+	// across config reloads.
+	Token string `json:"token,omitempty"`
+
+	// The file that tells callers where the gate is and which token to send.
+	// Without it, a generated token is printed once to stderr.
+	ServerInfo *ServerInfo `json:"server_info,omitempty"`
+
+	// Web origins whose pages may call the gate (they still need the token),
+	// as browsers write them: `https://app.example`, without a path. Never a
+	// wildcard. Default: none.
+	AllowOrigin []string `json:"allow_origin,omitempty"`
+
+	// Host names or addresses, without port, by which callers may address the
+	// gate beside `localhost`, 127.0.0.0/8 and `[::1]`. A name that the
+	// attacker's DNS controls would open the gate's other checks to web pages
+	// (DNS rebinding). Default: none.
+	AllowHost []string `json:"allow_host,omitempty"`
+
+	// What may be called, in place of the default `POST /v1/responses`.
+	// `GET /v1/responses` opens the WebSocket.
+	AllowRoute []Route `json:"allow_route,omitempty"`
+
+	// The path on which a caller with a token ends the Caddy process, by GET
+	// or POST, with status 200 and exit code 0. Default: none.
+	ShutdownEndpoint string `json:"shutdown_endpoint,omitempty"`
+
+	// A directory for a copy of every exchange that passed the gate, in two
+	// files of JSON: for debugging. Credentials are left out; prompts and
+	// answers are not. It is made with mode 0700, its files with 0600.
+	// Default: none.
+	DumpDir string `json:"dump_dir,omitempty"`
+
+	// Whether Caddy's whole process forgoes core dumps and denies other
+	// processes of its user to read its memory (Linux: not dumpable, core
+	// limit 0; macOS: no ptrace, core limit 0; elsewhere less). It cannot be
+	// undone by a reload. Default: no; the command `caddy responses-proxy`
+	// always does it.
+	HardenProcess bool `json:"harden_process,omitempty"`
+
+	// Risks that the operator takes knowingly; each turns one refusal to
+	// start off. `remote_listener`: other hosts may reach the gate in
+	// plaintext. `tcp_admin`: any local user may reach the admin endpoint,
+	// and with it the key. `logged_token`: a log records tokens or the key.
+	// `literal_secret`: a secret stands in the config. Default: none.
+	InsecureAllow []string `json:"insecure_allow,omitempty"`
+
+	logger     *zap.Logger
+	server     *caddyhttp.Server
+	config     configID
+	policy     *policy
+	credential *credential
+	infoFile   *serverInfoFile
+	token      secret // the one that server-info tells
+	launch     *launch
+	stderr     io.Writer
+}
+
+// ServerInfo says where the server-info file goes and who may read it. The
+// file has one line of JSON:
+//
+//	{"port":18080,"pid":4242,"auth_token":"…","base_url":"http://127.0.0.1:18080/v1"}
+//
+// with `socket` in place of `port` on a unix socket. Its mode is 0600. It is
+// replaced atomically when something in it changes, and removed at exit.
+type ServerInfo struct {
+	// The file's path. Parents that are missing are made with mode 0700. A
+	// path that somebody else could redirect or read (a symlink, a loose or
+	// foreign file, a directory others can write to) is refused.
+	Path string `json:"path"`
+
+	// The user, or `user:group`, who owns the file: so that an unprivileged
+	// user can read the token of a gate that root runs. Not on Windows.
+	// Default: the user who runs Caddy.
+	Owner string `json:"owner,omitempty"`
+}
+
+// Route is one thing that may be called.
+type Route struct {
+	// The HTTP method, in capitals.
+	Method string `json:"method"`
+
+	// The path, compared byte by byte with what the caller sent.
+	Path string `json:"path"`
+
+	// Whether a query may follow. Default: none may.
+	AnyQuery bool `json:"any_query,omitempty"`
+}
+
+// defaultRoute is what may be called if nothing else is said.
+var defaultRoute = Route{Method: http.MethodPost, Path: "/v1/responses"}
+
+// defaultShutdownPath is where the shutdown endpoint is if no path is given.
+const defaultShutdownPath = "/shutdown"
+
+// CaddyModule returns the Caddy module information.
+func (*Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.responses_proxy_gate",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+// Provision resolves the options and refuses what would make the gate weaker
+// than it looks. It writes nothing to disk: the server-info file comes with
+// Caddy's "started" event.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	h.logger, h.stderr = ctx.Logger(), os.Stderr
+	if err := h.setDefaults(); err != nil {
+		return err
+	}
+	if err := h.audit(ctx); err != nil {
+		return err
+	}
+	if h.HardenProcess {
+		// before the key is read
+		if err := hardenProcess(); err != nil {
+			return h.gateError(err)
+		}
+	}
+	if err := h.openCredential(); err != nil {
+		return err
+	}
+	if err := h.openServerInfo(); err != nil {
+		return err
+	}
+	if err := h.openTokens(); err != nil {
+		return err
+	}
+	h.policy = &policy{
+		origins:      h.AllowOrigin,
+		hosts:        hostSet(h.AllowHost),
+		routes:       h.AllowRoute,
+		shutdownPath: h.ShutdownEndpoint,
+		tokens:       newTokenSet(h.Name, h.token),
+	}
+	return h.publishWhenStarted(ctx)
+}
+
+// Validate checks the options against themselves.
+func (h *Handler) Validate() error {
+	return h.gateError(errors.Join(
+		validateOrigins(h.AllowOrigin),
+		validateHosts(h.AllowHost),
+		validateRoutes(h.AllowRoute, h.ShutdownEndpoint),
+		validateUpstreamHeader(h.UpstreamHeader),
+	))
+}
+
+// ServeHTTP lets r pass, or answers it.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	if refused := h.policy.checkBrowser(r); refused != nil {
+		return h.refuse(w, r, refused)
+	}
+	if isPreflight(r) {
+		h.policy.answerPreflight(w, r)
+		return nil
+	}
+	_, refused := h.policy.checkCaller(r)
+	if refused != nil {
+		return h.refuse(w, r, refused)
+	}
+	if h.policy.isShutdown(r) {
+		return h.shutDown(w, r)
+	}
+	h.credential.dropCallerCredentials(r)
+	h.credential.inject(r.Header)
+	defer h.credential.withdraw(r.Header)
+	return h.forward(w, r, next)
+}
+
+// Cleanup implements caddy.CleanerUpper. It also runs after a failed
+// Provision, so it gives back only what this instance took.
+func (h *Handler) Cleanup() error {
+	if h.launch == nil {
+		return nil
+	}
+	launch := h.launch
+	h.launch = nil
+	return closeLaunch(h.Name, h.config, launch)
+}
+
+// refuse answers r with a refusal. A page on an allowed origin may read it.
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, refused *refusal) error {
+	if check := h.logger.Check(zap.DebugLevel, "refused"); check != nil {
+		check.Write(zap.String("gate", h.Name), zap.String("code", refused.code), zap.String("remote_addr", r.RemoteAddr))
+	}
+	h.policy.allowCORS(w.Header(), r)
+	refused.write(w, r)
+	return nil
+}
+
+// setDefaults fills in what was left out, and refuses names and risks that do
+// not exist: everything after relies on them.
+func (h *Handler) setDefaults() error {
+	if h.Name == "" {
+		h.Name = "default"
+	}
+	if !isName(h.Name) {
+		return fmt.Errorf("name %q: use letters, digits, '.', '_' and '-', 64 at most", h.Name)
+	}
+	if h.UpstreamHeader == "" {
+		h.UpstreamHeader = "Authorization"
+	}
+	if len(h.AllowRoute) == 0 {
+		h.AllowRoute = []Route{defaultRoute}
+	}
+	for _, risk := range h.InsecureAllow {
+		if !slices.Contains(risks, risk) {
+			return h.gateError(fmt.Errorf("insecure_allow: there is no risk %q; there are %s", risk, listed(risks)))
+		}
+	}
+	return nil
+}
+
+// openCredential reads the operator's key.
+func (h *Handler) openCredential() error {
+	h.credential = newCredential(h.UpstreamHeader)
+	switch {
+	case h.UpstreamBearer != "" && h.UpstreamBearerFile != "":
+		return h.gateError(errors.New("upstream_bearer and upstream_bearer_file are both set; keep one"))
+	case h.UpstreamBearer != "":
+		key, err := resolveSecret("upstream_bearer", h.UpstreamBearer, h.allows(riskLiteralSecret))
+		if err != nil {
+			return h.gateError(err)
+		}
+		h.credential.use(key)
+	case h.UpstreamBearerFile != "":
+		path, err := resolvePath("upstream_bearer_file", h.UpstreamBearerFile)
+		if err != nil {
+			return h.gateError(err)
+		}
+		file, key, err := openWatchedFile(path, h.logger)
+		if err != nil {
+			return h.gateError(err)
+		}
+		h.credential.file = file
+		h.credential.use(key)
+	default:
+		return h.gateError(errors.New("the operator's key is missing; write upstream_bearer {env.OPENAI_API_KEY} or upstream_bearer_file <path>"))
+	}
+	return nil
+}
+
+// openServerInfo checks the server-info file's place, and changes nothing there.
+func (h *Handler) openServerInfo() error {
+	if h.ServerInfo == nil {
+		return nil
+	}
+	path, err := resolvePath("server_info", h.ServerInfo.Path)
+	if err != nil {
+		return h.gateError(err)
+	}
+	h.infoFile, err = newServerInfoFile(path, h.ServerInfo.Owner)
+	if err != nil {
+		return h.gateError(err)
+	}
+	return h.gateError(h.infoFile.check())
+}
+
+// openTokens finds the token of this launch, or reads the fixed one.
+func (h *Handler) openTokens() error {
+	launch, err := openLaunch(h.Name, h.config)
+	if err != nil {
+		return h.gateError(err)
+	}
+	h.launch, h.token = launch, launch.token
+	if h.Token == "" {
+		return nil
+	}
+	h.token, err = resolveSecret("token", h.Token, h.allows(riskLiteralSecret))
+	if err != nil {
+		return h.gateError(err)
+	}
+	if len(h.token.reveal()) < minTokenLength {
+		return h.gateError(fmt.Errorf("token: it has fewer than %d characters and could be guessed; make one with: openssl rand -base64 33", minTokenLength))
+	}
+	return nil
+}
+
+// publishWhenStarted writes the server-info once the server listens: only
+// then are its ports known, and a config that never starts leaves no trace.
+func (h *Handler) publishWhenStarted(ctx caddy.Context) error {
+	app, err := ctx.App("events")
+	if err != nil {
+		return err
+	}
+	return app.(*caddyevents.App).On("started", startedHook{h})
+}
+
+// startedHook keeps the handler in an unexported field, because Caddy logs
+// event handlers at level DEBUG.
+type startedHook struct{ handler *Handler }
+
+// Handle implements caddyevents.Handler.
+func (s startedHook) Handle(context.Context, caddy.Event) error {
+	return s.handler.publish()
+}
+
+// publish tells callers where the gate is and which token to send.
+func (h *Handler) publish() error {
+	info, err := describeServer(h.server, h.AllowHost, h.AllowRoute)
+	if err != nil {
+		return h.gateError(err)
+	}
+	info.AuthToken = h.token.reveal()
+	if err := h.launch.publish(h.infoFile, info); err != nil {
+		return h.gateError(err)
+	}
+	switch {
+	case h.infoFile != nil:
+		h.logger.Info("server-info written", zap.String("gate", h.Name), zap.String("path", h.infoFile.path))
+	case h.Token == "":
+		h.launch.announce(h.stderr, h.Name)
+	}
+	return nil
+}
+
+// gateError says which gate an error is about.
+func (h *Handler) gateError(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("gate %s: %w", h.Name, err)
+}
+
+// Interface guards
+var (
+	_ caddy.Module                = (*Handler)(nil)
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddy.Validator             = (*Handler)(nil)
+	_ caddy.CleanerUpper          = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+	_ caddyevents.Handler         = startedHook{}
+)

@@ -1,0 +1,31 @@
+package responsesproxygate
+
+import (
+	"os"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+	"golang.org/x/sys/windows"
+)
+
+// processRuns tells whether a process of this id exists.
+func processRuns(pid int) bool {
+	handle, err := windows.OpenProcess(windows.PROCESS_QUERY_LIMITED_INFORMATION, false, uint32(pid))
+	if err != nil {
+		return err == windows.ERROR_ACCESS_DENIED // it exists, and is not ours
+	}
+	defer func() { _ = windows.CloseHandle(handle) }()
+	const stillActive = 259
+	var code uint32
+	return windows.GetExitCodeProcess(handle, &code) == nil && code == stillActive
+}
+
+// exitGracefully stops Caddy and exits. A Windows process cannot send itself
+// the interrupt that Caddy would answer.
+func exitGracefully(logger *zap.Logger) {
+	if err := caddy.Stop(); err != nil {
+		logger.Error("stopping", zap.Error(err))
+		os.Exit(caddy.ExitCodeFailedQuit)
+	}
+	os.Exit(caddy.ExitCodeSuccess)
+}

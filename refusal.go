@@ -1,0 +1,152 @@
+package responsesproxygate
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"strconv"
+)
+
+// refusal is an answer of the gate's own: a status, a stable code for
+// programs, and a message that tells a person what to do. It never quotes
+// anything from the request, so it can be prepared once and can leak nothing.
+type refusal struct {
+	status  int
+	code    string
+	message string
+
+	body          []byte
+	codeHeader    []string
+	lengthHeader  []string
+	authenticate  []string // WWW-Authenticate, on 401 only (RFC 9110 §11.6.1)
+	upgradeHeader []string // Upgrade, on 426 only (RFC 9110 §15.5.22)
+}
+
+// Error makes a refusal usable where Go expects an error. The text is the code.
+func (f *refusal) Error() string { return f.code }
+
+// The refusals of the gate, in the order in which a request can meet them.
+var (
+	errOriginNotAllowed = newRefusal(http.StatusForbidden, "origin_not_allowed",
+		"Requests from web pages are refused. If this page is yours, name its origin in the gate's allow_origin option.")
+	errCrossSiteRequest = newRefusal(http.StatusForbidden, "cross_site_request",
+		"A browser sent this request on behalf of a web page (Sec-Fetch-Site). If this page is yours, name its origin in the gate's allow_origin option.")
+	errHostNotAllowed = newRefusal(http.StatusForbidden, "host_not_allowed",
+		"The Host of this request is not one the gate answers to. Use 127.0.0.1, [::1] or localhost, or name the host in the gate's allow_host option.")
+	errContentTypeNotJSON = newRefusal(http.StatusUnsupportedMediaType, "content_type_not_json",
+		"A request with a body needs exactly one header \"Content-Type: application/json\".")
+	errMissingToken = newRefusal(http.StatusUnauthorized, "missing_token",
+		"Send the gate's token as \"Authorization: Bearer <token>\" or as \"X-Proxy-Token: <token>\". The token is in the server-info file of this launch.")
+	errInvalidToken = newRefusal(http.StatusUnauthorized, "invalid_token",
+		"This is not a token of this gate. Tokens change with every launch: read the server-info file again, and send exactly one.")
+	errRouteNotAllowed = newRefusal(http.StatusForbidden, "route_not_allowed",
+		"The gate does not forward this method and path. The default is POST /v1/responses without a query; more are opened with the gate's allow_route option.")
+	errWebSocketNotEnabled = newRefusal(http.StatusUpgradeRequired, "websocket_not_enabled",
+		"WebSocket is not enabled on this path. Use HTTP, or open it with the gate's option \"allow_route GET <path>\".")
+)
+
+// The answers that stand in for the next handler's failures, and for what
+// must not reach the caller.
+var (
+	errUpstreamUnauthorized = newRefusal(http.StatusBadGateway, "upstream_unauthorized",
+		"The upstream refused the operator's credential. Your gate token is fine; the operator must renew the key.")
+	errUpstreamUnreachable = newRefusal(http.StatusBadGateway, "upstream_unreachable",
+		"The gate could not get an answer from the upstream. Try again; the operator's log says why.")
+	errUpstreamUnavailable = newRefusal(http.StatusServiceUnavailable, "upstream_unavailable",
+		"No upstream is available at the moment. Try again later; the operator's log says why.")
+	errUpstreamTimeout = newRefusal(http.StatusGatewayTimeout, "upstream_timeout",
+		"The upstream did not answer in time. Try again; the operator's log says why.")
+	errRequestTooLarge = newRefusal(http.StatusRequestEntityTooLarge, "request_too_large",
+		"The request body is larger than this server allows.")
+	errRequestFailed = newRefusal(http.StatusBadRequest, "request_failed",
+		"The server could not handle this request; the operator's log says why.")
+	errNoUpstream = newRefusal(http.StatusBadGateway, "upstream_missing",
+		"The gate let this request pass, but nothing behind it answers. The operator needs a reverse_proxy after responses_proxy_gate.")
+)
+
+// newRefusal prepares a refusal whole, so that answering one costs no encoding.
+func newRefusal(status int, code, message string) *refusal {
+	f := &refusal{status: status, code: code, message: message, codeHeader: []string{code}}
+	f.body = errorBody(code, message, errorType(status))
+	f.lengthHeader = []string{strconv.Itoa(len(f.body))}
+	switch status {
+	case http.StatusUnauthorized:
+		f.authenticate = []string{"Bearer"}
+	case http.StatusUpgradeRequired:
+		f.upgradeHeader = []string{"HTTP/1.1"}
+	}
+	return f
+}
+
+// errorBody is the OpenAI error shape, which every OpenAI client can read.
+func errorBody(code, message, kind string) []byte {
+	var body struct {
+		Error struct {
+			Message string  `json:"message"`
+			Type    string  `json:"type"`
+			Param   *string `json:"param"`
+			Code    string  `json:"code"`
+		} `json:"error"`
+	}
+	body.Error.Message, body.Error.Type, body.Error.Code = message, kind, code
+	var encoded bytes.Buffer
+	encoder := json.NewEncoder(&encoded)
+	encoder.SetEscapeHTML(false) // "<token>" is for people to read, and the answer is never HTML
+	if err := encoder.Encode(body); err != nil {
+		panic(err) // strings always encode
+	}
+	return encoded.Bytes()
+}
+
+// errorType is OpenAI's word for a class of errors.
+func errorType(status int) string {
+	switch {
+	case status == http.StatusUnauthorized:
+		return "authentication_error"
+	case status == http.StatusForbidden:
+		return "permission_error"
+	case status >= http.StatusInternalServerError:
+		return "server_error"
+	}
+	return "invalid_request_error"
+}
+
+// Header values shared by every answer of the gate's own. They have no spare
+// capacity, so a later Header.Add copies them.
+var (
+	jsonContentType = []string{"application/json"}
+	noStore         = []string{"no-store"}
+	noSniff         = []string{"nosniff"}
+	connectionClose = []string{"close"}
+)
+
+// codeHeaderName carries the code of an answer of the gate's own, so that a
+// program can tell it from the upstream's without reading the body.
+const codeHeaderName = "X-Responses-Proxy-Gate"
+
+// write answers r with f. The body of r is not read: over HTTP/1 the
+// connection is closed instead, so that net/http does not read it either, and
+// sends no 100 Continue for it.
+func (f *refusal) write(w http.ResponseWriter, r *http.Request) {
+	header := w.Header()
+	f.writeHeaders(header)
+	if r.ProtoMajor == 1 && r.ContentLength != 0 {
+		header["Connection"] = connectionClose
+	}
+	w.WriteHeader(f.status)
+	_, _ = w.Write(f.body) // a caller who is gone needs no answer
+}
+
+func (f *refusal) writeHeaders(header http.Header) {
+	header["Content-Type"] = jsonContentType
+	header["Content-Length"] = f.lengthHeader
+	header["Cache-Control"] = noStore
+	header["X-Content-Type-Options"] = noSniff
+	header[codeHeaderName] = f.codeHeader
+	if f.authenticate != nil {
+		header["Www-Authenticate"] = f.authenticate
+	}
+	if f.upgradeHeader != nil {
+		header["Upgrade"] = f.upgradeHeader
+	}
+}

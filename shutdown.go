@@ -1,0 +1,26 @@
+package responsesproxygate
+
+import (
+	"net/http"
+
+	"go.uber.org/zap"
+)
+
+// shutDown answers 200 and then lets Caddy exit gracefully.
+func (h *Handler) shutDown(w http.ResponseWriter, r *http.Request) error {
+	h.logger.Info("shutting down on a caller's request",
+		zap.String("gate", h.Name), zap.String("remote_addr", r.RemoteAddr))
+	header := w.Header()
+	h.policy.allowCORS(header, r)
+	header["Content-Type"] = jsonContentType
+	header["Cache-Control"] = noStore
+	header["X-Content-Type-Options"] = noSniff
+	header["Connection"] = connectionClose
+	w.WriteHeader(http.StatusOK)
+	_, _ = w.Write([]byte("{\"status\":\"shutting down\"}\n"))
+	// Flushed before the exit begins; its graceful part waits for this
+	// request, so the answer arrives either way.
+	_ = http.NewResponseController(w).Flush()
+	go exitGracefully(h.logger)
+	return nil
+}
