@@ -1,0 +1,400 @@
+package responsesproxygate
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// maxServerInfoSize is far above any real server-info file (some 150 bytes)
+// and keeps a wrong path from filling the memory.
+const maxServerInfoSize = 64 << 10
+
+// serverInfo is the one line of JSON that tells a local program where the gate
+// listens and which token it wants. It holds a secret: printing or logging it
+// in any of the usual ways shows everything but the token. Only json.Marshal
+// writes the token out, because the file needs it.
+type serverInfo struct {
+	Port      int    `json:"port,omitempty"`
+	Socket    string `json:"socket,omitempty"`
+	PID       int    `json:"pid"`
+	AuthToken string `json:"auth_token"`
+	BaseURL   string `json:"base_url"`
+}
+
+// String describes the server without its token.
+func (i serverInfo) String() string {
+	return fmt.Sprintf("serverInfo{port:%d socket:%q pid:%d auth_token:[redacted] base_url:%q}",
+		i.Port, i.Socket, i.PID, i.BaseURL)
+}
+
+// GoString is String, for callers that ask for it by name.
+func (i serverInfo) GoString() string { return i.String() }
+
+// Format answers every verb with String. String and GoString alone would leave
+// verbs such as %d, for which fmt prints the fields one by one. fmt cannot call
+// any method on an unexported field of another struct, so do not print a struct
+// that has a serverInfo inside.
+func (i serverInfo) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, i.String()) }
+
+// LogValue keeps slog's JSON handler from falling back to json.Marshal. zap.Any
+// needs no such help, for it prefers String; zap.Reflect would show the token.
+func (i serverInfo) LogValue() slog.Value { return slog.StringValue(i.String()) }
+
+// line is the content of the file.
+func (i serverInfo) line() ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	// The file is no HTML: a token with an ampersand stays readable for
+	// programs that take it out with simpler means than a JSON parser.
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(i); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+// parseServerInfo reads the content of a server-info file. Its errors never
+// wrap those of encoding/json or net/url, which quote their input, and the
+// input may be a token.
+func parseServerInfo(content []byte) (serverInfo, error) {
+	var i serverInfo
+	dec := json.NewDecoder(bytes.NewReader(content))
+	dec.DisallowUnknownFields()
+	if dec.Decode(&i) != nil {
+		return serverInfo{}, errors.New("it does not hold the JSON object that the gate writes")
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return serverInfo{}, errors.New("it holds something after the JSON object that the gate writes")
+	}
+	if err := i.validate(); err != nil {
+		return serverInfo{}, err
+	}
+	return i, nil
+}
+
+func (i serverInfo) validate() error {
+	switch {
+	case (i.Port == 0) == (i.Socket == ""):
+		return errors.New("it must hold either port or socket")
+	case i.Port < 0 || i.Port > 65535:
+		return errors.New("its port is not between 1 and 65535")
+	case strings.ContainsRune(i.Socket, 0):
+		return errors.New("its socket is not a path")
+	case i.PID <= 0:
+		return errors.New("its pid is not a positive number")
+	case i.AuthToken == "":
+		return errors.New("its auth_token is empty")
+	case strings.ContainsFunc(i.AuthToken, func(r rune) bool { return r <= ' ' || r > '~' }):
+		return errors.New("its auth_token holds something other than visible ASCII characters")
+	case !isLoopbackURL(i.BaseURL):
+		return errors.New("its base_url is not an http or https address on this host")
+	}
+	return nil
+}
+
+// isLoopbackURL reports whether a token may be sent to raw. User names, queries
+// and fragments have no place in a base address and are how one host is made to
+// look like another.
+func isLoopbackURL(raw string) bool {
+	u, err := url.Parse(raw)
+	if err != nil || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
+		return false
+	}
+	if u.Scheme != "http" && u.Scheme != "https" {
+		return false
+	}
+	if u.Hostname() == "localhost" {
+		return true
+	}
+	ip, err := netip.ParseAddr(u.Hostname())
+	return err == nil && ip.Zone() == "" && ip.IsLoopback()
+}
+
+// serverInfoFile is the place where the gate publishes its serverInfo. The file
+// tells its reader a secret, and its owner where to send one, so neither reading
+// nor planting it may be possible for other users.
+type serverInfoFile struct {
+	path  string // absolute; its directory may still lead through symbolic links
+	dir   string
+	base  string
+	owner fileOwner
+}
+
+// newServerInfoFile takes the server_info option and its owner as written by the
+// operator. It looks the owner up and leaves the path alone: see check.
+func newServerInfoFile(path, owner string) (*serverInfoFile, error) {
+	if err := checkPathSyntax(path); err != nil {
+		return nil, err
+	}
+	abs, err := absolutePath(path)
+	if err != nil {
+		return nil, fmt.Errorf("server_info %s: the path is relative and the working directory is unknown (%w); write an absolute path", path, err)
+	}
+	o, err := parseFileOwner(owner)
+	if err != nil {
+		return nil, fmt.Errorf("server_info %s: owner %q: %w", path, owner, err)
+	}
+	// Not filepath.Clean: it turns link/../x into x, which is another file
+	// than the one that a reader of the same path opens.
+	dir, base := filepath.Split(abs)
+	return &serverInfoFile{path: abs, dir: dir, base: base, owner: o}, nil
+}
+
+func checkPathSyntax(path string) error {
+	const example = "write the path of a file, for example /run/responses-proxy-gate/server-info.json"
+	switch {
+	case path == "":
+		return errors.New("server_info: the path is empty; " + example)
+	case strings.ContainsRune(path, 0):
+		return errors.New("server_info: the path has a NUL character in it; " + example)
+	case os.IsPathSeparator(path[len(path)-1]):
+		return fmt.Errorf("server_info %s: the path ends in a slash; %s", path, example)
+	}
+	if _, name := filepath.Split(path); name == "." || name == ".." || !isFileName(name) {
+		return fmt.Errorf("server_info %s: the path does not end in the name of a file; %s", path, example)
+	}
+	return nil
+}
+
+// refuse is an error about path: what is wrong and what to do about it.
+func refuse(path, wrong, remedy string) error {
+	return fmt.Errorf("server_info %s: %s; %s", path, wrong, remedy)
+}
+
+// check reports every reason for which write would refuse the path. It changes
+// nothing, so that it can run while a configuration is only being validated.
+func (f *serverInfoFile) check() error {
+	parent, err := f.findParent()
+	if err != nil {
+		return err
+	}
+	root, err := f.open(parent)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if len(parent.missing) > 0 {
+		return nil
+	}
+	_, err = f.inspect(root)
+	return err
+}
+
+// write publishes info. A reader sees the old content or the new, never a part.
+// If the file already says the same, it stays as it is.
+func (f *serverInfoFile) write(info serverInfo) error {
+	content, err := info.line()
+	if err != nil {
+		return refuse(f.path, "the server info cannot be written as JSON", "this is a bug, please report it")
+	}
+	parent, err := f.findParent()
+	if err != nil {
+		return err
+	}
+	root, err := f.open(parent)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = root.Close() }()
+	if len(parent.missing) > 0 {
+		made, err := f.makeParents(root, parent)
+		if err != nil {
+			return err
+		}
+		_ = root.Close()
+		root = made
+	}
+	old, err := f.inspect(root)
+	if err != nil {
+		return err
+	}
+	if old != nil && f.isAsWeWrite(old) && f.holds(root, old, content) {
+		return nil
+	}
+	return f.replace(root, content)
+}
+
+// remove takes the file away at exit if it is still ours: a regular file of ours
+// or of the configured owner that says exactly what we wrote. Anything else that
+// is there now was put there by somebody else and stays, without an error.
+//
+// Neither the directory's nor the file's mode matters here. Only we and the
+// owner know the token, so the content alone tells that the file is ours, and a
+// file that was made readable since is one more reason to remove it.
+func (f *serverInfoFile) remove(info serverInfo) error {
+	content, err := info.line()
+	if err != nil {
+		return nil // never written
+	}
+	root, err := os.OpenRoot(f.dir + ".")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("server_info %s: the file could not be removed: %w", f.path, err)
+	}
+	defer root.Close()
+	found, err := root.Lstat(f.base)
+	if err != nil || !found.Mode().IsRegular() || !f.isOurs(root, found) || !f.holds(root, found, content) {
+		return nil
+	}
+	// Between the comparison and this line only somebody who may write to the
+	// directory can put another file here, which is us, root or the owner.
+	if err := root.Remove(f.base); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("server_info %s: the file could not be removed: %w; remove it by hand, it names a server that is gone", f.path, err)
+	}
+	return nil
+}
+
+// readServerInfo is for programs that use the gate. It believes only what the
+// current user alone could have written.
+//
+// That holds for root as well, although root can read every file: what another
+// user wrote is that user's word on where root's requests go, and in /tmp
+// anybody can leave such a word once the gate is gone. Root reads a file that it
+// gave to somebody else as that user, with sudo -u.
+//
+// The directories are not checked. Whoever controls one can at most exchange the
+// file for another one that this user made for nobody else.
+func readServerInfo(path string) (serverInfo, error) {
+	if err := checkPathSyntax(path); err != nil {
+		return serverInfo{}, err
+	}
+	file, err := openServerInfo(path)
+	if err != nil {
+		return serverInfo{}, err
+	}
+	defer file.Close()
+	content, err := io.ReadAll(io.LimitReader(file, maxServerInfoSize+1))
+	if err != nil {
+		return serverInfo{}, fmt.Errorf("server_info %s: %w", path, err)
+	}
+	if len(content) > maxServerInfoSize {
+		return serverInfo{}, refuse(path, "it is larger than 64 KiB", namesAnother)
+	}
+	info, err := parseServerInfo(content)
+	if err != nil {
+		return serverInfo{}, refuse(path, err.Error(), namesAnother)
+	}
+	return info, nil
+}
+
+const (
+	namesAnother = "name the file that the gate wrote (its server_info option)"
+	removeIt     = "remove it or name another path"
+)
+
+// parentDir is the directory of a serverInfoFile as far as it exists.
+type parentDir struct {
+	path    string      // without symbolic links
+	info    fs.FileInfo // of path, at the time that it was checked
+	missing []string    // names of the directories still to be made below path
+}
+
+// open holds the directory that was checked. From here on every access goes
+// through the handle, so exchanging the directory or one above it leads nowhere.
+func (f *serverInfoFile) open(parent parentDir) (*os.Root, error) {
+	// The dot at the end makes the kernel refuse anything but a directory; a
+	// FIFO would block.
+	root, err := os.OpenRoot(parent.path + string(os.PathSeparator) + ".")
+	if err != nil {
+		return nil, fmt.Errorf("server_info %s: directory %s cannot be opened: %w", f.path, parent.path, err)
+	}
+	opened, err := root.Stat(".")
+	if err != nil || !os.SameFile(opened, parent.info) {
+		_ = root.Close()
+		return nil, refuse(f.path, "directory "+parent.path+" was exchanged while it was being checked", "find out who does that, then try again")
+	}
+	return root, nil
+}
+
+// inspect refuses what must not be replaced. It returns nil if nothing is there.
+func (f *serverInfoFile) inspect(root *os.Root) (fs.FileInfo, error) {
+	found, err := root.Lstat(f.base)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("server_info %s: %w", f.path, err)
+	}
+	if err := refuseKind(f.path, found.Mode()); err != nil {
+		return nil, err
+	}
+	return found, f.refuseAccess(root, found)
+}
+
+// refuseKind refuses everything but regular files.
+func refuseKind(path string, mode fs.FileMode) error {
+	kind := "not a regular file"
+	switch {
+	case mode.IsRegular():
+		return nil
+	case mode&fs.ModeSymlink != 0:
+		kind = "a symbolic link"
+	case mode.IsDir():
+		kind = "a directory"
+	case mode&fs.ModeNamedPipe != 0:
+		kind = "a named pipe (FIFO)"
+	case mode&fs.ModeSocket != 0:
+		kind = "a socket"
+	case mode&fs.ModeDevice != 0:
+		kind = "a device"
+	}
+	return refuse(path, "it is "+kind, removeIt)
+}
+
+// holds reports whether the file found is still there and has exactly this
+// content. A file that cannot be read does not.
+func (f *serverInfoFile) holds(root *os.Root, found fs.FileInfo, content []byte) bool {
+	file, err := root.OpenFile(f.base, os.O_RDONLY|openWithoutSurprises, 0)
+	if err != nil {
+		return false
+	}
+	defer file.Close()
+	// OpenFile follows symbolic links that stay in the directory, whatever the
+	// flags say. Comparing with what Lstat saw makes up for that.
+	opened, err := file.Stat()
+	if err != nil || !os.SameFile(opened, found) {
+		return false
+	}
+	have, err := io.ReadAll(io.LimitReader(file, int64(len(content))+1))
+	return err == nil && bytes.Equal(have, content)
+}
+
+// replace puts content into a new file and moves that over the old one.
+func (f *serverInfoFile) replace(root *os.Root, content []byte) error {
+	// The name is not to be guessed and does not depend on the length of ours.
+	temp := ".responses-proxy-gate-" + rand.Text() + ".tmp"
+	err := f.writeTemp(root, temp, content)
+	if err == nil {
+		err = root.Rename(temp, f.base)
+	}
+	if err != nil {
+		_ = root.Remove(temp)
+		return fmt.Errorf("server_info %s: the file could not be written: %w", f.path, err)
+	}
+	return nil
+}
+
+func (f *serverInfoFile) writeTemp(root *os.Root, name string, content []byte) error {
+	file, err := f.createTemp(root, name)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(content)
+	if err == nil {
+		err = file.Sync()
+	}
+	return errors.Join(err, file.Close())
+}
