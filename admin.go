@@ -1,0 +1,77 @@
+package responsesproxygate
+
+import (
+	"encoding/json"
+	"slices"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+func init() {
+	caddy.RegisterModule(adminGuard{})
+}
+
+// adminGuard keeps an open admin endpoint from ever being opened beside a
+// gate. The gate's own audit would come too late: Caddy opens the admin
+// endpoint of a new config before it provisions that config's handlers, and
+// when they then refuse it, the old config goes on beside the new, open
+// endpoint. Caddy provisions the modules of admin.api before it opens it.
+type adminGuard struct{}
+
+// CaddyModule returns the Caddy module information.
+func (adminGuard) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "admin.api.responses_proxy_gate",
+		New: func() caddy.Module { return new(adminGuard) },
+	}
+}
+
+// Provision refuses an admin endpoint that other users can reach, if the
+// config has a gate that does not allow it.
+func (adminGuard) Provision(ctx caddy.Context) error {
+	config, err := configOf(ctx)
+	if err != nil {
+		return err
+	}
+	for _, app := range config.apps() {
+		var decoded any
+		if json.Unmarshal(app, &decoded) != nil {
+			continue // Caddy refuses it itself
+		}
+		if hasGateWithout(riskTCPAdmin, decoded) {
+			return auditAdmin(config)
+		}
+	}
+	return nil
+}
+
+// Routes implements caddy.AdminRouter. The guard has none.
+func (adminGuard) Routes() []caddy.AdminRoute { return nil }
+
+// hasGateWithout tells whether a part of a config has a gate that does not
+// allow a risk.
+func hasGateWithout(risk string, part any) bool {
+	switch part := part.(type) {
+	case map[string]any:
+		if part["handler"] == "responses_proxy_gate" {
+			allowed, _ := part["insecure_allow"].([]any)
+			if !slices.Contains(allowed, any(risk)) {
+				return true
+			}
+		}
+		for _, child := range part {
+			if hasGateWithout(risk, child) {
+				return true
+			}
+		}
+	case []any:
+		return slices.ContainsFunc(part, func(child any) bool { return hasGateWithout(risk, child) })
+	}
+	return false
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner = adminGuard{}
+	_ caddy.AdminRouter = adminGuard{}
+)

@@ -1,0 +1,236 @@
+package responsesproxygate
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/logging"
+	"go.uber.org/zap/zapcore"
+)
+
+// Caddy logs requests whole, and redacts only these headers. It clones the
+// request for the log before any handler runs, so the gate cannot redact its
+// own header there; it can only see to it that the log does.
+var redactedByCaddy = []string{"Authorization", "Proxy-Authorization", "Cookie", "Set-Cookie"}
+
+// auditLogs refuses logs that would record callers' tokens or the key.
+func auditLogs(server *caddyhttp.Server, config runningConfig, upstreamHeader string) error {
+	logs, err := config.logs()
+	if err != nil {
+		return err
+	}
+	if server.Logs != nil && server.Logs.ShouldLogCredentials {
+		return errors.New("log_credentials makes the logs record tokens and the key; remove it, or: insecure_allow logged_token")
+	}
+	var errs []error
+	for _, log := range logs {
+		if header, where := recordedSecret(log, logs, server, upstreamHeader); header != "" {
+			errs = append(errs, fmt.Errorf("the log %q would record the header %s (%s); write in that log: "+
+				"format filter { request>headers>%[2]s delete }, or: insecure_allow logged_token", log.name, header, where))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// recordedSecret is the header by which a log would record a secret, and in
+// which of its entries. It is "" if there is none.
+func recordedSecret(log configuredLog, all []configuredLog, server *caddyhttp.Server, upstreamHeader string) (header, where string) {
+	const tokenHeader = "X-Proxy-Token"
+	if !log.deletes(tokenHeader) {
+		for _, name := range accessLoggers(server, all) {
+			if log.accepts(name, zapcore.InfoLevel) {
+				return tokenHeader, "access log " + name
+			}
+		}
+		// Errors that Caddy finds before any handler runs, such as a
+		// malformed Host, are logged with the request's headers at DEBUG.
+		// Those of the handlers behind the gate are not returned to Caddy.
+		for _, name := range errorLoggers(server, all) {
+			if log.accepts(name, zapcore.DebugLevel) {
+				return tokenHeader, "error log " + name + " at level DEBUG"
+			}
+		}
+	}
+	// reverse_proxy logs the request as it goes upstream: at DEBUG, and at
+	// WARN when a stream is cut off.
+	name := http.CanonicalHeaderKey(upstreamHeader)
+	if !slices.Contains(redactedByCaddy, name) && !log.deletes(name) &&
+		log.accepts("http.handlers.reverse_proxy", zapcore.ErrorLevel) {
+		return name, "of requests that reverse_proxy logs"
+	}
+	return "", ""
+}
+
+// accessLoggers are the names under which a server logs access.
+func accessLoggers(server *caddyhttp.Server, logs []configuredLog) []string {
+	if server.Logs == nil {
+		return nil
+	}
+	names := loggerNames("http.log.access", server, logs)
+	if server.Logs.SkipUnmappedHosts && server.Logs.DefaultLoggerName == "" && !mapsToDefault(server.Logs) {
+		names = slices.DeleteFunc(names, func(name string) bool { return name == "http.log.access" })
+	}
+	return names
+}
+
+// errorLoggers are the names under which a server logs errors.
+func errorLoggers(server *caddyhttp.Server, logs []configuredLog) []string {
+	return loggerNames("http.log.error", server, logs)
+}
+
+// loggerNames is base, and base with every name that the server, or a log_name
+// directive, could add to it.
+func loggerNames(base string, server *caddyhttp.Server, logs []configuredLog) []string {
+	names := []string{base}
+	add := func(name string) {
+		if name != "" && !slices.Contains(names, base+"."+name) {
+			names = append(names, base+"."+name)
+		}
+	}
+	if server.Logs != nil {
+		add(server.Logs.DefaultLoggerName)
+		for _, mapped := range server.Logs.LoggerNames {
+			for _, name := range mapped {
+				add(name)
+			}
+		}
+	}
+	for _, log := range logs {
+		for _, included := range log.include {
+			if name, ok := strings.CutPrefix(included, base+"."); ok {
+				add(name)
+			}
+		}
+	}
+	return names
+}
+
+// mapsToDefault tells whether some host's access goes to the unnamed logger.
+func mapsToDefault(logs *caddyhttp.ServerLogConfig) bool {
+	for _, names := range logs.LoggerNames {
+		if slices.Contains(names, "") {
+			return true
+		}
+	}
+	return false
+}
+
+// configuredLog is what the audit reads of a caddy.CustomLog.
+type configuredLog struct {
+	name             string
+	level            zapcore.Level
+	include, exclude []string
+	encoder          reflect.Value
+	teed             bool // a log core module takes entries before they are filtered
+}
+
+// logs are the config's logs that write anywhere.
+func (c runningConfig) logs() ([]configuredLog, error) {
+	var logs []configuredLog
+	for entry := c.value.FieldByName("Logging").Elem().FieldByName("Logs").MapRange(); entry.Next(); {
+		fields := entry.Value().Elem()
+		writer, level, encoder := fields.FieldByName("writerOpener"), fields.FieldByName("levelEnabler"), fields.FieldByName("encoder")
+		core := fields.FieldByName("core")
+		if !writer.IsValid() || !level.IsValid() || !encoder.IsValid() || !core.IsValid() {
+			return nil, errors.New("this version of Caddy hides its logs from the audit; use the version in the gate's go.mod, or: insecure_allow logged_token")
+		}
+		if writer.Elem().IsValid() && writer.Elem().Type() == reflect.TypeFor[*caddy.DiscardWriter]() {
+			continue // nothing is recorded
+		}
+		log := configuredLog{
+			name:    entry.Key().String(),
+			level:   zapcore.DebugLevel, // if it cannot be told, take the one that records most
+			include: stringsOf(fields.FieldByName("Include")),
+			exclude: stringsOf(fields.FieldByName("Exclude")),
+			encoder: encoder,
+		}
+		if level.Elem().IsValid() && level.Elem().Type() == reflect.TypeFor[zapcore.Level]() {
+			log.level = zapcore.Level(level.Elem().Int()) //nolint:gosec // it is a Level
+		}
+		log.teed = core.Elem().IsValid() && strings.Contains(core.Elem().Type().String(), "multiCore")
+		logs = append(logs, log)
+	}
+	slices.SortFunc(logs, func(a, b configuredLog) int { return strings.Compare(a.name, b.name) })
+	return logs, nil
+}
+
+// accepts tells whether a log takes a logger's entries of a level, by the
+// rules of caddy.CustomLog: the longest matching name decides.
+func (l configuredLog) accepts(logger string, level zapcore.Level) bool {
+	if level < l.level {
+		return false
+	}
+	included, excluded := longestPrefix(l.include, logger), longestPrefix(l.exclude, logger)
+	if len(l.include) > 0 && included == 0 || slices.Contains(l.exclude, "*") {
+		return false
+	}
+	return included > excluded || len(l.include) == 0 && excluded == 0
+}
+
+// longestPrefix is the length of the longest namespace that contains a logger.
+func longestPrefix(namespaces []string, logger string) int {
+	longest := 0
+	for _, namespace := range namespaces {
+		if strings.HasPrefix(logger+".", namespace+".") {
+			longest = max(longest, len(namespace))
+		}
+	}
+	return longest
+}
+
+// deletes tells whether a log's encoder removes a request header before it is
+// written: by a filter of the header, of all headers or of the request, that
+// leaves nothing of the value.
+func (l configuredLog) deletes(header string) bool {
+	if l.teed {
+		return false // the other core sees everything
+	}
+	encoder := l.encoder
+	for range 8 { // encoders nest; none does so this deep
+		for encoder.Kind() == reflect.Interface || encoder.Kind() == reflect.Pointer {
+			encoder = encoder.Elem()
+		}
+		if encoder.Kind() != reflect.Struct {
+			return false
+		}
+		if encoder.Type() == reflect.TypeFor[logging.FilterEncoder]() && filterDeletes(encoder, header) {
+			return true
+		}
+		if encoder = encoder.FieldByName("wrapped"); !encoder.IsValid() {
+			return false
+		}
+	}
+	return false
+}
+
+// deletingFilters leave nothing of a value.
+var deletingFilters = []reflect.Type{
+	reflect.TypeFor[*logging.DeleteFilter](), reflect.TypeFor[*logging.ReplaceFilter](),
+}
+
+func filterDeletes(encoder reflect.Value, header string) bool {
+	for field := encoder.FieldByName("Fields").MapRange(); field.Next(); {
+		switch field.Key().String() {
+		case "request>headers>" + header, "request>headers", "request":
+			if slices.Contains(deletingFilters, field.Value().Elem().Type()) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// stringsOf reads a []string out of a config.
+func stringsOf(value reflect.Value) []string {
+	list := make([]string, 0, value.Len())
+	for i := range value.Len() {
+		list = append(list, value.Index(i).String())
+	}
+	return list
+}

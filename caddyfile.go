@@ -1,0 +1,185 @@
+package responsesproxygate
+
+import (
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+func init() {
+	httpcaddyfile.RegisterHandlerDirective("responses_proxy_gate", parseCaddyfile)
+	// Ahead of every directive that answers, rewrites or reads a body. "header"
+	// too comes after, so that what it adds passes through the gate, which
+	// drops foreign CORS headers.
+	httpcaddyfile.RegisterDirectiveOrder("responses_proxy_gate", httpcaddyfile.Before, "header")
+}
+
+func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	gate := new(Handler)
+	err := gate.UnmarshalCaddyfile(h.Dispenser)
+	return gate, err
+}
+
+// UnmarshalCaddyfile sets up the gate from Caddyfile tokens. Syntax:
+//
+//	responses_proxy_gate [<matcher>] {
+//		name                 <name>
+//		upstream_bearer      <placeholder>
+//		upstream_bearer_file <path>
+//		upstream_header      <name>
+//		token                <placeholder>
+//		server_info          <path> {
+//			owner <user>[:<group>]
+//		}
+//		allow_origin         <origin>...
+//		allow_host           <host>...
+//		allow_route          <METHOD> <path> [any_query]
+//		shutdown_endpoint    [<path>]
+//		dump_dir             <path>
+//		harden_process
+//		insecure_allow       <risk>...
+//	}
+//
+// Every option stands once at most, except allow_route. An option that is
+// unknown, or has too few or too many arguments, is an error.
+func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the directive's name
+	if d.NextArg() {
+		return d.Err("responses_proxy_gate takes no arguments but a matcher; its options belong in its block")
+	}
+	seen := make(map[string]bool)
+	for d.NextBlock(0) {
+		option := d.Val()
+		if seen[option] && option != "allow_route" {
+			return d.Errf("%s is set twice; keep one", option)
+		}
+		seen[option] = true
+		if err := h.unmarshalOption(d, option); err != nil {
+			return err
+		}
+	}
+	if seen["upstream_bearer"] == seen["upstream_bearer_file"] {
+		return d.Err("one of upstream_bearer and upstream_bearer_file is needed; write upstream_bearer {env.OPENAI_API_KEY} or upstream_bearer_file <path>")
+	}
+	if !slices.Contains(h.InsecureAllow, riskLiteralSecret) {
+		// Provision refuses literal secrets too. Here they do not even get
+		// into what "caddy adapt" prints.
+		if err := refuseLiteralSecrets(h); err != nil {
+			return d.WrapErr(err)
+		}
+	}
+	return nil
+}
+
+func refuseLiteralSecrets(h *Handler) error {
+	return errors.Join(refuseLiteral("upstream_bearer", h.UpstreamBearer), refuseLiteral("token", h.Token))
+}
+
+func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string) error {
+	switch option {
+	case "name":
+		return oneArgument(d, &h.Name)
+	case "upstream_bearer":
+		return oneArgument(d, &h.UpstreamBearer)
+	case "upstream_bearer_file":
+		return oneArgument(d, &h.UpstreamBearerFile)
+	case "upstream_header":
+		return oneArgument(d, &h.UpstreamHeader)
+	case "token":
+		return oneArgument(d, &h.Token)
+	case "server_info":
+		return h.unmarshalServerInfo(d)
+	case "allow_origin":
+		return someArguments(d, &h.AllowOrigin)
+	case "allow_host":
+		return someArguments(d, &h.AllowHost)
+	case "allow_route":
+		return h.unmarshalRoute(d)
+	case "shutdown_endpoint":
+		h.ShutdownEndpoint = defaultShutdownPath
+		if d.CountRemainingArgs() == 0 {
+			return nil
+		}
+		return oneArgument(d, &h.ShutdownEndpoint)
+	case "dump_dir":
+		return oneArgument(d, &h.DumpDir)
+	case "harden_process":
+		h.HardenProcess = true
+		if d.CountRemainingArgs() != 0 {
+			return d.Err("harden_process takes no value")
+		}
+		return nil
+	case "insecure_allow":
+		return someArguments(d, &h.InsecureAllow)
+	}
+	return unknownOption(d, "responses_proxy_gate")
+}
+
+func (h *Handler) unmarshalServerInfo(d *caddyfile.Dispenser) error {
+	h.ServerInfo = new(ServerInfo)
+	if err := oneArgument(d, &h.ServerInfo.Path); err != nil {
+		return err
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if option := d.Val(); option != "owner" {
+			return unknownOption(d, "server_info")
+		}
+		if h.ServerInfo.Owner != "" {
+			return d.Err("owner is set twice; keep one")
+		}
+		if err := oneArgument(d, &h.ServerInfo.Owner); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (h *Handler) unmarshalRoute(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) < 2 || len(args) > 3 || len(args) == 3 && args[2] != "any_query" {
+		return d.Errf("allow_route wants: <METHOD> <path> [any_query]")
+	}
+	h.AllowRoute = append(h.AllowRoute, Route{Method: args[0], Path: args[1], AnyQuery: len(args) == 3})
+	return nil
+}
+
+// unknownOption names the option, unless it could be a secret on a line of its own.
+func unknownOption(d *caddyfile.Dispenser, of string) error {
+	if option := d.Val(); isOptionName(option) {
+		return d.Errf("unknown option %q of %s", option, of)
+	}
+	return d.Errf("unknown option of %s (not quoted: it does not look like an option's name)", of)
+}
+
+func isOptionName(s string) bool {
+	return len(s) <= 32 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz_") == ""
+}
+
+// oneArgument reads the one argument of an option, which is not empty.
+func oneArgument(d *caddyfile.Dispenser, value *string) error {
+	option := d.Val()
+	args := d.RemainingArgs()
+	if len(args) != 1 || args[0] == "" {
+		return d.Errf("%s wants exactly one value, and has %d", option, len(args))
+	}
+	*value = args[0]
+	return nil
+}
+
+// someArguments reads the one or more arguments of an option.
+func someArguments(d *caddyfile.Dispenser, values *[]string) error {
+	option := d.Val()
+	args := d.RemainingArgs()
+	if len(args) == 0 || strings.Join(args, "") == "" {
+		return d.Errf("%s wants one or more values", option)
+	}
+	*values = args
+	return nil
+}
+
+// Interface guard
+var _ caddyfile.Unmarshaler = (*Handler)(nil)
