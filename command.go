@@ -1,0 +1,143 @@
+package responsesproxygate
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+)
+
+func init() {
+	caddycmd.RegisterCommand(caddycmd.Command{
+		Name:  "responses-proxy",
+		Usage: "[--port <n>] [--server-info <file>] [--http-shutdown] [--upstream-url <url>] [--dump-dir <dir>] | token | status | shutdown",
+		Short: "Lets local programs use the OpenAI Responses API without seeing the key",
+		Long: `
+Runs a proxy on 127.0.0.1 that holds an OpenAI API key for programs that must
+not see it. It takes the place of "codex responses-api-proxy" and, unlike it,
+answers only callers who have the token of this launch: no web page, no other
+user of this machine, no other host.
+
+The key is read from stdin, never from an argument:
+
+	printenv OPENAI_API_KEY | env -u OPENAI_API_KEY caddy responses-proxy \
+		--server-info ~/.local/state/responses-proxy.json
+
+On a terminal, it is asked for without echo. Callers find port and token in
+the server-info file, which only its owner can read; without --server-info the
+token is printed once to stderr.
+
+The process is hardened: it leaves no core dumps, other processes of its user
+cannot read its memory, and it has no admin endpoint.
+`,
+		CobraFunc: func(cmd *cobra.Command) {
+			flags := cmd.Flags()
+			flags.Uint16("port", 0, "Port on 127.0.0.1; 0 picks a free one")
+			flags.String("server-info", "", "File to write port, pid, token and base URL to, readable by its owner only")
+			flags.String("owner", "", "User, or user:group, who owns the server-info file (needs root)")
+			flags.Bool("http-shutdown", false, "Let callers with the token end the proxy at /shutdown")
+			flags.String("upstream-url", defaultUpstreamURL, "Where POST /v1/responses goes; may have a path and a query")
+			flags.String("upstream-header", "", "Header that carries the key upstream, such as api-key (default Authorization: Bearer)")
+			flags.String("dump-dir", "", "Directory for a copy of every exchange, without its secrets")
+			flags.StringArray("allow-origin", nil, "Web origin whose pages may call the proxy, with the token (repeatable)")
+			flags.StringArray("allow-route", nil, "Further route, as \"METHOD PATH\" or \"METHOD PATH any_query\" (repeatable)")
+			flags.Bool("websocket", false, "Allow WebSocket on /v1/responses")
+			flags.Bool("access-log", false, "Log every request to stderr, without its secrets")
+			cmd.Args = cobra.NoArgs
+			cmd.RunE = caddycmd.WrapCommandFuncForCobra(runProxyCommand)
+			addVerbs(cmd)
+		},
+	})
+}
+
+// runProxyCommand runs the proxy until it is told to stop.
+func runProxyCommand(flags caddycmd.Flags) (int, error) {
+	options, err := proxyOptionsFrom(flags)
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	config, err := options.config()
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	if err := checkPortIsFree(options.port); err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	// Before the key is in memory.
+	if err := hardenProcess(); err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	key, err := readKey(os.Stdin, os.Stderr)
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	commandKey.Store(&key)
+	caddy.TrapSignals()
+	if err := caddy.Run(config); err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
+	info, err := publishedInfo(commandGate)
+	if err != nil {
+		// Caddy only logs it; but nobody could find or use this proxy.
+		return caddy.ExitCodeFailedStartup, errors.Join(err, caddy.Stop())
+	}
+	fmt.Fprintf(os.Stderr, "responses-proxy listening on 127.0.0.1:%d\n", info.Port)
+	select {} // signals and the shutdown endpoint end the process
+}
+
+// proxyOptions are the command's flags.
+type proxyOptions struct {
+	port           uint16
+	serverInfo     string
+	owner          string
+	httpShutdown   bool
+	upstreamURL    string
+	upstreamHeader string
+	dumpDir        string
+	allowOrigin    []string
+	allowRoute     []string
+	websocket      bool
+	accessLog      bool
+}
+
+func proxyOptionsFrom(flags caddycmd.Flags) (*proxyOptions, error) {
+	port, portErr := flags.GetUint16("port")
+	origins, originErr := flags.GetStringArray("allow-origin")
+	routes, routeErr := flags.GetStringArray("allow-route")
+	if err := errors.Join(portErr, originErr, routeErr); err != nil {
+		return nil, err
+	}
+	options := &proxyOptions{
+		port:           port,
+		serverInfo:     flags.String("server-info"),
+		owner:          flags.String("owner"),
+		httpShutdown:   flags.Bool("http-shutdown"),
+		upstreamURL:    flags.String("upstream-url"),
+		upstreamHeader: flags.String("upstream-header"),
+		dumpDir:        flags.String("dump-dir"),
+		allowOrigin:    origins,
+		allowRoute:     routes,
+		websocket:      flags.Bool("websocket"),
+		accessLog:      flags.Bool("access-log"),
+	}
+	if options.owner != "" && options.serverInfo == "" {
+		return nil, errors.New("--owner says who owns the server-info file; it needs --server-info")
+	}
+	return options, nil
+}
+
+// checkPortIsFree refuses a port that is taken. Caddy itself would share it
+// with another process of the same user (SO_REUSEPORT), and each would get
+// some of the other's callers.
+func checkPortIsFree(port uint16) error {
+	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
+	if err != nil {
+		return fmt.Errorf("--port %d: %w", port, err)
+	}
+	return listener.Close()
+}

@@ -1,0 +1,259 @@
+package responsesproxygate
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+const (
+	defaultUpstreamURL = "https://api.openai.com/v1/responses"
+
+	// commandGate is the name of the command's one gate.
+	commandGate = "default"
+
+	// commandGracePeriod is how long running requests may go on after a stop
+	// was asked for. A stream that hangs must not keep the process alive.
+	commandGracePeriod = 5 * time.Second
+
+	// commandMaxHeader is what a request's headers may have, in bytes. Agents
+	// put metadata into headers; Caddy's default of 16 KiB is close to it.
+	commandMaxHeader = 64 << 10
+)
+
+// object is a part of Caddy's JSON config.
+type object = map[string]any
+
+// config is what a Caddyfile with the same meaning would give.
+func (o *proxyOptions) config() (*caddy.Config, error) {
+	upstream, err := parseUpstream(o.upstreamURL)
+	if err != nil {
+		return nil, fmt.Errorf("--upstream-url: %w", err)
+	}
+	routes, err := o.routes()
+	if err != nil {
+		return nil, err
+	}
+	rewrites, err := upstream.rewrites(routes)
+	if err != nil {
+		return nil, err
+	}
+	handlers := []json.RawMessage{caddyconfig.JSONModuleObject(o.gate(routes), "handler", "responses_proxy_gate", nil)}
+	if len(rewrites) > 0 {
+		handlers = append(handlers, rawJSON(object{"handler": "subroute", "routes": rewrites}))
+	}
+	handlers = append(handlers, rawJSON(upstream.reverseProxy()))
+
+	server := &caddyhttp.Server{
+		Listen:         []string{net.JoinHostPort("127.0.0.1", strconv.Itoa(int(o.port)))},
+		Routes:         caddyhttp.RouteList{{HandlersRaw: handlers}},
+		AutoHTTPS:      &caddyhttp.AutoHTTPSConfig{Disabled: true},
+		Protocols:      []string{"h1"},
+		MaxHeaderBytes: commandMaxHeader,
+	}
+	if o.accessLog {
+		server.Logs = new(caddyhttp.ServerLogConfig)
+	}
+	app := caddyhttp.App{
+		Servers:     map[string]*caddyhttp.Server{"responses_proxy": server},
+		GracePeriod: caddy.Duration(commandGracePeriod),
+	}
+	persist := false
+	return &caddy.Config{
+		Admin:   &caddy.AdminConfig{Disabled: true, Config: &caddy.ConfigSettings{Persist: &persist}},
+		Logging: o.logging(),
+		AppsRaw: caddy.ModuleMap{"http": rawJSON(app)},
+	}, nil
+}
+
+// gate is the gate's own part of the config. The key is not in it.
+func (o *proxyOptions) gate(routes []Route) *Handler {
+	gate := &Handler{
+		Name:           commandGate,
+		UpstreamBearer: commandKeyPlaceholder,
+		UpstreamHeader: o.upstreamHeader,
+		AllowOrigin:    o.allowOrigin,
+		AllowRoute:     routes,
+		DumpDir:        o.dumpDir,
+		HardenProcess:  true,
+	}
+	if o.serverInfo != "" {
+		gate.ServerInfo = &ServerInfo{Path: o.serverInfo, Owner: o.owner}
+	}
+	if o.httpShutdown {
+		gate.ShutdownEndpoint = defaultShutdownPath
+	}
+	return gate
+}
+
+// routes are POST /v1/responses and what the flags add.
+func (o *proxyOptions) routes() ([]Route, error) {
+	routes := []Route{defaultRoute}
+	if o.websocket {
+		routes = append(routes, Route{Method: http.MethodGet, Path: defaultRoute.Path})
+	}
+	for _, flag := range o.allowRoute {
+		words := strings.Fields(flag)
+		if len(words) < 2 || len(words) > 3 || len(words) == 3 && words[2] != "any_query" {
+			return nil, fmt.Errorf("--allow-route %q: write \"METHOD PATH\" or \"METHOD PATH any_query\"", flag)
+		}
+		routes = append(routes, Route{Method: words[0], Path: words[1], AnyQuery: len(words) == 3})
+	}
+	return routes, nil
+}
+
+// logging keeps stderr readable: what goes wrong in the gate and in
+// reverse_proxy, errors of the rest of Caddy, and access if asked for.
+// Every log leaves out the headers that have secrets.
+func (o *proxyOptions) logging() *caddy.Logging {
+	fields := object{"request>headers>X-Proxy-Token": object{"filter": "delete"}}
+	if o.upstreamHeader != "" {
+		fields["request>headers>"+http.CanonicalHeaderKey(o.upstreamHeader)] = object{"filter": "delete"}
+	}
+	log := func(level string, include, exclude []string) *caddy.CustomLog {
+		return &caddy.CustomLog{
+			BaseLog: caddy.BaseLog{Level: level, EncoderRaw: rawJSON(object{"format": "filter", "fields": fields})},
+			Include: include,
+			Exclude: exclude,
+		}
+	}
+	const handlers, access = "http.handlers", "http.log.access"
+	logs := map[string]*caddy.CustomLog{
+		caddy.DefaultLoggerName: log("ERROR", nil, []string{handlers, access}),
+		"handlers":              log("WARN", []string{handlers}, nil),
+	}
+	if o.accessLog {
+		logs["access"] = log("INFO", []string{access}, nil)
+	}
+	return &caddy.Logging{Logs: logs}
+}
+
+// upstream is where the command forwards to.
+type upstream struct {
+	url *url.URL
+}
+
+func parseUpstream(raw string) (*upstream, error) {
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil:
+		return nil, errors.New("not a URL") // (its own error would quote it)
+	case u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
+		return nil, errors.New("write an absolute URL, such as " + defaultUpstreamURL)
+	case u.User != nil:
+		return nil, errors.New("it has a user or a password in it, which every user of this machine can see in the process list; the key goes to stdin")
+	case u.Fragment != "":
+		return nil, errors.New("a URL to forward to has no #fragment")
+	}
+	for name := range u.Query() {
+		if isSecretName(name) {
+			return nil, fmt.Errorf("its query has %q: arguments are visible to every user of this machine; the key goes to stdin", name)
+		}
+	}
+	return &upstream{u}, nil
+}
+
+// isSecretName tells whether a parameter of this name is likely a credential.
+func isSecretName(name string) bool {
+	name = strings.ToLower(strings.NewReplacer("-", "", "_", "").Replace(name))
+	switch name {
+	case "key", "apikey", "token", "accesstoken", "subscriptionkey", "sig", "signature", "secret", "password":
+		return true
+	}
+	return false
+}
+
+// path is the upstream's path as it goes over the wire.
+func (u *upstream) path() string {
+	if path := u.url.EscapedPath(); path != "" {
+		return path
+	}
+	return "/"
+}
+
+// rewrites map the gate's routes to the upstream's paths: /v1/responses to the
+// URL's own, and every other path to its place beside that one.
+func (u *upstream) rewrites(routes []Route) ([]object, error) {
+	if u.path() == defaultRoute.Path && u.url.RawQuery == "" {
+		return nil, nil
+	}
+	var rewrites []object
+	for _, route := range routes {
+		path := u.path()
+		if route.Path != defaultRoute.Path {
+			base, ok := strings.CutSuffix(path, "/responses")
+			rest, inV1 := strings.CutPrefix(route.Path, "/v1/")
+			if !ok || !inV1 {
+				return nil, fmt.Errorf("--allow-route %s %s: it can be mapped only if it begins with /v1/ and the path of --upstream-url ends in /responses", route.Method, route.Path)
+			}
+			path = base + "/" + rest
+		}
+		rewrites = append(rewrites, object{
+			"match":  []object{{"path": []string{route.Path}, "method": []string{route.Method}}},
+			"handle": []object{u.rewrite(path, route.AnyQuery)},
+		})
+	}
+	return rewrites, nil
+}
+
+// rewrite is the handler that sends a request to path, with the upstream
+// URL's query and, if the route allows one, the caller's.
+func (u *upstream) rewrite(path string, keepQuery bool) object {
+	// Braces would be taken for placeholders.
+	literal := strings.NewReplacer("{", "%7B", "}", "%7D").Replace
+	if !keepQuery {
+		return object{"handler": "rewrite", "uri": literal(path + "?" + u.url.RawQuery)}
+	}
+	var add []object
+	for name, values := range u.url.Query() {
+		for _, value := range values {
+			add = append(add, object{"key": name, "val": value})
+		}
+	}
+	return object{"handler": "rewrite", "uri": literal(path), "query": object{"add": add}}
+}
+
+// reverseProxy is the handler that talks to the upstream.
+func (u *upstream) reverseProxy() object {
+	port := u.url.Port()
+	transport := object{
+		"protocol": "http",
+		// Callers get what the upstream sent, compressed or not as they asked.
+		"compression":  false,
+		"dial_timeout": "10s",
+		// No timeout for the answer: a model may think for many minutes
+		// before its first byte, and a stream may be silent for as long.
+		"keep_alive": object{"max_idle_conns_per_host": 256},
+	}
+	if u.url.Scheme == "https" {
+		transport["tls"] = object{}
+		if port == "" {
+			port = "443"
+		}
+	} else if port == "" {
+		port = "80"
+	}
+	return object{
+		"handler":   "reverse_proxy",
+		"upstreams": []object{{"dial": net.JoinHostPort(u.url.Hostname(), port)}},
+		"transport": transport,
+		"headers": object{"request": object{
+			"set": object{"Host": []string{u.url.Host}},
+			// The upstream need not know who calls from this machine.
+			"delete": []string{"Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"},
+		}},
+	}
+}
+
+// rawJSON encodes a part of the config that always encodes.
+func rawJSON(part any) json.RawMessage { return caddyconfig.JSON(part, nil) }

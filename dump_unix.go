@@ -1,0 +1,15 @@
+//go:build !windows
+
+package responsesproxygate
+
+import (
+	"io/fs"
+	"os"
+	"syscall"
+)
+
+// isOwnedByUs tells whether a file belongs to the user who runs Caddy.
+func isOwnedByUs(info fs.FileInfo) bool {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(stat.Uid) == os.Geteuid()
+}

@@ -1,0 +1,292 @@
+package responsesproxygate
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+)
+
+// dumpDirs holds the directories that gates dump into, by absolute path: a
+// *dumpDir. It outlives a reload, so that numbers go on and streams that end
+// after it are written.
+var dumpDirs = caddy.NewUsagePool()
+
+// dumpDir is a directory, and the goroutine that writes into it.
+type dumpDir struct {
+	path     string
+	sequence atomic.Uint64
+	held     atomic.Int64 // bytes of bodies in memory
+	patience time.Duration
+	done     chan struct{} // closed when nothing is written any more
+	hurry    atomic.Bool   // the patience is over: drop what is queued
+
+	mu     sync.Mutex // for a moment only, never while something is written
+	closed bool
+	queue  chan *exchange
+	lost   int // since dumps were last known to work
+}
+
+func newDumpDir(path string) *dumpDir {
+	return &dumpDir{
+		path:     path,
+		patience: dumpPatience,
+		queue:    make(chan *exchange, maxDumpQueue),
+		done:     make(chan struct{}),
+	}
+}
+
+var (
+	errDumpQueueFull = errors.New("the disk is slower than the requests")
+	errDumpClosed    = errors.New("the gate has been closed")
+)
+
+// enqueue hands e to the writer, or says at once why it cannot.
+func (d *dumpDir) enqueue(e *exchange) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closed {
+		return errDumpClosed
+	}
+	select {
+	case d.queue <- e:
+		return nil
+	default:
+		return errDumpQueueFull
+	}
+}
+
+// discard gives up on e. The first loss is logged, the others are counted
+// until dumps work again: a full disk must not fill the log as well.
+func (d *dumpDir) discard(e *exchange, why error) {
+	e.release()
+	d.mu.Lock()
+	d.lost++
+	first := d.lost == 1
+	d.mu.Unlock()
+	if first {
+		e.dumper.logger.Error("an exchange could not be dumped; requests go on, and later losses are only counted",
+			zap.String("dump_dir", d.path), zap.Error(why))
+	}
+}
+
+// recovered logs the end of a time in which dumps were lost.
+func (d *dumpDir) recovered(logger *zap.Logger) {
+	if len(d.queue) > 0 {
+		return // a queue that was full may be so again in a moment
+	}
+	d.mu.Lock()
+	lost := d.lost
+	d.lost = 0
+	d.mu.Unlock()
+	if lost > 0 {
+		logger.Warn("exchanges are dumped again", zap.String("dump_dir", d.path), zap.Int("lost", lost))
+	}
+}
+
+// writeQueued writes until the queue is closed and empty.
+func (d *dumpDir) writeQueued() {
+	defer close(d.done)
+	for e := range d.queue {
+		err := errDumpClosed
+		if !d.hurry.Load() {
+			err = d.write(e)
+		}
+		if err != nil {
+			d.discard(e, err)
+			continue
+		}
+		e.release()
+		d.recovered(e.dumper.logger)
+	}
+}
+
+// Destruct implements caddy.Destructor: no gate dumps here any more. A disk
+// that hangs must not hang a reload or the exit.
+func (d *dumpDir) Destruct() error {
+	d.mu.Lock()
+	d.closed = true
+	close(d.queue)
+	d.mu.Unlock()
+	patience := time.NewTimer(d.patience)
+	defer patience.Stop()
+	select {
+	case <-d.done:
+	case <-patience.C:
+		d.hurry.Store(true)
+	}
+	return nil
+}
+
+// release gives back the memory that the bodies were allowed to take.
+func (e *exchange) release() {
+	e.dumper.dir.held.Add(-int64(len(e.request.kept) + len(e.response.kept)))
+	e.request, e.response = dumpedText{}, dumpedText{}
+}
+
+// dumpFile is one file of an exchange.
+type dumpFile struct {
+	suffix  string
+	content []byte
+}
+
+// files are the exchange's request and, if there was one, its response.
+func (e *exchange) files() ([]dumpFile, error) {
+	request, err := encodeDump(struct {
+		Method  string         `json:"method"`
+		URL     string         `json:"url"`
+		Headers []dumpedHeader `json:"headers"`
+		Body    any            `json:"body"`
+	}{e.method, e.url, e.requestHeader, e.body(e.request)})
+	if err != nil {
+		return nil, err
+	}
+	files := []dumpFile{{"-request.json", request}}
+	if e.status == 0 {
+		return files, nil // abandoned; the original has no response file either
+	}
+	response, err := encodeDump(struct {
+		Status  int            `json:"status"`
+		Headers []dumpedHeader `json:"headers"`
+		Body    any            `json:"body"`
+	}{e.status, e.responseHeader, e.body(e.response)})
+	if err != nil {
+		return nil, err
+	}
+	return append(files, dumpFile{"-response.json", response}), nil
+}
+
+// encodeDump is the JSON of v, for people to read.
+func encodeDump(v any) ([]byte, error) {
+	var out bytes.Buffer
+	encoder := json.NewEncoder(&out)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	err := encoder.Encode(v)
+	return out.Bytes(), err
+}
+
+// write writes an exchange's files. The directory is opened each time: it is
+// checked again, and may have been cleared away and made anew.
+func (d *dumpDir) write(e *exchange) error {
+	files, err := e.files()
+	if err != nil {
+		return err
+	}
+	root, err := openDumpDir(d.path)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	for range 100 {
+		prefix := fmt.Sprintf("%06d-%d", e.sequence, e.began.UnixMilli())
+		if err = writeDumps(root, prefix, files); !errors.Is(err, fs.ErrExist) {
+			return err
+		}
+		e.sequence = d.sequence.Add(1) // somebody has that name
+	}
+	return err
+}
+
+// writeDumps writes all of files, or none. Whoever lists the directory sees
+// whole ones only. Nothing that is there already is followed or replaced: a
+// temporary name is taken by one writer, who alone may then take the real one.
+func writeDumps(root *os.Root, prefix string, files []dumpFile) (err error) {
+	var made []string
+	defer func() {
+		if err != nil {
+			for _, name := range made {
+				_ = root.Remove(name)
+			}
+		}
+	}()
+	for _, file := range files {
+		temporary := "." + prefix + file.suffix + ".partial"
+		out, err := root.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err != nil {
+			return err
+		}
+		made = append(made, temporary)
+		_, err = out.Write(file.content)
+		// (an umask can take permissions from the owner too)
+		if err := errors.Join(err, out.Chmod(0o600), out.Close()); err != nil {
+			return err
+		}
+		if _, err := root.Lstat(prefix + file.suffix); err == nil {
+			return fs.ErrExist
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	for i, file := range files {
+		if err := root.Rename(made[i], prefix+file.suffix); err != nil {
+			return err
+		}
+		made[i] = prefix + file.suffix
+	}
+	return nil
+}
+
+// openDumpDir opens the directory, and makes it if it is missing. What is
+// opened is what was checked.
+func openDumpDir(path string) (*os.Root, error) {
+	checked, err := checkDumpDir(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(path, 0o700); err != nil {
+			return nil, err
+		}
+		checked, err = checkDumpDir(path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, err
+	}
+	opened, err := root.Stat(".")
+	if err == nil && !os.SameFile(checked, opened) {
+		err = fmt.Errorf("%s was replaced by another directory just now", path)
+	}
+	if err != nil {
+		return nil, errors.Join(err, root.Close())
+	}
+	return root, nil
+}
+
+// checkDumpDir refuses a directory in which others could read the dumps, or
+// that is somewhere else than its path says.
+func checkDumpDir(path string) (fs.FileInfo, error) {
+	if runtime.GOOS == "windows" {
+		// A new directory there takes its ACL over from its parent, and mode
+		// bits do not show who is on it.
+		return nil, errors.New("dumps are not supported on Windows, where the gate cannot tell who could read them; take the option out")
+	}
+	info, err := os.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	switch perm := info.Mode().Perm(); {
+	case info.Mode().Type() == fs.ModeSymlink:
+		return nil, fmt.Errorf("%s is a symlink, which may be turned to another place; write the path of the directory itself", path)
+	case !info.IsDir():
+		return nil, fmt.Errorf("%s is not a directory; write the path of one, or of one to make", path)
+	case !isOwnedByUs(info):
+		return nil, fmt.Errorf("%s belongs to another user than the one who runs Caddy (uid %d), who could read the dumps; write the path of a directory of that user, or of one to make", path, os.Geteuid())
+	case perm&0o077 != 0:
+		return nil, fmt.Errorf("%s can be reached by others than its owner (mode %04o), and dumps have whole conversations in them; run: chmod 700 %s", path, perm, path)
+	}
+	return info, nil
+}
+
+// Interface guard
+var _ caddy.Destructor = (*dumpDir)(nil)

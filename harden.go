@@ -1,0 +1,32 @@
+package responsesproxygate
+
+import (
+	"fmt"
+	"os"
+	"strings"
+)
+
+// hardenProcess makes it harder to get the key out of this process: no core
+// dumps, no reading of its memory by other processes of the same user where
+// the system allows that, and no loader variables for processes it starts. It
+// can be called again. What it cannot do: Go's runtime copies strings as it
+// likes, so the key cannot be wiped from memory; and root reads everything.
+func hardenProcess() error {
+	dropLoaderVariables()
+	if err := hardenPlatform(); err != nil {
+		return fmt.Errorf("harden_process: %w", err)
+	}
+	return nil
+}
+
+// dropLoaderVariables removes the variables by which a dynamic loader is told
+// to run foreign code. They no longer matter to this process; they would to
+// processes that Caddy starts.
+func dropLoaderVariables() {
+	for _, variable := range os.Environ() {
+		name, _, _ := strings.Cut(variable, "=")
+		if strings.HasPrefix(name, "LD_") || strings.HasPrefix(name, "DYLD_") {
+			_ = os.Unsetenv(name)
+		}
+	}
+}

@@ -1,0 +1,183 @@
+package responsesproxygate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/spf13/cobra"
+)
+
+// exitCodeNotRunning says that the server-info file is sound, but its gate is
+// gone (the code that "systemctl status" and LSB scripts use).
+const exitCodeNotRunning = 3
+
+// addVerbs adds what callers of a gate need: they read the server-info file,
+// and are told plainly if it must not be trusted.
+func addVerbs(parent *cobra.Command) {
+	verbs := []struct {
+		name, short, long string
+		run               func(caddycmd.Flags) (int, error)
+	}{
+		{"token", "Prints the gate's token", `
+Prints the token of the running gate, and nothing else: for Codex's
+auth.command, or for a shell:
+
+	curl -H "X-Proxy-Token: $(caddy responses-proxy token --server-info FILE)" …
+
+Exit code 1: the file is missing or must not be trusted. 3: its gate is gone.
+`, runToken},
+		{"status", "Tells whether the gate runs and takes the token", `
+Prints where the gate listens, and checks that it takes the token.
+
+Exit code 1: the file is missing or must not be trusted, or the gate does not
+take its token. 3: its gate is gone.
+`, runStatus},
+		{"shutdown", "Ends the gate's process", `
+Asks the gate to end, and waits until it has. The gate must have been started
+with --http-shutdown, or have the option shutdown_endpoint.
+
+Exit code 1: the file is missing or must not be trusted, or the gate does not
+end. 3: its gate is gone already.
+`, runShutdown},
+	}
+	for _, verb := range verbs {
+		cmd := &cobra.Command{
+			Use:   verb.name + " --server-info <file>",
+			Short: verb.short,
+			Long:  verb.long,
+			Args:  cobra.NoArgs,
+			RunE:  caddycmd.WrapCommandFuncForCobra(verb.run),
+		}
+		cmd.Flags().String("server-info", "", "The gate's server-info file")
+		if verb.name == "shutdown" {
+			cmd.Flags().String("path", defaultShutdownPath, "The path of the gate's shutdown endpoint")
+		}
+		parent.AddCommand(cmd)
+	}
+}
+
+func runToken(flags caddycmd.Flags) (int, error) {
+	info, code, err := runningGate(flags)
+	if err != nil {
+		return code, err
+	}
+	fmt.Println(info.AuthToken)
+	return caddy.ExitCodeSuccess, nil
+}
+
+func runStatus(flags caddycmd.Flags) (int, error) {
+	info, code, err := runningGate(flags)
+	if err != nil {
+		return code, err
+	}
+	// A path that no gate forwards: a gate that takes the token says 403, one
+	// that does not says 401.
+	answer, err := info.call(http.MethodGet, "/")
+	if err != nil {
+		return exitCodeNotRunning, fmt.Errorf("the gate does not answer: %w", err)
+	}
+	if got := answer.Header.Get(codeHeaderName); got != errRouteNotAllowed.code {
+		return caddy.ExitCodeFailedStartup, fmt.Errorf("the gate does not take the token of this file (status %d)", answer.StatusCode)
+	}
+	fmt.Printf("running: pid %d, %s\n", info.PID, info.BaseURL)
+	return caddy.ExitCodeSuccess, nil
+}
+
+func runShutdown(flags caddycmd.Flags) (int, error) {
+	info, code, err := runningGate(flags)
+	if err != nil {
+		return code, err
+	}
+	answer, err := info.call(http.MethodPost, flags.String("path"))
+	if err != nil {
+		return exitCodeNotRunning, fmt.Errorf("the gate does not answer: %w", err)
+	}
+	if answer.StatusCode != http.StatusOK {
+		return caddy.ExitCodeFailedStartup, fmt.Errorf("the gate has no shutdown endpoint there (status %d); start it with --http-shutdown, or end process %d with a signal", answer.StatusCode, info.PID)
+	}
+	return awaitExit(info)
+}
+
+// shutdownPatience is how long shutdown waits for the process to end: longer
+// than the command's grace period.
+const shutdownPatience = 3 * commandGracePeriod
+
+// awaitExit waits until the gate's process is gone. There is no event to wait
+// for in a process that is not our child.
+func awaitExit(info serverInfo) (int, error) {
+	for deadline := time.Now().Add(shutdownPatience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+		if !processRuns(info.PID) {
+			return caddy.ExitCodeSuccess, nil
+		}
+	}
+	return caddy.ExitCodeFailedStartup, fmt.Errorf("process %d has not ended yet; it may be waiting for running requests", info.PID)
+}
+
+// runningGate reads the server-info file that the flags name and makes sure
+// that its gate still runs, before its token is shown to anybody: whoever
+// takes the port of a gate that was killed would like to be sent the token.
+func runningGate(flags caddycmd.Flags) (serverInfo, int, error) {
+	path := flags.String("server-info")
+	if path == "" {
+		return serverInfo{}, caddy.ExitCodeFailedStartup, errors.New("--server-info is missing; name the file that the gate was started with")
+	}
+	info, err := readServerInfo(path)
+	if err != nil {
+		return serverInfo{}, caddy.ExitCodeFailedStartup, err
+	}
+	if !processRuns(info.PID) {
+		return serverInfo{}, exitCodeNotRunning, fmt.Errorf("%s is stale: process %d is gone; start the gate again", path, info.PID)
+	}
+	if err := checkListener(info); err != nil {
+		return serverInfo{}, exitCodeNotRunning, fmt.Errorf("%s is stale: %w", path, err)
+	}
+	return info, caddy.ExitCodeSuccess, nil
+}
+
+// callTimeout bounds a verb's request; the gate answers these by itself.
+const callTimeout = 10 * time.Second
+
+// call sends a request with the token to the gate, and to nobody else: no
+// proxy, no redirect.
+func (info serverInfo) call(method, path string) (*http.Response, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	base, err := url.Parse(info.BaseURL)
+	if err != nil {
+		return nil, err
+	}
+	if base.Scheme != "http" {
+		return nil, fmt.Errorf("it speaks TLS at %s; call it with a client that knows its certificate", info.BaseURL)
+	}
+	network, address := "tcp", base.Host
+	if info.Socket != "" {
+		network, address = "unix", info.Socket
+	}
+	request, err := http.NewRequestWithContext(ctx, method, "http://"+base.Host+path, nil)
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("X-Proxy-Token", info.AuthToken)
+	client := &http.Client{
+		Transport: &http.Transport{
+			Proxy: nil,
+			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+				return new(net.Dialer).DialContext(ctx, network, address)
+			},
+			DisableKeepAlives: true,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	response, err := client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	return response, response.Body.Close() // status and headers are all we need
+}
