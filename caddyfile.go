@@ -62,8 +62,11 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return err
 		}
 	}
-	if seen["upstream_bearer"] == seen["upstream_bearer_file"] {
-		return d.Err("one of upstream_bearer and upstream_bearer_file is needed; write upstream_bearer {env.OPENAI_API_KEY} or upstream_bearer_file <path>")
+	switch {
+	case h.UpstreamBearer != "" && h.UpstreamBearerFile != "":
+		return d.WrapErr(errTwoKeys)
+	case h.UpstreamBearer == "" && h.UpstreamBearerFile == "":
+		return d.WrapErr(errNoKey)
 	}
 	if !slices.Contains(h.InsecureAllow, riskLiteralSecret) {
 		// Provision refuses literal secrets too. Here they do not even get
@@ -76,7 +79,11 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 }
 
 func refuseLiteralSecrets(h *Handler) error {
-	return errors.Join(refuseLiteral("upstream_bearer", h.UpstreamBearer), refuseLiteral("token", h.Token))
+	err := errors.Join(refuseLiteral("upstream_bearer", h.UpstreamBearer), refuseLiteral("token", h.Token))
+	if looksLikeKey(h.UpstreamBearerFile) {
+		err = errors.Join(err, errors.New("upstream_bearer_file: this is the secret itself, not a path"))
+	}
+	return err
 }
 
 func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string) error {
@@ -140,7 +147,7 @@ func (h *Handler) unmarshalServerInfo(d *caddyfile.Dispenser) error {
 
 func (h *Handler) unmarshalRoute(d *caddyfile.Dispenser) error {
 	args := d.RemainingArgs()
-	if len(args) < 2 || len(args) > 3 || len(args) == 3 && args[2] != "any_query" {
+	if len(args) < 2 || len(args) > 3 || slices.Contains(args, "") || len(args) == 3 && args[2] != "any_query" {
 		return d.Errf("allow_route wants: <METHOD> <path> [any_query]")
 	}
 	h.AllowRoute = append(h.AllowRoute, Route{Method: args[0], Path: args[1], AnyQuery: len(args) == 3})
@@ -163,8 +170,11 @@ func isOptionName(s string) bool {
 func oneArgument(d *caddyfile.Dispenser, value *string) error {
 	option := d.Val()
 	args := d.RemainingArgs()
-	if len(args) != 1 || args[0] == "" {
+	if len(args) != 1 {
 		return d.Errf("%s wants exactly one value, and has %d", option, len(args))
+	}
+	if args[0] == "" {
+		return d.Errf("%s has an empty value", option)
 	}
 	*value = args[0]
 	return nil
@@ -174,8 +184,11 @@ func oneArgument(d *caddyfile.Dispenser, value *string) error {
 func someArguments(d *caddyfile.Dispenser, values *[]string) error {
 	option := d.Val()
 	args := d.RemainingArgs()
-	if len(args) == 0 || strings.Join(args, "") == "" {
+	if len(args) == 0 {
 		return d.Errf("%s wants one or more values", option)
+	}
+	if slices.Contains(args, "") {
+		return d.Errf("%s has an empty value", option)
 	}
 	*values = args
 	return nil

@@ -39,8 +39,7 @@ func (p *policy) answerPreflight(w http.ResponseWriter, r *http.Request) {
 	}
 	header.Set("Access-Control-Max-Age", corsMaxAge)
 	header.Add("Vary", "Access-Control-Request-Headers")
-	header["Cache-Control"] = noStore
-	header["X-Content-Type-Options"] = noSniff
+	header.Set("Cache-Control", "no-store")
 	w.WriteHeader(http.StatusNoContent)
 }
 
@@ -53,7 +52,7 @@ func (p *policy) allowCORS(header http.Header, r *http.Request) {
 	}
 	header.Add("Vary", "Origin")
 	if origin := r.Header["Origin"]; p.allowsOrigin(origin) {
-		header["Access-Control-Allow-Origin"] = origin[:1:1]
+		header.Set("Access-Control-Allow-Origin", origin[0])
 		header.Set("Access-Control-Expose-Headers", corsExposedHeaders)
 	}
 }

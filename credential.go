@@ -21,11 +21,11 @@ import (
 // A secret in the config is written as exactly one of these placeholders, so
 // that the config itself (adapted, logged, autosaved, or read at /config/)
 // does not have it.
-var secretPlaceholder = regexp.MustCompile(`^\{(env|file)\.([^{}]+)\}$`)
+var secretPlaceholder = regexp.MustCompile(`^\{(env)\.([A-Za-z_][A-Za-z0-9_]*)\}$|^\{(file)\.([^{}]+)\}$`)
 
 // refuseLiteral refuses an option whose secret stands in the config.
 func refuseLiteral(option, value string) error {
-	if value == "" || value == commandKeyPlaceholder || secretPlaceholder.MatchString(value) {
+	if value == "" || value == commandKeyPlaceholder || secretPlaceholder.MatchString(value) && !strings.HasPrefix(value, "{file.sk-") {
 		return nil
 	}
 	return fmt.Errorf("%s: the secret itself is in the config (note that {$VAR} is replaced by its value before the config is read); "+
@@ -48,8 +48,8 @@ func resolveSecret(option, value string, literalAllowed bool) (secret, error) {
 	if found != nil {
 		source = found[0]
 	}
-	if found != nil && found[1] == "file" {
-		if err := checkSecretPath(found[2]); err != nil {
+	if found != nil && found[3] == "file" {
+		if err := checkSecretPath(found[4]); err != nil {
 			return secret{}, fmt.Errorf("%s: %s: %w", option, source, err)
 		}
 	}
@@ -95,38 +95,34 @@ func checkSecretPath(path string) error {
 // credential is what the gate presents upstream in the caller's place.
 type credential struct {
 	headerName string // canonical
-	scheme     string // "Bearer " for Authorization, else nothing
-	value      atomic.Pointer[secret]
+	value      atomic.Pointer[presentedKey]
 	file       *watchedFile // nil if the key does not come from a file of its own
 }
 
+// presentedKey is a key, and the header value that presents it.
+type presentedKey struct {
+	key, header secret
+}
+
 func newCredential(headerName string) *credential {
-	c := &credential{headerName: http.CanonicalHeaderKey(headerName)}
-	if c.headerName == "Authorization" {
-		c.scheme = "Bearer "
-	}
-	return c
+	return &credential{headerName: http.CanonicalHeaderKey(headerName)}
 }
 
 // use makes key the one presented from now on.
 func (c *credential) use(key secret) {
-	value := newSecret(c.scheme + key.reveal())
-	c.value.Store(&value)
+	header := key
+	if c.headerName == "Authorization" {
+		header = newSecret("Bearer " + key.reveal())
+	}
+	c.value.Store(&presentedKey{key: key, header: header})
 }
 
-// current is the header's value, after a look at the key's file if one is due.
-func (c *credential) current() string {
+// current is what to present now, after a look at the key's file if one is due.
+func (c *credential) current() *presentedKey {
 	if c.file != nil {
 		c.file.refresh(c.use)
 	}
-	return c.value.Load().reveal()
-}
-
-// redact takes the credential out of a text that came from elsewhere, such as
-// an error that quotes what an upstream sent.
-func (c *credential) redact(text string) string {
-	value := c.value.Load().reveal()
-	return strings.ReplaceAll(strings.ReplaceAll(text, value, redacted), strings.TrimPrefix(value, c.scheme), redacted)
+	return c.value.Load()
 }
 
 // callerCredentials are the headers in which callers send credentials. None
@@ -145,20 +141,23 @@ func (c *credential) dropCallerCredentials(r *http.Request) {
 	}
 	dropKeySubprotocols(header)
 	c.keepFromConnection(header)
-	if !isWebSocketUpgrade(r) {
-		// Any other protocol switch (h2c, say) would hand the caller a raw
-		// tunnel to the upstream, beside every check of the gate.
+	// A protocol switch to anything but WebSocket (h2c, say) would hand the
+	// caller a raw tunnel to the upstream, beside every check of the gate.
+	switch {
+	case !isWebSocketUpgrade(r):
 		delete(header, "Upgrade")
-		delete(header, "Http2-Settings")
+	case r.ProtoMajor == 1:
+		header["Upgrade"] = []string{"websocket"}
 	}
+	delete(header, "Http2-Settings")
 	// Trailers arrive after every check, and reverse_proxy forwards them.
 	r.Trailer = nil
 	delete(header, "Trailer")
 }
 
 // inject sets the upstream credential.
-func (c *credential) inject(header http.Header) {
-	header[c.headerName] = []string{c.current()}
+func (c *credential) inject(header http.Header, presented *presentedKey) {
+	header[c.headerName] = []string{presented.header.reveal()}
 }
 
 // withdraw takes the credential out again, once the next handler is done, so

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
@@ -12,12 +13,15 @@ import (
 // forward passes r on and streams the answer back. A failure of the next
 // handler is answered here and not returned to Caddy, whose error log would
 // print the request's headers as they came in, the token among them.
-func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+//
+// The key is the one that was injected into r.
+func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, key secret) error {
 	answer := &answerWriter{
 		ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
 		handler:               h,
 		request:               r,
 	}
+	defer answer.finishWithheld()
 	err := next.ServeHTTP(answer, r)
 	switch {
 	case err == nil && answer.wroteHeader:
@@ -28,7 +32,7 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp
 		answer.refuse(errNoUpstream)
 		return nil
 	}
-	h.logFailure(r, err)
+	h.logFailure(r, err, key)
 	if answer.wroteHeader {
 		// Too late for another answer. Cut the connection, so that what was
 		// sent so far cannot be taken for the whole.
@@ -74,13 +78,13 @@ func errorStatus(err error) int {
 
 // logFailure logs what failed, without the request's headers. The error may
 // quote what the upstream sent, which may quote the key.
-func (h *Handler) logFailure(r *http.Request, err error) {
+func (h *Handler) logFailure(r *http.Request, err error, key secret) {
 	h.logger.Error("request failed behind the gate",
 		zap.String("gate", h.Name),
 		zap.String("method", r.Method),
 		zap.String("path", r.URL.Path),
 		zap.Int("status", errorStatus(err)),
-		zap.String("error", h.credential.redact(err.Error())))
+		zap.String("error", strings.ReplaceAll(err.Error(), key.reveal(), redacted)))
 }
 
 // answerWriter passes the upstream's answer through as it streams, with two
@@ -90,7 +94,8 @@ type answerWriter struct {
 	handler     *Handler
 	request     *http.Request
 	wroteHeader bool
-	withheld    http.Header // not nil once the upstream's answer is withheld: where it goes instead
+	withheld    http.Header // not nil once the upstream's answer is withheld: where its headers go instead
+	discarded   int64       // bytes of the withheld answer
 }
 
 // Header implements http.ResponseWriter.
@@ -134,6 +139,34 @@ func (a *answerWriter) withhold(header http.Header) {
 	a.withheld = make(http.Header)
 }
 
+// maxDiscarded is how much of a withheld answer is read to the end, in bytes.
+// OpenAI's is about 300. One that does not end is cut off.
+const maxDiscarded = 64 << 10
+
+var errWithheld = errors.New("the answer is withheld from the caller")
+
+// discard takes n bytes of a withheld answer.
+func (a *answerWriter) discard(n int) (int, error) {
+	if a.discarded += int64(n); a.discarded > maxDiscarded {
+		return 0, errWithheld
+	}
+	return n, nil
+}
+
+// finishWithheld ends an exchange whose answer was withheld: the gate's own
+// answer is complete, whatever became of the upstream's.
+func (a *answerWriter) finishWithheld() {
+	if a.withheld == nil {
+		return
+	}
+	if thrown := recover(); thrown != nil && thrown != http.ErrAbortHandler {
+		panic(thrown)
+	}
+	// Over HTTP/2, fields that are added to a header after it was sent
+	// become trailers. A handler may have kept the map from before.
+	clear(a.ResponseWriter.Header())
+}
+
 // refuse answers in place of a next handler that did not.
 func (a *answerWriter) refuse(refused *refusal) {
 	a.wroteHeader = true
@@ -147,7 +180,7 @@ func (a *answerWriter) refuse(refused *refusal) {
 func (a *answerWriter) Write(data []byte) (int, error) {
 	a.WriteHeader(http.StatusOK) // if nothing has been written yet
 	if a.withheld != nil {
-		return len(data), nil
+		return a.discard(len(data))
 	}
 	return a.ResponseWriter.Write(data)
 }
@@ -156,7 +189,7 @@ func (a *answerWriter) Write(data []byte) (int, error) {
 func (a *answerWriter) ReadFrom(src io.Reader) (int64, error) {
 	a.WriteHeader(http.StatusOK)
 	if a.withheld != nil {
-		return io.Copy(io.Discard, src)
+		return io.Copy(struct{ io.Writer }{a}, src) // through Write, which bounds it
 	}
 	return a.ResponseWriterWrapper.ReadFrom(src)
 }

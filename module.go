@@ -123,6 +123,7 @@ type Handler struct {
 	infoFile   *serverInfoFile
 	token      secret // the one that server-info tells
 	launch     *launch
+	dumper     *dumper // nil: no dumps
 	stderr     io.Writer
 }
 
@@ -197,6 +198,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.openTokens(); err != nil {
 		return err
 	}
+	if err := h.openDumps(); err != nil {
+		return err
+	}
 	h.policy = &policy{
 		origins:      h.AllowOrigin,
 		hosts:        hostSet(h.AllowHost),
@@ -233,15 +237,19 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if h.policy.isShutdown(r) {
 		return h.shutDown(w, r)
 	}
+	presented := h.credential.current()
+	exchange := h.dumper.begin(r, h.token.reveal(), presented.key.reveal())
+	defer exchange.finish()
 	h.credential.dropCallerCredentials(r)
-	h.credential.inject(r.Header)
+	h.credential.inject(r.Header, presented)
 	defer h.credential.withdraw(r.Header)
-	return h.forward(w, r, next)
+	return h.forward(exchange.record(w), r, next, presented.key)
 }
 
 // Cleanup implements caddy.CleanerUpper. It also runs after a failed
 // Provision, so it gives back only what this instance took.
 func (h *Handler) Cleanup() error {
+	h.dumper.close()
 	if h.launch == nil {
 		return nil
 	}
@@ -283,12 +291,17 @@ func (h *Handler) setDefaults() error {
 	return nil
 }
 
+var (
+	errTwoKeys = errors.New("upstream_bearer and upstream_bearer_file are both set; keep one")
+	errNoKey   = errors.New("the operator's key is missing; write upstream_bearer {env.OPENAI_API_KEY} or upstream_bearer_file <path>")
+)
+
 // openCredential reads the operator's key.
 func (h *Handler) openCredential() error {
 	h.credential = newCredential(h.UpstreamHeader)
 	switch {
 	case h.UpstreamBearer != "" && h.UpstreamBearerFile != "":
-		return h.gateError(errors.New("upstream_bearer and upstream_bearer_file are both set; keep one"))
+		return h.gateError(errTwoKeys)
 	case h.UpstreamBearer != "":
 		key, err := resolveSecret("upstream_bearer", h.UpstreamBearer, h.allows(riskLiteralSecret))
 		if err != nil {
@@ -307,7 +320,7 @@ func (h *Handler) openCredential() error {
 		h.credential.file = file
 		h.credential.use(key)
 	default:
-		return h.gateError(errors.New("the operator's key is missing; write upstream_bearer {env.OPENAI_API_KEY} or upstream_bearer_file <path>"))
+		return h.gateError(errNoKey)
 	}
 	return nil
 }
@@ -348,6 +361,19 @@ func (h *Handler) openTokens() error {
 	return nil
 }
 
+// openDumps checks the directory for dumps.
+func (h *Handler) openDumps() error {
+	if h.DumpDir == "" {
+		return nil
+	}
+	path, err := resolvePath("dump_dir", h.DumpDir)
+	if err != nil {
+		return h.gateError(err)
+	}
+	h.dumper, err = newDumper(path, h.logger)
+	return h.gateError(err)
+}
+
 // publishWhenStarted writes the server-info once the server listens: only
 // then are its ports known, and a config that never starts leaves no trace.
 func (h *Handler) publishWhenStarted(ctx caddy.Context) error {
@@ -374,6 +400,10 @@ func (h *Handler) publish() error {
 		return h.gateError(err)
 	}
 	info.AuthToken = h.token.reveal()
+	if err := h.dumper.prepare(); err != nil {
+		// Dumps are for debugging: without them the gate still does its work.
+		h.logger.Error("dump_dir cannot be used; exchanges are not dumped until it can", zap.String("gate", h.Name), zap.Error(err))
+	}
 	if err := h.launch.publish(h.infoFile, info); err != nil {
 		return h.gateError(err)
 	}

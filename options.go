@@ -30,11 +30,18 @@ func resolvePath(option, path string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", option, err)
 	}
-	if resolved == "" {
+	switch {
+	case resolved == "":
 		return "", fmt.Errorf("%s: the path is missing", option)
+	case looksLikeKey(resolved):
+		return "", fmt.Errorf("%s: this is the secret itself, not a path", option)
 	}
 	return resolved, nil
 }
+
+// looksLikeKey tells whether a value that should name a key's place is likely
+// the key itself, which no error may then quote.
+func looksLikeKey(value string) bool { return strings.HasPrefix(value, "sk-") }
 
 // validateOrigins refuses what no browser would ever send as an Origin: such
 // an entry would silently allow nothing.
@@ -58,7 +65,7 @@ func validateOrigin(origin string) error {
 		return errors.New("any page can have the origin \"null\" (a sandboxed frame); name a real origin")
 	}
 	u, err := url.Parse(origin)
-	if err != nil || u.Scheme == "" || u.Host == "" || u.Opaque != "" || u.User != nil || strings.Contains(origin, "*") {
+	if err != nil || u.Scheme == "" || u.Hostname() == "" || strings.HasSuffix(u.Host, ":") || u.Opaque != "" || u.User != nil || strings.Contains(origin, "*") {
 		return errors.New("write an origin, such as https://app.example")
 	}
 	serialized := strings.ToLower(u.Scheme + "://" + u.Host)
@@ -147,7 +154,7 @@ func validatePath(path string) error {
 	}
 	for i := range len(path) {
 		c := path[i]
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("/-._~:@!$&'()+,;=", c) >= 0) {
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("/-._~:@$&+,;=", c) >= 0) {
 			return fmt.Errorf("the character %q cannot stand in it: paths are compared exactly, without wildcards, escapes and queries (see any_query)", c)
 		}
 	}

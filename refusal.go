@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strconv"
 )
 
@@ -15,11 +16,8 @@ type refusal struct {
 	code    string
 	message string
 
-	body          []byte
-	codeHeader    []string
-	lengthHeader  []string
-	authenticate  []string // WWW-Authenticate, on 401 only (RFC 9110 §11.6.1)
-	upgradeHeader []string // Upgrade, on 426 only (RFC 9110 §15.5.22)
+	body   []byte
+	header [][2]string // name and value, of this refusal alone
 }
 
 // Error makes a refusal usable where Go expects an error. The text is the code.
@@ -66,14 +64,16 @@ var (
 
 // newRefusal prepares a refusal whole, so that answering one costs no encoding.
 func newRefusal(status int, code, message string) *refusal {
-	f := &refusal{status: status, code: code, message: message, codeHeader: []string{code}}
+	f := &refusal{status: status, code: code, message: message}
 	f.body = errorBody(code, message, errorType(status))
-	f.lengthHeader = []string{strconv.Itoa(len(f.body))}
+	f.header = append(slices.Clone(ownAnswerHeader),
+		[2]string{"Content-Length", strconv.Itoa(len(f.body))},
+		[2]string{codeHeaderName, code})
 	switch status {
-	case http.StatusUnauthorized:
-		f.authenticate = []string{"Bearer"}
-	case http.StatusUpgradeRequired:
-		f.upgradeHeader = []string{"HTTP/1.1"}
+	case http.StatusUnauthorized: // RFC 9110 §11.6.1
+		f.header = append(f.header, [2]string{"Www-Authenticate", "Bearer"})
+	case http.StatusUpgradeRequired: // RFC 9110 §15.5.22
+		f.header = append(f.header, [2]string{"Upgrade", "HTTP/1.1"})
 	}
 	return f
 }
@@ -111,14 +111,23 @@ func errorType(status int) string {
 	return "invalid_request_error"
 }
 
-// Header values shared by every answer of the gate's own. They have no spare
-// capacity, so a later Header.Add copies them.
-var (
-	jsonContentType = []string{"application/json"}
-	noStore         = []string{"no-store"}
-	noSniff         = []string{"nosniff"}
-	connectionClose = []string{"close"}
-)
+// ownAnswerHeader is the header of every JSON answer of the gate's own.
+var ownAnswerHeader = [][2]string{
+	{"Content-Type", "application/json"},
+	{"Cache-Control", "no-store"},
+	{"X-Content-Type-Options", "nosniff"},
+}
+
+// setHeader sets fields that are in canonical form. The values are the
+// answer's own: handlers around the gate (Caddy's header directive) may change
+// them in place.
+func setHeader(header http.Header, fields [][2]string) {
+	values := make([]string, len(fields))
+	for i, field := range fields {
+		values[i] = field[1]
+		header[field[0]] = values[i : i+1 : i+1]
+	}
+}
 
 // codeHeaderName carries the code of an answer of the gate's own, so that a
 // program can tell it from the upstream's without reading the body.
@@ -129,24 +138,10 @@ const codeHeaderName = "X-Responses-Proxy-Gate"
 // sends no 100 Continue for it.
 func (f *refusal) write(w http.ResponseWriter, r *http.Request) {
 	header := w.Header()
-	f.writeHeaders(header)
+	setHeader(header, f.header)
 	if r.ProtoMajor == 1 && r.ContentLength != 0 {
-		header["Connection"] = connectionClose
+		header["Connection"] = []string{"close"}
 	}
 	w.WriteHeader(f.status)
 	_, _ = w.Write(f.body) // a caller who is gone needs no answer
-}
-
-func (f *refusal) writeHeaders(header http.Header) {
-	header["Content-Type"] = jsonContentType
-	header["Content-Length"] = f.lengthHeader
-	header["Cache-Control"] = noStore
-	header["X-Content-Type-Options"] = noSniff
-	header[codeHeaderName] = f.codeHeader
-	if f.authenticate != nil {
-		header["Www-Authenticate"] = f.authenticate
-	}
-	if f.upgradeHeader != nil {
-		header["Upgrade"] = f.upgradeHeader
-	}
 }

@@ -97,25 +97,25 @@ func (i serverInfo) validate() error {
 		return errors.New("its auth_token is empty")
 	case strings.ContainsFunc(i.AuthToken, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return errors.New("its auth_token holds something other than visible ASCII characters")
-	case !isLoopbackURL(i.BaseURL):
-		return errors.New("its base_url is not an http or https address on this host")
+	case !isSafeURL(i.BaseURL):
+		return errors.New("its base_url is neither https nor an http address on this host")
 	}
 	return nil
 }
 
-// isLoopbackURL reports whether a token may be sent to raw. User names, queries
+// isSafeURL reports whether a token may be sent to raw: TLS, or no network. User names, queries
 // and fragments have no place in a base address and are how one host is made to
 // look like another.
-func isLoopbackURL(raw string) bool {
+func isSafeURL(raw string) bool {
 	u, err := url.Parse(raw)
 	if err != nil || u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" {
 		return false
 	}
-	if u.Scheme != "http" && u.Scheme != "https" {
-		return false
+	if u.Scheme == "https" || u.Scheme == "http" && u.Hostname() == "localhost" {
+		return u.Hostname() != ""
 	}
-	if u.Hostname() == "localhost" {
-		return true
+	if u.Scheme != "http" {
+		return false
 	}
 	ip, err := netip.ParseAddr(u.Hostname())
 	return err == nil && ip.Zone() == "" && ip.IsLoopback()

@@ -12,10 +12,8 @@ func (h *Handler) shutDown(w http.ResponseWriter, r *http.Request) error {
 		zap.String("gate", h.Name), zap.String("remote_addr", r.RemoteAddr))
 	header := w.Header()
 	h.policy.allowCORS(header, r)
-	header["Content-Type"] = jsonContentType
-	header["Cache-Control"] = noStore
-	header["X-Content-Type-Options"] = noSniff
-	header["Connection"] = connectionClose
+	setHeader(header, ownAnswerHeader)
+	header.Set("Connection", "close")
 	w.WriteHeader(http.StatusOK)
 	_, _ = w.Write([]byte("{\"status\":\"shutting down\"}\n"))
 	// Flushed before the exit begins; its graceful part waits for this
