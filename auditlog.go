@@ -44,25 +44,30 @@ func recordedSecret(log configuredLog, all []configuredLog, server *caddyhttp.Se
 	const tokenHeader = "X-Proxy-Token"
 	if !log.deletes(tokenHeader) {
 		for _, name := range accessLoggers(server, all) {
-			if log.accepts(name, zapcore.InfoLevel) {
+			// (answers of 500 and more are logged at ERROR, the others at INFO)
+			if log.accepts(name, zapcore.ErrorLevel) {
 				return tokenHeader, "access log " + name
 			}
 		}
 		// Errors that Caddy finds before any handler runs, such as a
 		// malformed Host, are logged with the request's headers at DEBUG.
 		// Those of the handlers behind the gate are not returned to Caddy.
-		for _, name := range errorLoggers(server, all) {
+		// rewrite logs every request that it changes, also one that is on its
+		// way to a gate behind it.
+		for _, name := range append(errorLoggers(server, all), "http.handlers.rewrite") {
 			if log.accepts(name, zapcore.DebugLevel) {
-				return tokenHeader, "error log " + name + " at level DEBUG"
+				return tokenHeader, name + " at level DEBUG"
 			}
 		}
 	}
-	// reverse_proxy logs the request as it goes upstream: at DEBUG, and at
-	// WARN when a stream is cut off.
 	name := http.CanonicalHeaderKey(upstreamHeader)
-	if !slices.Contains(redactedByCaddy, name) && !log.deletes(name) &&
-		log.accepts("http.handlers.reverse_proxy", zapcore.ErrorLevel) {
-		return name, "of requests that reverse_proxy logs"
+	if slices.Contains(redactedByCaddy, name) || log.deletes(name) {
+		return "", ""
+	}
+	// reverse_proxy logs the request as it goes upstream, with the key: at
+	// DEBUG, and at WARN when a stream is cut off. So may rewrite, at DEBUG.
+	if log.accepts("http.handlers.reverse_proxy", zapcore.ErrorLevel) || log.accepts("http.handlers.rewrite", zapcore.DebugLevel) {
+		return name, "of requests on their way upstream"
 	}
 	return "", ""
 }
@@ -73,7 +78,7 @@ func accessLoggers(server *caddyhttp.Server, logs []configuredLog) []string {
 		return nil
 	}
 	names := loggerNames("http.log.access", server, logs)
-	if server.Logs.SkipUnmappedHosts && server.Logs.DefaultLoggerName == "" && !mapsToDefault(server.Logs) {
+	if (server.Logs.SkipUnmappedHosts || server.Logs.DefaultLoggerName != "") && !mapsToDefault(server.Logs) {
 		names = slices.DeleteFunc(names, func(name string) bool { return name == "http.log.access" })
 	}
 	return names

@@ -14,8 +14,8 @@ import (
 // policy is what the gate checks a request against. It is fixed once
 // provisioned: checking reads it and the request, and touches nothing else.
 type policy struct {
-	origins      []string        // serialized origins, as browsers send them
-	hosts        map[string]bool // names beside the loopback ones, lower case, without port
+	origins      []string // serialized origins, as browsers send them
+	hosts        []string // names beside the loopback ones, without port and brackets
 	routes       []Route
 	shutdownPath string // "" when off
 	tokens       *tokenSet
@@ -91,7 +91,12 @@ func (p *policy) allowsHost(host string) bool {
 			return true
 		}
 	}
-	return len(p.hosts) > 0 && p.hosts[strings.ToLower(name)]
+	for _, host := range p.hosts {
+		if equalFoldASCII(name, host) {
+			return true
+		}
+	}
+	return false
 }
 
 var ipv6Loopback = netip.IPv6Loopback()

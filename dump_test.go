@@ -292,7 +292,7 @@ func TestTheOperatorsKeyIsNotInTheRequestDump(t *testing.T) {
 	r := newDumpRequest(`{}`)
 	e := d.begin(r)
 	credential.dropCallerCredentials(r)
-	credential.inject(r.Header)
+	credential.inject(r.Header, credential.current())
 	e.finish()
 	d.close()
 	if dump := strings.Join(readDumps(t, dir), ""); strings.Contains(dump, "k3y") || strings.Contains(dump, "X-Custom") {

@@ -203,7 +203,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.policy = &policy{
 		origins:      h.AllowOrigin,
-		hosts:        hostSet(h.AllowHost),
+		hosts:        bareHosts(h.AllowHost),
 		routes:       h.AllowRoute,
 		shutdownPath: h.ShutdownEndpoint,
 		tokens:       newTokenSet(h.Name, h.token),
@@ -217,7 +217,6 @@ func (h *Handler) Validate() error {
 		validateOrigins(h.AllowOrigin),
 		validateHosts(h.AllowHost),
 		validateRoutes(h.AllowRoute, h.ShutdownEndpoint),
-		validateUpstreamHeader(h.UpstreamHeader),
 	))
 }
 
@@ -279,6 +278,9 @@ func (h *Handler) setDefaults() error {
 	}
 	if h.UpstreamHeader == "" {
 		h.UpstreamHeader = "Authorization"
+	}
+	if err := validateUpstreamHeader(h.UpstreamHeader); err != nil {
+		return h.gateError(err)
 	}
 	if len(h.AllowRoute) == 0 {
 		h.AllowRoute = []Route{defaultRoute}

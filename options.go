@@ -100,13 +100,14 @@ func validateHosts(hosts []string) error {
 	return errors.Join(errs...)
 }
 
-// hostSet makes allow_host ready for comparison with Host headers.
-func hostSet(hosts []string) map[string]bool {
-	set := make(map[string]bool, len(hosts))
+// bareHosts makes allow_host ready for comparison with Host headers, whose
+// brackets are taken off.
+func bareHosts(hosts []string) []string {
+	bare := make([]string, 0, len(hosts))
 	for _, host := range hosts {
-		set[strings.ToLower(strings.Trim(host, "[]"))] = true
+		bare = append(bare, strings.Trim(host, "[]"))
 	}
-	return set
+	return bare
 }
 
 // validateRoutes refuses routes that could never match, or that match more
