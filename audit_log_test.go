@@ -1,0 +1,105 @@
+package responsesproxygate
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap/zapcore"
+)
+
+func init() {
+	caddy.RegisterModule(otherCore{})
+}
+
+// otherCore is a log core that gets every entry before it is filtered.
+type otherCore struct{ zapcore.Core }
+
+func (otherCore) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "caddy.logging.cores.gate_test",
+		New: func() caddy.Module { return &otherCore{zapcore.NewNopCore()} },
+	}
+}
+
+// The cases of logs: what records X-Proxy-Token, or the key, is refused.
+func TestNoLogRecordsATokenOrTheKey(t *testing.T) {
+	const (
+		access  = `"logs": {},`
+		named   = `"logs": {"default_logger_name": "mine"},`
+		token   = "would record the header X-Proxy-Token"
+		key     = "would record the header Api-Key"
+		filter  = `"encoder": {"format": "filter", "fields": {"%s": {"filter": "%s"}}}`
+		azure   = `, "upstream_header": "api-key"`
+		mine    = `{"logs": {"default": {"exclude": ["http.log.access.mine"]}, "mine": {"include": ["http.log.access.mine"] %s}}}`
+		nesting = `{"logs": {"default": {"encoder": %s}}}`
+	)
+	defaultLog := func(members string) string { return `{"logs": {"default": {` + members + `}}}` }
+	deleting := fmt.Sprintf(filter, "request>headers>X-Proxy-Token", "delete")
+	const deletingEncoder = `{"format": "filter", "fields": {"request>headers>X-Proxy-Token": {"filter": "delete"}}}`
+	for name, c := range map[string]struct {
+		server, logging, gate string
+		says                  string
+	}{
+		"no access log":                                     {"", `{}`, "", ""},
+		"an access log":                                     {access, `{}`, "", token},
+		"an access log with a remedy":                       {access, `{}`, "", "format filter { request>headers>X-Proxy-Token delete }"},
+		"an access log, knowingly":                          {access, `{}`, fmt.Sprintf(allowing, riskLoggedToken), ""},
+		"an access log, for another risk":                   {access, `{}`, fmt.Sprintf(allowing, riskTCPAdmin), token},
+		"an access log without the token":                   {access, defaultLog(deleting), "", ""},
+		"an access log with the token replaced":             {access, defaultLog(`"encoder": {"format": "filter", "fields": {"request>headers>X-Proxy-Token": {"filter": "replace", "value": "x"}}}`), "", ""},
+		"an access log with the token's hash":               {access, defaultLog(fmt.Sprintf(filter, "request>headers>X-Proxy-Token", "hash")), "", token},
+		"an access log without headers":                     {access, defaultLog(fmt.Sprintf(filter, "request>headers", "delete")), "", ""},
+		"an access log without requests":                    {access, defaultLog(fmt.Sprintf(filter, "request", "delete")), "", ""},
+		"an access log without another header":              {access, defaultLog(fmt.Sprintf(filter, "request>headers>X-Other", "delete")), "", token},
+		"an access log without URIs":                        {access, defaultLog(fmt.Sprintf(filter, "request>uri", "delete")), "", token},
+		"an access log without the token in lower case":     {access, defaultLog(fmt.Sprintf(filter, "request>headers>x-proxy-token", "delete")), "", token},
+		"an access log without the answer's token":          {access, defaultLog(fmt.Sprintf(filter, "resp_headers>X-Proxy-Token", "delete")), "", token},
+		"a filter around console":                           {access, fmt.Sprintf(nesting, `{"format": "filter", "wrap": {"format": "console"}, "fields": {"request>headers>X-Proxy-Token": {"filter": "delete"}}}`), "", ""},
+		"a filter in append":                                {access, fmt.Sprintf(nesting, `{"format": "append", "fields": {"a": "b"}, "wrap": `+deletingEncoder+`}`), "", ""},
+		"a filter around append":                            {access, fmt.Sprintf(nesting, `{"format": "filter", "wrap": {"format": "append", "fields": {"a": "b"}}, "fields": {"request>headers>X-Proxy-Token": {"filter": "delete"}}}`), "", ""},
+		"a filter in a filter":                              {access, fmt.Sprintf(nesting, `{"format": "filter", "fields": {"user_id": {"filter": "delete"}}, "wrap": `+deletingEncoder+`}`), "", ""},
+		"a filter that another core goes around":            {access, defaultLog(deleting + `, "core": {"module": "gate_test"}`), "", token},
+		"an access log to nowhere":                          {access, defaultLog(`"writer": {"output": "discard"}`), "", ""},
+		"an access log of its own":                          {named, fmt.Sprintf(mine, ""), "", `the log "mine" would record`},
+		"an access log of its own, without the token":       {named, fmt.Sprintf(mine, ","+deleting), "", ""},
+		"an access log of its own, to nowhere":              {named, fmt.Sprintf(mine, `, "writer": {"output": "discard"}`), "", ""},
+		"an access log that goes to two":                    {named, `{"logs": {"mine": {"include": ["http.log.access.mine"],` + deleting + `}}}`, "", `the log "default" would record`},
+		"a log that excludes access":                        {access, defaultLog(`"exclude": ["http.log.access"]`), "", ""},
+		"a log that excludes http":                          {access, defaultLog(`"exclude": ["http"]`), "", ""},
+		"a log that excludes everything":                    {access, defaultLog(`"exclude": ["*"]`), "", ""},
+		"a log that excludes something like it":             {access, defaultLog(`"exclude": ["http.log.acc"]`), "", token},
+		"a log that excludes http and includes access":      {access, `{"logs": {"default": {"exclude": ["http"]}, "x": {"include": ["http.log.access"], "exclude": ["http"]}}}`, "", `the log "x"`},
+		"a log that includes http":                          {access, `{"logs": {"default": {"exclude": ["http"]}, "x": {"include": ["http"]}}}`, "", `the log "x"`},
+		"a log that includes the admin endpoint":            {access, `{"logs": {"default": {"include": ["admin"]}}}`, "", ""},
+		"a log that includes a name log_name could use":     {access, `{"logs": {"default": {"exclude": ["http.log.access"]}, "x": {"include": ["http.log.access.x"]}}}`, "", `the log "x"`},
+		"an access log for a mapped host only":              {`"logs": {"logger_names": {"x.example": ["mine"]}, "skip_unmapped_hosts": true},`, `{}`, "", token},
+		"an access log for a mapped host, excluded":         {`"logs": {"logger_names": {"x.example": ["mine"]}, "skip_unmapped_hosts": true},`, defaultLog(`"exclude": ["http.log.access.mine"]`), "", ""},
+		"an access log that is logged for unmapped hosts":   {`"logs": {"logger_names": {"x.example": ["mine"]}},`, defaultLog(`"exclude": ["http.log.access.mine"]`), "", token},
+		"an access log of failures only, at WARN":           {access, defaultLog(`"level": "WARN"`), "", token},
+		"an access log of failures only, at ERROR":          {access, defaultLog(`"level": "ERROR"`), "", token},
+		"an access log above every level of access":         {access, defaultLog(`"level": "PANIC"`), "", ""},
+		"credentials":                                       {`"logs": {"should_log_credentials": true},`, defaultLog(deleting), "", "log_credentials"},
+		"credentials, knowingly":                            {`"logs": {"should_log_credentials": true},`, `{}`, fmt.Sprintf(allowing, riskLoggedToken), ""},
+		"the level DEBUG":                                   {"", defaultLog(`"level": "DEBUG"`), "", token},
+		"the level DEBUG by a placeholder":                  {"", defaultLog(`"level": "{env.GATE_TEST_LEVEL}"`), "", token},
+		"the level DEBUG, without the token":                {"", defaultLog(`"level": "DEBUG", ` + deleting), "", ""},
+		"the level DEBUG, without http's logs":              {"", defaultLog(`"level": "DEBUG", "exclude": ["http"]`), "", ""},
+		"the level DEBUG, for what rewrites requests":       {"", defaultLog(`"level": "DEBUG", "exclude": ["http.log"]`), "", token},
+		"the level DEBUG in another log":                    {"", `{"logs": {"x": {"level": "DEBUG"}}}`, "", `the log "x"`},
+		"the level INFO":                                    {"", defaultLog(`"level": "INFO"`), "", ""},
+		"sampling, which spares nobody":                     {access, defaultLog(`"sampling": {"first": 1}`), "", token},
+		"an Azure key":                                      {"", `{}`, azure, key},
+		"an Azure key, without it":                          {"", defaultLog(fmt.Sprintf(filter, "request>headers>Api-Key", "delete")), azure, ""},
+		"an Azure key, without the token":                   {"", defaultLog(deleting), azure, key},
+		"an Azure key, without reverse_proxy's logs":        {"", defaultLog(`"exclude": ["http.handlers.reverse_proxy"]`), azure, ""},
+		"an Azure key, knowingly":                           {"", `{}`, azure + fmt.Sprintf(allowing, riskLoggedToken), ""},
+		"a key in a header that Caddy redacts":              {"", `{}`, `, "upstream_header": "Cookie"`, ""},
+		"an Azure key and an access log, without the token": {access, defaultLog(deleting), azure, key},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("GATE_TEST_LEVEL", "debug")
+			surroundings{server: c.server, logging: c.logging, gate: c.gate}.audited(t, c.says)
+		})
+	}
+}

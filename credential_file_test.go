@@ -1,0 +1,305 @@
+package responsesproxygate
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+// watching is a key's file, the credential that follows it, and what that
+// logs. Time is the bubble's: it advances while a test sleeps, and at once.
+type watching struct {
+	path       string
+	credential *credential
+	logs       *observer.ObservedLogs
+}
+
+// watch makes the file; start opens it, and belongs into the bubble.
+func watch(t *testing.T, content string) *watching {
+	t.Helper()
+	return &watching{path: keyFile(t, content, 0o600)}
+}
+
+func (w *watching) start(t *testing.T) {
+	t.Helper()
+	core, logs := observer.New(zap.DebugLevel)
+	file, key, err := openWatchedFile(w.path, zap.New(core))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.credential, w.logs = newCredential("api-key"), logs
+	w.credential.file = file
+	w.credential.use(key)
+}
+
+// looks lets the interval pass before each request and says what key it must get.
+func (w *watching) looks(t *testing.T, want ...string) {
+	t.Helper()
+	for i, key := range want {
+		time.Sleep(fileCheckInterval)
+		if got := keyOf(w.credential); got != key {
+			t.Errorf("look %d: the key is %q, want %q", i+1, got, key)
+		}
+	}
+}
+
+// logged says what must have been logged, entry by entry.
+func (w *watching) logged(t *testing.T, want ...string) {
+	t.Helper()
+	var got []string
+	for _, entry := range w.logs.All() {
+		line := entry.Message + fmt.Sprint(entry.ContextMap())
+		got = append(got, line)
+		if leaks(line) || strings.Contains(line, "skNew") {
+			t.Errorf("a key is in the log: %s", line)
+		}
+	}
+	if !slices.EqualFunc(got, want, strings.Contains) {
+		t.Errorf("logged %q, want %q", got, want)
+	}
+}
+
+// write writes the file in place, a second of its own time after the last write.
+func (w *watching) write(t *testing.T, content string) {
+	t.Helper()
+	info, err := os.Stat(w.path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(w.path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if info != nil {
+		later := info.ModTime().Add(time.Second)
+		if err := os.Chtimes(w.path, later, later); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func (w *watching) rename(t *testing.T, content string, mode fs.FileMode) {
+	t.Helper()
+	if err := os.Rename(keyFile(t, content, mode), w.path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (w *watching) chmod(t *testing.T, mode fs.FileMode) {
+	t.Helper()
+	if err := os.Chmod(w.path, mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAKeyFileIsFollowed(t *testing.T) {
+	for name, c := range map[string]struct {
+		steps  func(t *testing.T, w *watching)
+		logged []string
+	}{
+		"nothing happens to it": {func(t *testing.T, w *watching) {
+			w.looks(t, testKey, testKey, testKey)
+		}, nil},
+		"a new file is renamed into its place": {func(t *testing.T, w *watching) {
+			w.rename(t, "skNew\n", 0o600)
+			w.looks(t, "skNew", "skNew")
+		}, []string{"new key is in use"}},
+		"it is renamed over twice": {func(t *testing.T, w *watching) {
+			w.rename(t, "skNew1", 0o600)
+			w.looks(t, "skNew1")
+			w.rename(t, "skNew2", 0o600)
+			w.looks(t, "skNew2")
+		}, []string{"new key is in use", "new key is in use"}},
+		"it is written in place, and used once it stays the same": {func(t *testing.T, w *watching) {
+			w.write(t, "skNew")
+			w.looks(t, testKey, "skNew", "skNew")
+		}, []string{"new key is in use"}},
+		"a slow writer's unfinished key is never used": {func(t *testing.T, w *watching) {
+			for n := range 5 {
+				w.write(t, "skNew"[:n+1])
+				w.looks(t, testKey)
+			}
+			w.looks(t, "skNew")
+		}, []string{"new key is in use"}},
+		"a slow writer's key of the same length is seen": {func(t *testing.T, w *watching) {
+			other := strings.Repeat("x", len(testKey))
+			w.write(t, other)
+			w.looks(t, testKey, other)
+		}, []string{"new key is in use"}},
+		"it is written in place as it was": {func(t *testing.T, w *watching) {
+			w.write(t, testKey)
+			w.looks(t, testKey, testKey)
+		}, []string{"new key is in use"}},
+		"it changes for an instant only": {func(t *testing.T, w *watching) {
+			before, err := os.Stat(w.path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.write(t, "skNew")
+			w.looks(t, testKey)
+			w.write(t, testKey)
+			if err := os.Chtimes(w.path, before.ModTime(), before.ModTime()); err != nil {
+				t.Fatal(err)
+			}
+			w.looks(t, testKey)
+			w.write(t, "skNew")
+			w.looks(t, testKey, "skNew")
+		}, []string{"new key is in use"}},
+		"it is emptied, and filled again": {func(t *testing.T, w *watching) {
+			w.write(t, "")
+			w.looks(t, testKey, testKey, testKey, testKey)
+			w.write(t, "skNew")
+			w.looks(t, testKey, "skNew")
+		}, []string{"has no valid key", "new key is in use"}},
+		"it gets a malformed key": {func(t *testing.T, w *watching) {
+			w.rename(t, "Bearer "+testKey, 0o600)
+			w.looks(t, testKey, testKey, testKey)
+		}, []string{"has no valid key"}},
+		"it gets one malformed key after another": {func(t *testing.T, w *watching) {
+			w.rename(t, "a b", 0o600)
+			w.looks(t, testKey, testKey)
+			w.rename(t, "c d", 0o600)
+			w.looks(t, testKey, testKey)
+		}, []string{"has no valid key", "has no valid key"}},
+		"it gets a key that is too long": {func(t *testing.T, w *watching) {
+			w.rename(t, strings.Repeat("k", maxSecretLength+1), 0o600)
+			w.looks(t, testKey, testKey)
+		}, []string{"has no valid key"}},
+		"it gets a key of the greatest length, and a newline": {func(t *testing.T, w *watching) {
+			w.rename(t, strings.Repeat("k", maxSecretLength)+"\r\n", 0o600)
+			w.looks(t, strings.Repeat("k", maxSecretLength))
+		}, []string{"new key is in use"}},
+		"it is removed, and does not come back": {func(t *testing.T, w *watching) {
+			w.remove(t)
+			w.looks(t, testKey, testKey, testKey)
+		}, []string{"cannot read"}},
+		"it is removed, and comes back": {func(t *testing.T, w *watching) {
+			w.remove(t)
+			w.looks(t, testKey, testKey)
+			w.write(t, "skNew")
+			w.looks(t, testKey, "skNew")
+		}, []string{"cannot read", "new key is in use"}},
+		"it is removed twice": {func(t *testing.T, w *watching) {
+			w.remove(t)
+			w.looks(t, testKey, testKey)
+			w.write(t, "skNew")
+			w.looks(t, testKey, "skNew")
+			w.remove(t)
+			w.looks(t, "skNew", "skNew")
+		}, []string{"cannot read", "new key is in use", "cannot read"}},
+		"a directory takes its place": {func(t *testing.T, w *watching) {
+			w.remove(t)
+			if err := os.Mkdir(w.path, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			w.looks(t, testKey, testKey, testKey)
+		}, []string{"has no valid key"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := watch(t, testKey)
+			synctest.Test(t, func(t *testing.T) {
+				w.start(t)
+				c.steps(t, w)
+			})
+			w.logged(t, c.logged...)
+		})
+	}
+}
+
+func (w *watching) remove(t *testing.T) {
+	t.Helper()
+	if err := os.Remove(w.path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAKeyFileIsLookedAtOnceASecondAtMost(t *testing.T) {
+	w := watch(t, testKey)
+	synctest.Test(t, func(t *testing.T) {
+		w.start(t)
+		for round, key := range []string{"skNew1", "skNew2"} {
+			former := keyOf(w.credential)
+			w.rename(t, key, 0o600)
+			for range 10 {
+				if got := keyOf(w.credential); got != former {
+					t.Fatalf("round %d: the file was looked at again at once", round)
+				}
+			}
+			time.Sleep(fileCheckInterval - time.Nanosecond)
+			if got := keyOf(w.credential); got != former {
+				t.Fatalf("round %d: the file was looked at again within a second", round)
+			}
+			time.Sleep(time.Nanosecond)
+			if got := keyOf(w.credential); got != key {
+				t.Fatalf("round %d: after a second the key is %q", round, got)
+			}
+		}
+	})
+}
+
+func TestAClockThatIsSetBackDoesNotHideANewKey(t *testing.T) {
+	w := watch(t, testKey)
+	synctest.Test(t, func(t *testing.T) {
+		w.start(t)
+		// As if the last look had been when the clock was a day ahead.
+		w.credential.file.nextLook.Store(time.Now().Add(24 * time.Hour).UnixNano())
+		w.rename(t, "skNew", 0o600)
+		w.looks(t, "skNew")
+	})
+}
+
+func TestAKeyFileMustBeRightAtTheStart(t *testing.T) {
+	dir := t.TempDir()
+	for name, c := range map[string]struct{ path, says string }{
+		"missing":   {filepath.Join(dir, "missing"), "missing"},
+		"directory": {dir, "not a regular file"},
+		"empty":     {keyFile(t, "\n", 0o600), "empty"},
+		"malformed": {keyFile(t, "Bearer "+testKey, 0o600), "bare key"},
+		"too long":  {keyFile(t, testKey+strings.Repeat("k", maxSecretLength), 0o600), "longer than"},
+	} {
+		file, key, err := openWatchedFile(c.path, zap.NewNop())
+		if err == nil || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), c.path) || leaks(err.Error()) {
+			t.Errorf("%s: the error is %v; it should say %q and the path", name, err, c.says)
+		}
+		if file != nil || key != (secret{}) {
+			t.Errorf("%s: a file is watched all the same", name)
+		}
+	}
+}
+
+func TestManyRequestsFollowAKeyFileTogether(t *testing.T) {
+	w := watch(t, "skNew0")
+	synctest.Test(t, func(t *testing.T) {
+		w.start(t)
+		for n := range 10 {
+			w.rename(t, fmt.Sprint("skNew", n+1), 0o600)
+			time.Sleep(fileCheckInterval)
+			var wait sync.WaitGroup
+			for range 16 {
+				wait.Go(func() {
+					got := keyOf(w.credential)
+					if got != fmt.Sprint("skNew", n) && got != fmt.Sprint("skNew", n+1) {
+						t.Errorf("round %d: the key is %q", n, got)
+					}
+				})
+			}
+			wait.Wait()
+			if got := keyOf(w.credential); got != fmt.Sprint("skNew", n+1) {
+				t.Errorf("after round %d the key is %q", n, got)
+			}
+		}
+	})
+	if entries := w.logs.Len(); entries != 10 {
+		t.Errorf("10 changes were logged %d times", entries)
+	}
+}

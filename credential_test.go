@@ -1,0 +1,193 @@
+package responsesproxygate
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+// keyFile writes a file with a key, and gives its path.
+func keyFile(t *testing.T, content string, mode os.FileMode) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, mode); err != nil { // the umask applies to WriteFile
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestAKeyComesFromItsPlaceholderOnly(t *testing.T) {
+	dir := t.TempDir()
+	for name, content := range map[string]string{
+		"KEY": testKey, "KEY_NEWLINE": testKey + "\n", "KEY_CRLF": testKey + "\r\n", "KEY_EMPTY": "", "KEY_SPACE": "Bearer " + testKey,
+		"KEY_TWO_LINES": testKey + "\n" + testKey, "KEY_LONG": testKey + strings.Repeat("k", 8<<10), "KEY_BRACES": "{env.KEY}",
+	} {
+		t.Setenv("GATE_TEST_"+name, content)
+	}
+	const refuse = "" // as want
+	for name, c := range map[string]struct {
+		value   string
+		literal bool // insecure_allow literal_secret
+		want    string
+		says    string
+	}{
+		"an environment variable":                       {"{env.GATE_TEST_KEY}", false, testKey, ""},
+		"a variable with a newline at the end":          {"{env.GATE_TEST_KEY_NEWLINE}", false, testKey, ""},
+		"a variable with a Windows newline at the end":  {"{env.GATE_TEST_KEY_CRLF}", false, testKey, ""},
+		"a variable that looks like a placeholder":      {"{env.GATE_TEST_KEY_BRACES}", false, "{env.KEY}", ""},
+		"a variable that is not set":                    {"{env.GATE_TEST_NOT_SET}", false, refuse, "{env.GATE_TEST_NOT_SET} is not set"},
+		"a variable that is empty":                      {"{env.GATE_TEST_KEY_EMPTY}", false, refuse, "{env.GATE_TEST_KEY_EMPTY} is not set, empty"},
+		"a variable with a space":                       {"{env.GATE_TEST_KEY_SPACE}", false, refuse, "bare key"},
+		"a variable with two lines":                     {"{env.GATE_TEST_KEY_TWO_LINES}", false, refuse, "bare key"},
+		"a variable that is too long":                   {"{env.GATE_TEST_KEY_LONG}", false, refuse, "longer than"},
+		"a file":                                        {"{file." + keyFile(t, testKey, 0o600) + "}", false, testKey, ""},
+		"a file with a newline at the end":              {"{file." + keyFile(t, testKey+"\n", 0o400) + "}", false, testKey, ""},
+		"a file that is empty":                          {"{file." + keyFile(t, "", 0o600) + "}", false, refuse, "empty"},
+		"a file with a space":                           {"{file." + keyFile(t, testKey+" "+testKey, 0o600) + "}", false, refuse, "bare key"},
+		"a file that is too long":                       {"{file." + keyFile(t, strings.Repeat("k", 2<<20), 0o600) + "}", false, refuse, "longer than"},
+		"a file that is not there":                      {"{file." + filepath.Join(dir, "missing") + "}", false, refuse, "no such file"},
+		"a directory":                                   {"{file." + dir + "}", false, refuse, "not a regular file"},
+		"a file without a name":                         {"{file.}", false, refuse, "{env.NAME}"},
+		"a literal":                                     {testKey, false, refuse, "{env.NAME}"},
+		"a literal, allowed":                            {testKey, true, testKey, ""},
+		"a literal with a space, allowed":               {testKey + " x", true, refuse, "bare key"},
+		"a literal around a placeholder":                {testKey + "{env.GATE_TEST_KEY}", false, refuse, "{env.NAME}"},
+		"a literal behind a placeholder":                {"{env.GATE_TEST_KEY}" + testKey, false, refuse, "literal_secret"},
+		"a literal with an unknown placeholder":         {testKey + "{env.GATE_TEST_NOT_SET}", true, refuse, "not set"},
+		"a literal with an unclosed placeholder":        {testKey + "{env.", false, refuse, "literal_secret"},
+		"a placeholder with its scheme":                 {"Bearer {env.GATE_TEST_KEY}", false, refuse, "alone"},
+		"a placeholder with a space behind it":          {"{env.GATE_TEST_KEY} ", false, refuse, "alone"},
+		"a placeholder with a newline behind it":        {"{env.GATE_TEST_KEY}\n", false, refuse, "alone"},
+		"two placeholders":                              {"{env.GATE_TEST_KEY}{env.GATE_TEST_KEY}", false, refuse, "alone"},
+		"a placeholder of another kind":                 {"{http.request.header.X}", false, refuse, "{env.NAME}"},
+		"a placeholder of another kind, literal":        {"{http.request.header.X}", true, refuse, "not set"},
+		"a placeholder of the system's":                 {"{system.hostname}", false, refuse, "{env.NAME}"},
+		"a variable without a name":                     {"{env.}", false, refuse, "{env.NAME}"},
+		"a variable in the shell's style":               {"$GATE_TEST_KEY", false, refuse, "{env.NAME}"},
+		"a variable that the Caddyfile parser replaces": {"{$GATE_TEST_KEY}", false, refuse, "{env.NAME}"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := resolveSecret("upstream_bearer", c.value, c.literal)
+			if c.want != refuse {
+				if err != nil || got.reveal() != c.want {
+					t.Errorf("got %q, %v", got.reveal(), err)
+				}
+				return
+			}
+			if err == nil {
+				t.Fatalf("accepted as %q", got.reveal())
+			}
+			if leaks(err.Error()) {
+				t.Errorf("the error gives the key away: %v", err)
+			}
+			if !strings.Contains(err.Error(), c.says) || !strings.HasPrefix(err.Error(), "upstream_bearer: ") {
+				t.Errorf("the error says %q; it should say %q", err, c.says)
+			}
+		})
+	}
+}
+
+func TestTheOperatorsKeyReplacesTheCallers(t *testing.T) {
+	for name, c := range map[string]struct {
+		upstreamHeader string
+		want           http.Header
+	}{
+		"as a bearer":           {"Authorization", http.Header{"Authorization": {"Bearer " + testKey}}},
+		"as a bearer, any case": {"authorization", http.Header{"Authorization": {"Bearer " + testKey}}},
+		"as an Azure key":       {"api-key", http.Header{"Api-Key": {testKey}}},
+		"as a key of its own":   {"X-Custom-Key", http.Header{"X-Custom-Key": {testKey}}},
+		"in the gate's header":  {"X-Proxy-Token", http.Header{"X-Proxy-Token": {testKey}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.want["Content-Type"] = []string{"application/json"}
+			cred := newCredential(c.upstreamHeader)
+			cred.use(newSecret(testKey))
+			r := goodRequest()
+			for _, credential := range []string{"Authorization", "X-Proxy-Token", "Proxy-Authorization", "Cookie", "Api-Key", "X-Api-Key", "X-Custom-Key"} {
+				if credential != "X-Custom-Key" || c.upstreamHeader == credential {
+					r.Header[credential] = []string{"caller's", "twice"}
+				}
+			}
+			cred.dropCallerCredentials(r)
+			cred.inject(r.Header, cred.current())
+			if !reflect.DeepEqual(r.Header, c.want) {
+				t.Errorf("upstream gets %v, want %v", r.Header, c.want)
+			}
+			cred.withdraw(r.Header)
+			if leaks(fmt.Sprint(r.Header)) {
+				t.Errorf("afterwards the request still has the key: %v", r.Header)
+			}
+		})
+	}
+}
+
+func TestACallerCannotStripOrTunnelAroundTheCredential(t *testing.T) {
+	for name, c := range map[string]struct {
+		upstreamHeader string
+		header         http.Header
+		want           http.Header
+	}{
+		"Connection that names the credential":        {"Authorization", http.Header{"Connection": {"authorization"}}, http.Header{"Connection": {""}}},
+		"Connection that names it in odd case":        {"Authorization", http.Header{"Connection": {"keep-alive,\tAuThOrIzAtIoN , x"}}, http.Header{"Connection": {"keep-alive, x"}}},
+		"Connection that names it twice":              {"Authorization", http.Header{"Connection": {"authorization, close, Authorization"}}, http.Header{"Connection": {"close"}}},
+		"Connection that names it in a second header": {"Authorization", http.Header{"Connection": {"close", "authorization"}}, http.Header{"Connection": {"close"}}},
+		"Connection that names an Azure key":          {"api-key", http.Header{"Connection": {"Api-Key, close"}}, http.Header{"Connection": {"close"}}},
+		"Connection that names another header":        {"api-key", http.Header{"Connection": {"authorization, close"}}, http.Header{"Connection": {"authorization, close"}}},
+		"Connection that names something like it":     {"Authorization", http.Header{"Connection": {"authorization2"}}, http.Header{"Connection": {"authorization2"}}},
+		"an upgrade to h2c":                           {"Authorization", http.Header{"Connection": {"Upgrade, HTTP2-Settings"}, "Upgrade": {"h2c"}, "Http2-Settings": {"AAMAAABk"}}, http.Header{"Connection": {"Upgrade, HTTP2-Settings"}}},
+		"an upgrade to TLS":                           {"Authorization", http.Header{"Connection": {"Upgrade"}, "Upgrade": {"TLS/1.2"}}, http.Header{"Connection": {"Upgrade"}}},
+		"an upgrade to WebSocket":                     {"Authorization", http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}}, http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}}},
+		"an upgrade to WebSocket that strips the key": {"Authorization", http.Header{"Connection": {"Upgrade, authorization"}, "Upgrade": {"websocket"}}, http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}}},
+		"trailers":                                      {"Authorization", http.Header{"Trailer": {"Authorization"}}, http.Header{}},
+		"a key as subprotocol":                          {"Authorization", http.Header{"Sec-Websocket-Protocol": {"openai-insecure-api-key.sk-caller"}}, http.Header{}},
+		"a key among subprotocols":                      {"Authorization", http.Header{"Sec-Websocket-Protocol": {"realtime, openai-insecure-api-key.sk-caller, openai-beta.x"}}, http.Header{"Sec-Websocket-Protocol": {"realtime, openai-beta.x"}}},
+		"a key among subprotocols in odd case":          {"Authorization", http.Header{"Sec-Websocket-Protocol": {"realtime,OpenAI-Insecure-API-Key.sk-caller"}}, http.Header{"Sec-Websocket-Protocol": {"realtime"}}},
+		"a key in a second subprotocol header":          {"Authorization", http.Header{"Sec-Websocket-Protocol": {"realtime", "openai-insecure-api-key.a", "x"}}, http.Header{"Sec-Websocket-Protocol": {"realtime, x"}}},
+		"subprotocols without a key":                    {"Authorization", http.Header{"Sec-Websocket-Protocol": {"realtime", "openai-beta.x"}}, http.Header{"Sec-Websocket-Protocol": {"realtime", "openai-beta.x"}}},
+		"a header that is nobody's credential":          {"Authorization", http.Header{"Openai-Beta": {"responses"}}, http.Header{"Openai-Beta": {"responses"}}},
+		"an upgrade that Connection does not ask for":   {"Authorization", http.Header{"Upgrade": {"websocket"}}, http.Header{}},
+		"Http2-Settings on a request that is no switch": {"Authorization", http.Header{"Http2-Settings": {"AAMAAABk"}}, http.Header{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cred := newCredential(c.upstreamHeader)
+			r := httptest.NewRequest(http.MethodGet, "/v1/responses", nil)
+			r.Header, r.Trailer = c.header, http.Header{"Authorization": nil}
+			cred.dropCallerCredentials(r)
+			if !reflect.DeepEqual(r.Header, c.want) {
+				t.Errorf("upstream gets %q, want %q", r.Header, c.want)
+			}
+			if r.Trailer != nil {
+				t.Errorf("upstream gets the trailers %v", r.Trailer)
+			}
+		})
+	}
+}
+
+// A list may offer another protocol beside WebSocket, and the upstream chooses.
+func TestATunnelIsNeverOfferedBesideAWebSocket(t *testing.T) {
+	for _, offered := range [][]string{{"websocket, h2c"}, {"h2c, websocket"}, {"websocket", "h2c"}, {"websocket,TLS/1.2"}} {
+		r := httptest.NewRequest(http.MethodGet, "/v1/responses", nil)
+		r.Header = http.Header{"Connection": {"Upgrade, HTTP2-Settings"}, "Upgrade": offered, "Http2-Settings": {"AAMAAABk"}}
+		newCredential("Authorization").dropCallerCredentials(r)
+		if upgrade := strings.Join(r.Header["Upgrade"], ","); upgrade != "" && upgrade != "websocket" || r.Header["Http2-Settings"] != nil {
+			t.Errorf("Upgrade %q goes upstream as %q, HTTP2-Settings %q", offered, upgrade, r.Header["Http2-Settings"])
+		}
+	}
+}
+
+func TestAnUpgradeThatIsNoGETIsDropped(t *testing.T) {
+	r := goodRequest()
+	r.Header["Upgrade"], r.Header["Connection"] = []string{"websocket"}, []string{"Upgrade"}
+	newCredential("Authorization").dropCallerCredentials(r)
+	if r.Header["Upgrade"] != nil {
+		t.Errorf("a POST upgrades to %q", r.Header["Upgrade"])
+	}
+}

@@ -1,0 +1,173 @@
+package responsesproxygate
+
+import (
+	"net/http"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+)
+
+// discard is an http.ResponseWriter that costs nothing of its own.
+type discard struct {
+	header http.Header
+	status int
+}
+
+func (d *discard) Header() http.Header            { return d.header }
+func (d *discard) Write(data []byte) (int, error) { return len(data), nil }
+func (d *discard) WriteHeader(status int)         { d.status = status }
+func (d *discard) reset()                         { clear(d.header); d.status = 0 }
+func answerNothing(w http.ResponseWriter, _ *http.Request) error {
+	w.WriteHeader(http.StatusOK)
+	return nil
+}
+
+// changed is goodRequest with a change.
+func changed(change func(*http.Request)) *http.Request {
+	r := goodRequest()
+	change(r)
+	return r
+}
+
+// benchmarked are requests and what becomes of them.
+var benchmarked = []struct {
+	name string
+	r    *http.Request
+	want *refusal
+}{
+	{"pass", goodRequest(), nil},
+	{"pass-X-Proxy-Token", changed(func(r *http.Request) { r.Header.Set("X-Proxy-Token", testToken) }), nil},
+	{"pass-charset", changed(func(r *http.Request) { r.Header.Set("Content-Type", "application/json; charset=utf-8") }), nil},
+	{"pass-localhost", changed(func(r *http.Request) { r.Host = "localhost:18080" }), nil},
+	{"pass-ipv6", changed(func(r *http.Request) { r.Host = "[::1]:18080" }), nil},
+	{"origin", changed(func(r *http.Request) { r.Header.Set("Origin", "https://attacker.example") }), errOriginNotAllowed},
+	{"sec-fetch-site", changed(func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "cross-site") }), errCrossSiteRequest},
+	{"host", changed(func(r *http.Request) { r.Host = "attacker.example" }), errHostNotAllowed},
+	{"content-type", changed(func(r *http.Request) { r.Header.Set("Content-Type", "text/plain") }), errContentTypeNotJSON},
+	{"no-token", changed(func(r *http.Request) { r.Header.Del("Authorization") }), errMissingToken},
+	{"wrong-token", changed(func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+testToken[:42]+"H") }), errInvalidToken},
+	{"route", changed(func(r *http.Request) { r.RequestURI, r.URL.Path = "/v1/files", "/v1/files" }), errRouteNotAllowed},
+	{"websocket", changed(func(r *http.Request) {
+		r.Method, r.ContentLength = http.MethodGet, 0
+		r.Header["Upgrade"], r.Header["Connection"] = []string{"websocket"}, []string{"Upgrade"}
+	}), errWebSocketNotEnabled},
+}
+
+func TestAPassingCheckAllocatesNothing(t *testing.T) {
+	p := testPolicy()
+	for _, c := range benchmarked {
+		if got := check(p, c.r); got != c.want {
+			t.Errorf("%s: got %s", c.name, codeOf(got))
+		}
+		if allocs := testing.AllocsPerRun(1000, func() { check(p, c.r) }); allocs != 0 {
+			t.Errorf("%s: checking allocates %v times", c.name, allocs)
+		}
+	}
+}
+
+func BenchmarkCheckBrowser(b *testing.B) {
+	p := testPolicy()
+	for _, c := range benchmarked {
+		switch c.want {
+		case nil, errOriginNotAllowed, errCrossSiteRequest, errHostNotAllowed:
+			b.Run(c.name, func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					p.checkBrowser(c.r)
+				}
+			})
+		}
+	}
+}
+
+func BenchmarkCheckContentType(b *testing.B) {
+	for name, value := range map[string]string{
+		"pass": "application/json", "pass-charset": "application/json; charset=utf-8", "pass-parsed": `application/json; profile="a;b"`,
+		"text": "text/plain;charset=UTF-8", "jsonp": "application/jsonp", "bad-parameter": "application/json;a=b;a=c",
+	} {
+		b.Run(name, func(b *testing.B) {
+			r := changed(func(r *http.Request) { r.Header.Set("Content-Type", value) })
+			b.ReportAllocs()
+			for b.Loop() {
+				checkContentType(r)
+			}
+		})
+	}
+}
+
+func BenchmarkCheckToken(b *testing.B) {
+	p := testPolicy()
+	for _, c := range benchmarked {
+		switch c.want {
+		case nil, errMissingToken, errInvalidToken:
+			b.Run(c.name, func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					if token, refused := presentedToken(c.r.Header); refused == nil {
+						p.tokens.match(token)
+					}
+				}
+			})
+		}
+	}
+}
+
+func BenchmarkCheckRoute(b *testing.B) {
+	p := testPolicy()
+	for _, c := range benchmarked {
+		switch c.want {
+		case nil, errRouteNotAllowed, errWebSocketNotEnabled:
+			b.Run(c.name, func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					p.checkRoute(c.r)
+				}
+			})
+		}
+	}
+}
+
+func BenchmarkCheckCaller(b *testing.B) {
+	p := testPolicy()
+	for _, c := range benchmarked {
+		b.Run(c.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				_, _ = p.checkCaller(c.r)
+			}
+		})
+	}
+}
+
+func BenchmarkRefusalWrite(b *testing.B) {
+	w, r := &discard{header: make(http.Header)}, goodRequest()
+	b.ReportAllocs()
+	for b.Loop() {
+		errInvalidToken.write(w, r)
+		w.reset()
+	}
+}
+
+// BenchmarkServeHTTP is what a request costs in the gate as a whole. The
+// request's headers are put back each time, because the gate changes them.
+func BenchmarkServeHTTP(b *testing.B) {
+	h, _ := testGate()
+	h.logger = zap.NewNop()
+	for _, c := range benchmarked {
+		b.Run(c.name, func(b *testing.B) {
+			w, r := &discard{header: make(http.Header)}, c.r.Clone(b.Context())
+			r.RequestURI = c.r.RequestURI
+			b.ReportAllocs()
+			for b.Loop() {
+				for name, values := range c.r.Header {
+					r.Header[name] = values
+				}
+				w.reset()
+				if err := h.ServeHTTP(w, r, caddyhttp.HandlerFunc(answerNothing)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

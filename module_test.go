@@ -1,0 +1,305 @@
+package responsesproxygate
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+)
+
+// configuration is a Caddy config in which gates are loaded one by one, as
+// the HTTP app does. Two of them overlap as in a reload.
+type configuration struct {
+	ctx     caddy.Context
+	discard context.CancelFunc // what Caddy does with a config that is replaced
+}
+
+func newConfiguration(t *testing.T) *configuration {
+	t.Helper()
+	t.Setenv("GATE_TEST_KEY", testKey)
+	ctx, err := caddy.ProvisionContext(&caddy.Config{Admin: &caddy.AdminConfig{Disabled: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx = ctx.WithValue(caddyhttp.ServerCtxKey, &caddyhttp.Server{Listen: []string{"127.0.0.1:0"}})
+	c := new(configuration)
+	c.ctx, c.discard = caddy.NewContext(ctx)
+	t.Cleanup(c.discard)
+	return c
+}
+
+func (c *configuration) load(name, members string) (*Handler, error) {
+	raw := fmt.Sprintf(`{"name": %q, "upstream_bearer": "{env.GATE_TEST_KEY}"%s}`, name, members)
+	module, err := c.ctx.LoadModuleByID("http.handlers.responses_proxy_gate", json.RawMessage(raw))
+	h, _ := module.(*Handler)
+	return h, err
+}
+
+func (c *configuration) mustLoad(t *testing.T, name, members string) *Handler {
+	t.Helper()
+	h, err := c.load(name, members)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// used says how many configs must hold the state of a gate.
+func used(t *testing.T, name string, want int) {
+	t.Helper()
+	if got, _ := launches.References(name); got != want {
+		t.Errorf("%d references to %s, want %d", got, name, want)
+	}
+}
+
+func TestDefaultsAreTheStrictOnes(t *testing.T) {
+	h := newConfiguration(t).mustLoad(t, "", "")
+	if h.Name != "default" || h.UpstreamHeader != "Authorization" || fmt.Sprint(h.AllowRoute) != "[{POST /v1/responses false}]" {
+		t.Errorf("name %s, header %s, routes %v", h.Name, h.UpstreamHeader, h.AllowRoute)
+	}
+	if len(h.policy.origins) != 0 || len(h.policy.hosts) != 0 || h.policy.shutdownPath != "" {
+		t.Errorf("the policy is %+v", h.policy)
+	}
+	for name, c := range map[string]struct {
+		change func(*http.Request)
+		want   int
+	}{
+		"a good request":     {func(r *http.Request) { r.Header.Set("X-Proxy-Token", h.token.reveal()) }, http.StatusOK},
+		"a token of another": {func(*http.Request) {}, http.StatusUnauthorized},
+		"a shutdown": {func(r *http.Request) {
+			r.RequestURI, r.URL.Path = "/shutdown", "/shutdown"
+			r.Header.Set("X-Proxy-Token", h.token.reveal())
+		}, http.StatusForbidden},
+	} {
+		r := goodRequest()
+		c.change(r)
+		w := httptest.NewRecorder()
+		if err := h.ServeHTTP(w, r, caddyhttp.HandlerFunc(answerNothing)); err != nil || w.Code != c.want {
+			t.Errorf("%s: %d, %v", name, w.Code, err)
+		}
+	}
+}
+
+func TestAReloadKeepsTheToken(t *testing.T) {
+	running := newConfiguration(t)
+	first := running.mustLoad(t, "reloaded", "")
+	for range 3 {
+		next := newConfiguration(t)
+		second := next.mustLoad(t, "reloaded", `, "allow_origin": ["https://app.example"]`)
+		used(t, "reloaded", 2)
+		if first.token.reveal() != second.token.reveal() {
+			t.Error("the token changes")
+		}
+		running.discard()
+		used(t, "reloaded", 1)
+		running = next
+	}
+	running.discard()
+	used(t, "reloaded", 0)
+	if again := newConfiguration(t).mustLoad(t, "reloaded", ""); again.token.reveal() == first.token.reveal() {
+		t.Error("a launch after the last one ended has the former token")
+	}
+}
+
+func TestAReloadMayFixAndFreeTheToken(t *testing.T) {
+	running := newConfiguration(t)
+	generated := running.mustLoad(t, "fixed", "")
+	next := newConfiguration(t)
+	fixed := next.mustLoad(t, "fixed", `, "token": "{env.GATE_TEST_KEY}"`)
+	if fixed.token.reveal() != testKey {
+		t.Error("the fixed token is not used")
+	}
+	running.discard()
+	if freed := newConfiguration(t).mustLoad(t, "fixed", ""); freed.token.reveal() != generated.token.reveal() {
+		t.Error("the launch's token changes within the launch")
+	}
+}
+
+func TestTwoGatesOfOneNameAreRefused(t *testing.T) {
+	c := newConfiguration(t)
+	first := c.mustLoad(t, "twin", "")
+	for range 3 {
+		_, err := c.load("twin", "")
+		refusedWith(t, err, "another gate in this config has the same name")
+		used(t, "twin", 1)
+	}
+	if other := c.mustLoad(t, "sibling", ""); other.token.reveal() == first.token.reveal() {
+		t.Error("two gates have one token")
+	}
+	c.discard()
+	used(t, "twin", 0)
+	used(t, "sibling", 0)
+	surroundings{gates: `{"handler": "responses_proxy_gate", "upstream_bearer": "{env.GATE_TEST_KEY}"},
+		{"handler": "responses_proxy_gate", "upstream_bearer": "{env.GATE_TEST_KEY}"}`}.audited(t, "gate default: another gate in this config has the same name")
+	surroundings{gates: `{"handler": "responses_proxy_gate", "upstream_bearer": "{env.GATE_TEST_KEY}"},
+		{"handler": "responses_proxy_gate", "name": "other", "upstream_bearer": "{env.GATE_TEST_KEY}"}`}.audited(t, "")
+	used(t, "other", 0)
+}
+
+func TestAFailedReloadDisturbsNothing(t *testing.T) {
+	running := newConfiguration(t)
+	first := running.mustLoad(t, "steady", "")
+	for name, members := range map[string]string{
+		"before anything is taken": `, "insecure_allow": ["everything"]`,
+		"for want of a key":        `, "upstream_bearer": "{env.GATE_TEST_NOT_SET}"`,
+		"for a literal token":      `, "token": "0123456789abcdefghijklmnopqrstuvwxyz"`,
+		"for a short token":        `, "token": "{env.GATE_TEST_SHORT}"`,
+		"for its path":             `, "server_info": {"path": "{env.GATE_TEST_NOT_SET}"}`,
+		"for its file":             fmt.Sprintf(`, "server_info": {"path": %q}`, t.TempDir()),
+		"for an origin":            `, "allow_origin": ["*"]`,
+		"for a route":              `, "allow_route": [{"method": "get", "path": "/"}]`,
+		"for a header":             `, "upstream_header": "Host"`,
+		"for an unknown option":    `, "allow_everything": true`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("GATE_TEST_SHORT", "short")
+			next := newConfiguration(t)
+			if _, err := next.load("steady", members); err == nil {
+				t.Fatal("accepted")
+			} else if leaks(err.Error()) {
+				t.Errorf("the error gives the key away: %v", err)
+			}
+			used(t, "steady", 1)
+			next.discard()
+			used(t, "steady", 1)
+		})
+	}
+	if next := newConfiguration(t).mustLoad(t, "steady", ""); next.token.reveal() != first.token.reveal() {
+		t.Error("the token changes")
+	}
+	used(t, "steady", 2)
+}
+
+func TestCleaningUpTwiceTakesNothingFromOthers(t *testing.T) {
+	first := newConfiguration(t).mustLoad(t, "cleaned", "")
+	newConfiguration(t).mustLoad(t, "cleaned", "")
+	for range 3 {
+		if err := first.Cleanup(); err != nil {
+			t.Error(err)
+		}
+		used(t, "cleaned", 1)
+	}
+	if err := new(Handler).Cleanup(); err != nil {
+		t.Errorf("a gate that was never provisioned: %v", err)
+	}
+}
+
+func TestManyReloadsAtOnceLeaveNothingBehind(t *testing.T) {
+	var configs []*configuration
+	for range 16 {
+		configs = append(configs, newConfiguration(t))
+	}
+	var wait sync.WaitGroup
+	for _, c := range configs {
+		wait.Go(func() {
+			if _, err := c.load("busy", ""); err != nil {
+				t.Error(err)
+			}
+			c.discard()
+		})
+	}
+	wait.Wait()
+	used(t, "busy", 0)
+}
+
+func TestValidatingLeavesNothingOnDisk(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "new", "info.json")
+	surroundings{gate: fmt.Sprintf(`, "server_info": {"path": %q}`, path)}.audited(t, "")
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
+		t.Errorf("left behind: %v, %v", entries, err)
+	}
+}
+
+// A launch under Caddy: the token is printed once, whatever is reloaded, and
+// the server-info comes with the start and goes with the end.
+func TestALaunchUnderCaddy(t *testing.T) {
+	t.Setenv("GATE_TEST_KEY", testKey)
+	path := filepath.Join(t.TempDir(), "info.json")
+	load := func(members string) {
+		t.Helper()
+		config := fmt.Sprintf(`{"admin": {"disabled": true, "config": {"persist": false}}, "apps": {"http": {"servers": {"srv": {
+			"listen": ["127.0.0.1:0"], "automatic_https": {"disable": true}, "routes": [{"handle": [
+			{"handler": "responses_proxy_gate", "name": "launched", "upstream_bearer": "{env.GATE_TEST_KEY}"%s}, {"handler": "static_response"}]}]}}}}}`, members)
+		if err := caddy.Load([]byte(config), true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stderr := os.Stderr
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	os.Stderr = write
+	defer func() { os.Stderr = stderr }()
+	printed := make(chan string)
+	go func() {
+		var out bytes.Buffer
+		_, _ = out.ReadFrom(read)
+		printed <- out.String()
+	}()
+	defer func() { _ = caddy.Stop() }()
+	load("")
+	load("")
+	load(`, "allow_origin": ["https://app.example"]`)
+	value, _ := launches.LoadOrStore("launched", nil)
+	token := value.(*launch).token.reveal()
+	if _, err := launches.Delete("launched"); err != nil { // what LoadOrStore took
+		t.Fatal(err)
+	}
+	load(fmt.Sprintf(`, "server_info": {"path": %q}`, path))
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var info struct {
+		Port      int    `json:"port"`
+		PID       int    `json:"pid"`
+		AuthToken string `json:"auth_token"`
+		BaseURL   string `json:"base_url"`
+	}
+	if err := json.Unmarshal(content, &info); err != nil || info.AuthToken != token || info.PID != os.Getpid() ||
+		info.BaseURL != fmt.Sprintf("http://127.0.0.1:%d/v1", info.Port) || info.Port == 0 {
+		t.Errorf("the server-info is %s, %v", content, err)
+	}
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, info.BaseURL+"/responses", strings.NewReader("{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header = http.Header{"Content-Type": {"application/json"}, "Authorization": {"Bearer " + info.AuthToken}}
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		t.Errorf("with the token of the server-info: %d", answer.StatusCode)
+	}
+	http.DefaultClient.CloseIdleConnections()
+	load("")
+	if _, err := os.Stat(path); !os.IsNotExist(err) {
+		t.Errorf("a server-info that is no longer configured stays: %v", err)
+	}
+	load(fmt.Sprintf(`, "server_info": {"path": %q}`, path))
+	if err := caddy.Stop(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(path); !os.IsNotExist(err) {
+		t.Errorf("the server-info outlives the launch: %v", err)
+	}
+	used(t, "launched", 0)
+	_ = write.Close()
+	if out := <-printed; strings.Count(out, token) != 1 || !strings.Contains(out, "responses_proxy_gate launched: the token of this launch is "+token+"\n") || leaks(out) {
+		t.Errorf("printed to stderr: %s", out)
+	}
+}

@@ -1,0 +1,228 @@
+package responsesproxygate
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+// testGate is a provisioned gate with defaults, testToken and testKey, and
+// what it logs.
+func testGate() (*Handler, *observer.ObservedLogs) {
+	core, logs := observer.New(zap.DebugLevel)
+	h := &Handler{
+		Name: "default", logger: zap.New(core), policy: testPolicy(), credential: newCredential("Authorization"),
+		AllowRoute: []Route{{Method: http.MethodPost, Path: "/v1/responses"}},
+	}
+	h.credential.use(newSecret(testKey))
+	return h, logs
+}
+
+// served runs a gate behind a real net/http server.
+func served(t *testing.T, h *Handler, next caddyhttp.HandlerFunc) *httptest.Server {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := h.ServeHTTP(w, r, next); err != nil {
+			t.Errorf("the gate returned an error to Caddy: %v", err)
+		}
+	}))
+	t.Cleanup(server.Close)
+	return server
+}
+
+// unreached is a next handler that no request may get to.
+func unreached(t *testing.T) caddyhttp.HandlerFunc {
+	return func(http.ResponseWriter, *http.Request) error {
+		t.Error("the request went upstream")
+		return nil
+	}
+}
+
+// allRefusals are the answers of the gate's own, with the status each must have.
+var allRefusals = map[*refusal]int{
+	errOriginNotAllowed: 403, errCrossSiteRequest: 403, errHostNotAllowed: 403, errContentTypeNotJSON: 415,
+	errMissingToken: 401, errInvalidToken: 401, errRouteNotAllowed: 403, errWebSocketNotEnabled: 426,
+	errUpstreamUnauthorized: 502, errUpstreamUnreachable: 502, errUpstreamUnavailable: 503, errUpstreamTimeout: 504,
+	errRequestTooLarge: 413, errRequestFailed: 400, errNoUpstream: 502,
+}
+
+func TestEveryRefusalCanBeReadByAnOpenAIClient(t *testing.T) {
+	codes := make(map[string]bool)
+	for refused, status := range allRefusals {
+		t.Run(refused.code, func(t *testing.T) {
+			w := httptest.NewRecorder()
+			refused.write(w, goodRequest())
+			if w.Code != status {
+				t.Errorf("status %d, want %d", w.Code, status)
+			}
+			var body map[string]map[string]any
+			if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil {
+				t.Fatalf("%v in %s", err, w.Body)
+			}
+			answer := body["error"]
+			param, hasParam := answer["param"]
+			message, _ := answer["message"].(string)
+			if len(body) != 1 || len(answer) != 4 || answer["code"] != refused.code || param != nil || !hasParam || len(message) < 20 {
+				t.Errorf("the body is %s", w.Body)
+			}
+			wantType := map[int]string{401: "authentication_error", 403: "permission_error"}[status]
+			if status >= 500 {
+				wantType = "server_error"
+			} else if wantType == "" {
+				wantType = "invalid_request_error"
+			}
+			if answer["type"] != wantType {
+				t.Errorf("the type is %v, want %s", answer["type"], wantType)
+			}
+			want := http.Header{
+				"Content-Type": {"application/json"}, "Content-Length": {strconv.Itoa(w.Body.Len())}, "Cache-Control": {"no-store"},
+				"X-Content-Type-Options": {"nosniff"}, "X-Responses-Proxy-Gate": {refused.code}, "Connection": {"close"},
+			}
+			if status == http.StatusUnauthorized {
+				want["Www-Authenticate"] = []string{"Bearer"}
+			}
+			if status == http.StatusUpgradeRequired {
+				want["Upgrade"] = []string{"HTTP/1.1"}
+			}
+			if !reflect.DeepEqual(w.Header(), want) {
+				t.Errorf("the headers are %v, want %v", w.Header(), want)
+			}
+			if codes[refused.code] {
+				t.Error("the code is used twice")
+			}
+			codes[refused.code] = true
+		})
+	}
+}
+
+// A handler around the gate, such as Caddy's header directive with a
+// replacement, changes header values in place.
+func TestWhatIsDoneToOneRefusalsHeadersLeavesTheNextOneWhole(t *testing.T) {
+	for refused := range allRefusals {
+		first, second := httptest.NewRecorder(), httptest.NewRecorder()
+		refused.write(first, goodRequest())
+		want := first.Header().Clone()
+		for name, values := range first.Header() {
+			values[0] = "changed"
+			defer copy(values, want[name]) // for the tests after this one
+		}
+		refused.write(second, goodRequest())
+		if got := second.Header(); !reflect.DeepEqual(got, want) {
+			t.Fatalf("%s: the next answer has the headers %v, want %v", refused.code, got, want)
+		}
+	}
+}
+
+func TestAddingToOneRefusalsHeadersLeavesTheNextOneWhole(t *testing.T) {
+	for range 2 {
+		w := httptest.NewRecorder()
+		errMissingToken.write(w, goodRequest())
+		for name, values := range w.Header() {
+			if len(values) != 1 {
+				t.Errorf("%s is %q", name, values)
+			}
+			w.Header().Add(name, "added")
+		}
+	}
+}
+
+func TestARefusedConnectionIsClosedOnlyIfABodyIsLeftUnread(t *testing.T) {
+	for name, c := range map[string]struct {
+		proto  int
+		length int64
+		want   string
+	}{
+		"HTTP/1 with a body":         {1, 2, "close"},
+		"HTTP/1 with a chunked body": {1, -1, "close"},
+		"HTTP/1 without a body":      {1, 0, ""},
+		"HTTP/2 with a body":         {2, 2, ""},
+		"HTTP/3 with a body":         {3, -1, ""},
+	} {
+		r := goodRequest()
+		r.ProtoMajor, r.ContentLength = c.proto, c.length
+		w := httptest.NewRecorder()
+		errMissingToken.write(w, r)
+		if got := w.Header().Get("Connection"); got != c.want {
+			t.Errorf("%s: Connection is %q, want %q", name, got, c.want)
+		}
+	}
+}
+
+func TestARefusalNeverQuotesTheRequest(t *testing.T) {
+	const mark = "markthatmustnotcomeback"
+	h, logs := testGate()
+	h.policy.shutdownPath = "/shutdown"
+	requests := []func(*http.Request){
+		func(r *http.Request) { r.Header.Set("Origin", "https://"+mark) },
+		func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", mark) },
+		func(r *http.Request) { r.Host = mark },
+		func(r *http.Request) { r.Header.Set("Content-Type", mark) },
+		func(r *http.Request) { r.Header.Set("Authorization", mark) },
+		func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+mark) },
+		func(r *http.Request) { r.Header.Set("X-Proxy-Token", mark) },
+		func(r *http.Request) { r.Method = mark },
+		func(r *http.Request) { r.RequestURI, r.URL.Path = "/"+mark, "/"+mark },
+	}
+	for i, spoil := range requests {
+		r := goodRequest()
+		spoil(r)
+		w := httptest.NewRecorder()
+		if err := h.ServeHTTP(w, r, unreached(t)); err != nil {
+			t.Errorf("request %d: %v", i, err)
+		}
+		if answer := fmt.Sprint(w.Header(), w.Body); strings.Contains(answer, mark) || w.Code < 400 {
+			t.Errorf("request %d: status %d, %s", i, w.Code, answer)
+		}
+	}
+	if logs.Len() != len(requests) {
+		t.Errorf("%d of %d refusals are in the debug log", logs.Len(), len(requests))
+	}
+	for _, entry := range logs.All() {
+		if logged := fmt.Sprint(entry.Message, entry.ContextMap()); strings.Contains(logged, mark) {
+			t.Errorf("logged: %s", logged)
+		}
+		if entry.Level != zap.DebugLevel {
+			t.Errorf("a refusal is logged at %s: anybody could fill the log", entry.Level)
+		}
+	}
+}
+
+// The body of a refused request is neither asked for nor read: it could be
+// huge, and slow.
+func TestARefusedRequestsBodyIsNeverRead(t *testing.T) {
+	h, _ := testGate()
+	server := served(t, h, unreached(t))
+	for name, head := range map[string]string{
+		"that waits for 100 Continue": "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nExpect: 100-continue\r\nContent-Length: 1000000\r\n\r\n",
+		"that is longer than memory":  "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000000000000\r\n\r\n",
+		"that comes in chunks":        "POST /v1/responses HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn, err := net.Dial("tcp", server.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if _, err := io.WriteString(conn, head); err != nil {
+				t.Fatal(err)
+			}
+			// No body is ever sent: a server that waits for it answers nothing.
+			status, err := bufio.NewReader(conn).ReadString('\n')
+			if err != nil || status != "HTTP/1.1 401 Unauthorized\r\n" {
+				t.Errorf("the first line of the answer is %q, %v", status, err)
+			}
+		})
+	}
+}

@@ -1,0 +1,193 @@
+package responsesproxygate
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
+)
+
+// testKey is an operator's key that no test may see in print. It has digits
+// and letters only, so that no encoding changes it.
+const testKey = "skOperatorKeyThatNobodyMayEverSee0123456789"
+
+// keyOf is the key that a credential presents now.
+func keyOf(c *credential) string { return c.current().key.reveal() }
+
+// leaks tells whether text has the key, in any of the ways that fmt has.
+func leaks(text string) bool {
+	for _, form := range []string{testKey, fmt.Sprintf("%x", testKey), fmt.Sprintf("%X", testKey), strings.Trim(fmt.Sprint([]byte(testKey)), "[]")} {
+		if strings.Contains(text, form) {
+			return true
+		}
+	}
+	return false
+}
+
+// holders are the ways in which the code keeps a key or a token.
+func holders() map[string]any {
+	s := newSecret(testKey)
+	c := newCredential("Authorization")
+	c.use(s)
+	h := &Handler{Name: "default", credential: c, token: s, launch: &launch{token: s}}
+	type exported struct{ Key secret }
+	type unexported struct{ key secret }
+	type nested struct{ inner *unexported }
+	return map[string]any{
+		"a secret":                           s,
+		"a pointer to one":                   &s,
+		"a struct with an exported field":    exported{s},
+		"a pointer to such a struct":         &exported{s},
+		"a struct with an unexported field":  unexported{s},
+		"a pointer to this struct":           &unexported{s},
+		"a struct that points at the struct": nested{&unexported{s}},
+		"a list":                             []secret{s},
+		"a map":                              map[string]secret{"key": s},
+		"an interface in a list":             []any{s, &s},
+		"a credential":                       c,
+		"what a credential presents":         c.current(),
+		"what it presents, by value":         *c.current(),
+		"a handler":                          h,
+		"a launch":                           h.launch,
+		"a policy":                           &policy{tokens: newTokenSet("default", s)},
+		"an event hook":                      startedHook{h},
+	}
+}
+
+func TestASecretIsNeverPrinted(t *testing.T) {
+	for name, holder := range holders() {
+		t.Run(name, func(t *testing.T) {
+			for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "% x", "%d", "%c", "%U", "%t", "%p", "%T", "%20v", "%!", "%w"} {
+				if printed := fmt.Sprintf(verb, holder); leaks(printed) { //nolint:govet // odd verbs are the point
+					t.Errorf("%s prints %s", verb, printed)
+				}
+			}
+			if printed := fmt.Sprintln(holder, holder); leaks(printed) {
+				t.Errorf("Sprintln prints %s", printed)
+			}
+			if err := fmt.Errorf("failed with %v", holder); leaks(err.Error()) {
+				t.Errorf("an error says %s", err)
+			}
+		})
+	}
+}
+
+func TestASecretIsNeverEncoded(t *testing.T) {
+	for name, holder := range holders() {
+		encoded, err := json.Marshal(holder)
+		if leaks(string(encoded)) || err != nil && leaks(err.Error()) {
+			t.Errorf("%s as JSON: %s (%v)", name, encoded, err)
+		}
+	}
+	encoded, err := json.Marshal(map[string]secret{"key": newSecret(testKey)})
+	if err != nil || string(encoded) != `{"key":"REDACTED"}` {
+		t.Errorf("got %s, %v", encoded, err)
+	}
+}
+
+func TestASecretIsNeverLogged(t *testing.T) {
+	config := zap.NewProductionEncoderConfig()
+	for encoderName, newEncoder := range map[string]func(zapcore.EncoderConfig) zapcore.Encoder{
+		"json": zapcore.NewJSONEncoder, "console": zapcore.NewConsoleEncoder,
+	} {
+		for name, holder := range holders() {
+			var out bytes.Buffer
+			observed, entries := observer.New(zap.DebugLevel)
+			logger := zap.New(zapcore.NewTee(zapcore.NewCore(newEncoder(config), zapcore.AddSync(&out), zap.DebugLevel), observed))
+			logger.Info("holder", zap.Any("any", holder), zap.Reflect("reflected", holder), zap.String("sprinted", fmt.Sprint(holder)))
+			logger.Sugar().Infow("sugar", "holder", holder)
+			logger.Sugar().Infof("sugar %v %+v", holder, holder)
+			logger.Error("error", zap.Error(fmt.Errorf("with %+v", holder)))
+			if leaks(out.String()) {
+				t.Errorf("%s, with the %s encoder: %s", name, encoderName, out.String())
+			}
+			for _, entry := range entries.All() {
+				if printed := fmt.Sprintf("%+v", entry.ContextMap()); leaks(printed) {
+					t.Errorf("%s, to another core: %s", name, printed)
+				}
+			}
+			if entries.Len() != 4 || out.Len() == 0 {
+				t.Errorf("%s: %d entries were logged", name, entries.Len())
+			}
+		}
+	}
+}
+
+func TestASecretIsRevealedOnRequestOnly(t *testing.T) {
+	if got := newSecret(testKey).reveal(); got != testKey {
+		t.Errorf("reveal gives %q", got)
+	}
+	if got := (secret{}).reveal(); got != "" {
+		t.Errorf("a zero secret reveals %q", got)
+	}
+	if got := fmt.Sprint(secret{}, newSecret("")); got != "REDACTED REDACTED" {
+		t.Errorf("empty secrets print as %q", got)
+	}
+	if got := newSecret(testKey).GoString() + newSecret(testKey).String(); got != "REDACTEDREDACTED" {
+		t.Errorf("asked by name, a secret says %q", got)
+	}
+}
+
+func TestAKeyIsOneLineOfVisibleCharacters(t *testing.T) {
+	longest := strings.Repeat("k", maxSecretLength)
+	for name, c := range map[string]struct {
+		raw, want string // want "": refused
+		says      string
+	}{
+		"a bare key":                        {testKey, testKey, ""},
+		"every visible character":           {"!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~", "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~", ""},
+		"a newline at the end":              {testKey + "\n", testKey, ""},
+		"a Windows newline at the end":      {testKey + "\r\n", testKey, ""},
+		"two newlines at the end":           {testKey + "\n\n", "", "newline"},
+		"a newline before it":               {"\n" + testKey, "", "newline"},
+		"a newline inside":                  {testKey + "\n" + testKey, "", "newline"},
+		"a carriage return at the end":      {testKey + "\r", "", "bare key"},
+		"a header smuggled in":              {testKey + "\r\nX-Evil: 1", "", "bare key"},
+		"a space inside":                    {"Bearer " + testKey, "", "bare key"},
+		"a space at the end":                {testKey + " ", "", "space"},
+		"a space before it":                 {" " + testKey, "", "space"},
+		"a tab":                             {testKey + "\t", "", "bare key"},
+		"a NUL":                             {testKey + "\x00", "", "bare key"},
+		"a DEL":                             {testKey + "\x7f", "", "bare key"},
+		"a byte order mark":                 {"\ufeff" + testKey, "", "bare key"},
+		"a non-breaking space":              {testKey + "\u00a0", "", "bare key"},
+		"a letter beyond ASCII":             {testKey + "\u00e9", "", "bare key"},
+		"a byte that is no text":            {testKey + "\xff", "", "bare key"},
+		"nothing":                           {"", "", "empty"},
+		"a newline alone":                   {"\n", "", "empty"},
+		"a Windows newline alone":           {"\r\n", "", "empty"},
+		"the longest key":                   {longest, longest, ""},
+		"the longest key and a newline":     {longest + "\r\n", longest, ""},
+		"a key that is one byte too long":   {longest + "k", "", "longer than 8192 bytes"},
+		"a key that is much too long":       {longest + longest, "", "longer than 8192 bytes"},
+		"an overlong key, and not a secret": {testKey + longest, "", "longer than"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := parseSecret(c.raw)
+			if c.want != "" {
+				if err != nil || got.reveal() != c.want {
+					t.Errorf("got %q, %v", got.reveal(), err)
+				}
+				return
+			}
+			if err == nil {
+				t.Fatalf("accepted as %q", got.reveal())
+			}
+			if leaks(err.Error()) || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("the error says %q; it should say %q and not the key", err, c.says)
+			}
+			if got != (secret{}) {
+				t.Error("a refused key is handed on")
+			}
+			if errors.Unwrap(err) != nil {
+				t.Errorf("the error wraps %v", errors.Unwrap(err))
+			}
+		})
+	}
+}

@@ -1,0 +1,217 @@
+package responsesproxygate
+
+import (
+	"bytes"
+	"encoding/base64"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+)
+
+func TestAGuessedTokenIsRefused(t *testing.T) {
+	const missing, invalid, yes = "missing_token", "invalid_token", "passes"
+	long := strings.Repeat("a", 16<<10)
+	for name, c := range map[string]struct {
+		proxyToken, authorization []string // nil: the header is absent
+		want                      string
+	}{
+		"the token in Authorization":                  {nil, []string{"Bearer " + testToken}, yes},
+		"the token in X-Proxy-Token":                  {[]string{testToken}, nil, yes},
+		"the token in both":                           {[]string{testToken}, []string{"Bearer " + testToken}, yes},
+		"no token":                                    {nil, nil, missing},
+		"X-Proxy-Token decides for the caller":        {[]string{testToken}, []string{"Bearer sk-own-key"}, yes},
+		"X-Proxy-Token decides against the caller":    {[]string{"guess"}, []string{"Bearer " + testToken}, invalid},
+		"an empty X-Proxy-Token decides too":          {[]string{""}, []string{"Bearer " + testToken}, missing},
+		"X-Proxy-Token beside a Basic Authorization":  {[]string{testToken}, []string{"Basic dXNlcjpwYXNz"}, yes},
+		"X-Proxy-Token beside several Authorization":  {[]string{testToken}, []string{"Bearer a", "Bearer b"}, yes},
+		"an X-Proxy-Token header without a value":     {[]string{}, []string{"Bearer " + testToken}, invalid},
+		"X-Proxy-Token twice":                         {[]string{testToken, testToken}, nil, invalid},
+		"X-Proxy-Token before a guess":                {[]string{testToken, "guess"}, nil, invalid},
+		"X-Proxy-Token after a guess":                 {[]string{"guess", testToken}, nil, invalid},
+		"X-Proxy-Token in a list":                     {[]string{testToken + ", guess"}, nil, invalid},
+		"X-Proxy-Token twice in a list":               {[]string{testToken + "," + testToken}, nil, invalid},
+		"X-Proxy-Token with a scheme":                 {[]string{"Bearer " + testToken}, nil, invalid},
+		"X-Proxy-Token in quotes":                     {[]string{`"` + testToken + `"`}, nil, invalid},
+		"X-Proxy-Token with a space before it":        {[]string{" " + testToken}, nil, invalid},
+		"X-Proxy-Token with a space after it":         {[]string{testToken + " "}, nil, invalid},
+		"Authorization twice":                         {nil, []string{"Bearer " + testToken, "Bearer " + testToken}, invalid},
+		"Authorization before a guess":                {nil, []string{"Bearer " + testToken, "Bearer guess"}, invalid},
+		"Authorization after Basic":                   {nil, []string{"Basic dXNlcjpwYXNz", "Bearer " + testToken}, invalid},
+		"Authorization in a list":                     {nil, []string{"Bearer " + testToken + ", Bearer guess"}, invalid},
+		"an empty Authorization":                      {nil, []string{""}, missing},
+		"an Authorization header without a value":     {nil, []string{}, missing},
+		"only the scheme":                             {nil, []string{"Bearer"}, missing},
+		"only the scheme and a space":                 {nil, []string{"Bearer "}, missing},
+		"only the scheme and spaces":                  {nil, []string{"Bearer     "}, missing},
+		"only the token":                              {nil, []string{testToken}, missing},
+		"the scheme in lower case":                    {nil, []string{"bearer " + testToken}, yes},
+		"the scheme in capitals":                      {nil, []string{"BEARER " + testToken}, yes},
+		"the scheme Basic":                            {nil, []string{"Basic " + testToken}, missing},
+		"the scheme Token":                            {nil, []string{"Token " + testToken}, missing},
+		"a scheme that begins with Bearer":            {nil, []string{"Bearers " + testToken}, missing},
+		"several spaces":                              {nil, []string{"Bearer    " + testToken}, yes},
+		"a tab in place of the space":                 {nil, []string{"Bearer\t" + testToken}, missing},
+		"a tab after the space":                       {nil, []string{"Bearer \t" + testToken}, invalid},
+		"a colon after the scheme":                    {nil, []string{"Bearer: " + testToken}, missing},
+		"a space before the scheme":                   {nil, []string{" Bearer " + testToken}, missing},
+		"a space after the token":                     {nil, []string{"Bearer " + testToken + " "}, invalid},
+		"a parameter after the token":                 {nil, []string{"Bearer " + testToken + " realm=x"}, invalid},
+		"a comma after the token":                     {nil, []string{"Bearer " + testToken + ","}, invalid},
+		"a NUL after the token":                       {nil, []string{"Bearer " + testToken + "\x00"}, invalid},
+		"a line break after the token":                {nil, []string{"Bearer " + testToken + "\n"}, invalid},
+		"the token in another case":                   {nil, []string{"Bearer " + strings.ToUpper(testToken)}, invalid},
+		"the token with its last character wrong":     {nil, []string{"Bearer " + testToken[:42] + "H"}, invalid},
+		"the token with its first character wrong":    {nil, []string{"Bearer 1" + testToken[1:]}, invalid},
+		"the token without its last character":        {nil, []string{"Bearer " + testToken[:42]}, invalid},
+		"the token without its first character":       {nil, []string{"Bearer " + testToken[1:]}, invalid},
+		"the token and one character":                 {nil, []string{"Bearer " + testToken + "a"}, invalid},
+		"the token and base64 padding":                {nil, []string{"Bearer " + testToken + "="}, invalid},
+		"the token twice in a row":                    {nil, []string{"Bearer " + testToken + testToken}, invalid},
+		"the token with a non-ASCII character behind": {nil, []string{"Bearer " + testToken + "\u00e9"}, invalid},
+		"a token of non-ASCII characters":             {nil, []string{"Bearer \u00fc\u00fc\u00fc"}, invalid},
+		"a token of 16 KiB":                           {nil, []string{"Bearer " + long}, invalid},
+		"a token of 16 KiB that begins with it":       {[]string{testToken + long}, nil, invalid},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := goodRequest()
+			delete(r.Header, "Authorization")
+			if c.proxyToken != nil {
+				r.Header["X-Proxy-Token"] = c.proxyToken
+			}
+			if c.authorization != nil {
+				r.Header["Authorization"] = c.authorization
+			}
+			if got := codeOf(check(testPolicy(), r)); got != c.want {
+				t.Errorf("got %s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+func TestAnotherHeaderIsNoToken(t *testing.T) {
+	for _, name := range []string{"Proxy-Authorization", "Api-Key", "X-Api-Key", "Cookie", "Sec-Websocket-Protocol", "X-Proxy-Tokens"} {
+		r := goodRequest()
+		delete(r.Header, "Authorization")
+		r.Header[name] = []string{"Bearer " + testToken}
+		if got := codeOf(check(testPolicy(), r)); got != "missing_token" {
+			t.Errorf("%s: got %s", name, got)
+		}
+	}
+	r := goodRequest()
+	delete(r.Header, "Authorization")
+	r.URL.RawQuery = "token=" + testToken
+	r.RequestURI += "?token=" + testToken
+	if got := codeOf(check(testPolicy(), r)); got != "missing_token" {
+		t.Errorf("in the query: got %s", got)
+	}
+}
+
+func TestATokenBelongsToOneCaller(t *testing.T) {
+	callers := []string{"default", "codex", "ci"}
+	set := new(tokenSet)
+	for _, name := range callers {
+		set.callers = append(set.callers, newTokenSet(name, newSecret("token-of-"+name)).callers...)
+	}
+	for _, want := range callers {
+		if name, ok := set.match("token-of-" + want); name != want || !ok {
+			t.Errorf("the token of %s is matched as %q, %t", want, name, ok)
+		}
+	}
+	for _, wrong := range []string{"", "token-of-", "token-of-nobody", "token-of-ci ", "ci"} {
+		if name, ok := set.match(wrong); name != "" || ok {
+			t.Errorf("%q is matched as %q, %t", wrong, name, ok)
+		}
+	}
+	if name, ok := new(tokenSet).match(""); name != "" || ok {
+		t.Errorf("a gate without tokens accepts %q, %t", name, ok)
+	}
+}
+
+// The comparison's cost must not tell how much of a token was right. What a
+// test can hold on to: what is kept is one digest per caller, never the text.
+func TestTheTokenItselfIsNotKeptForComparison(t *testing.T) {
+	set := newTokenSet("default", newSecret(testToken))
+	if bytes.Contains(set.callers[0].digest[:], []byte(testToken[:8])) || set.callers[0].name != "default" {
+		t.Errorf("the set keeps %+v", set.callers)
+	}
+}
+
+func TestLaunchTokensCannotBeGuessed(t *testing.T) {
+	seen := make(map[string]bool)
+	for range 1000 {
+		token := newToken().reveal()
+		raw, err := base64.RawURLEncoding.DecodeString(token)
+		if err != nil || len(raw) != 32 || len(token) != 43 {
+			t.Fatalf("%q is not 32 bytes in base64url without padding: %v", token, err)
+		}
+		if seen[token] {
+			t.Fatal("a token came twice")
+		}
+		seen[token] = true
+	}
+}
+
+func TestALaunchIsAnnouncedOnce(t *testing.T) {
+	l := &launch{token: newSecret(testToken)}
+	var out bytes.Buffer
+	var wait sync.WaitGroup
+	for range 8 {
+		wait.Go(func() { l.announce(&out, "default") })
+	}
+	wait.Wait()
+	if want := "responses_proxy_gate default: the token of this launch is " + testToken + "\n"; out.String() != want {
+		t.Errorf("printed %q, want %q", out.String(), want)
+	}
+}
+
+func TestALaunchOutlivesAReload(t *testing.T) {
+	const name = "outlives"
+	refs := func() int { n, _ := launches.References(name); return n }
+	open := func(config configID) *launch {
+		l, err := openLaunch(name, config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	first := open(1)
+	token := first.token.reveal()
+	second := open(2) // a reload: the new config is provisioned first
+	if second.token.reveal() != token || refs() != 2 {
+		t.Errorf("during a reload the token changes, or %d configs use it", refs())
+	}
+	if l, err := openLaunch(name, 2); err == nil {
+		t.Errorf("a second gate of the same name got %p", l)
+	}
+	if refs() != 2 {
+		t.Errorf("a refused gate leaves %d references", refs())
+	}
+	for _, closing := range []struct {
+		config configID
+		l      *launch
+	}{{1, first}, {2, second}} {
+		if err := closeLaunch(name, closing.config, closing.l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if refs() != 0 {
+		t.Errorf("%d references are left", refs())
+	}
+	third := open(2) // the address of a config may come again
+	if third.token.reveal() == token {
+		t.Error("a new launch has the former token")
+	}
+	if err := closeLaunch(name, 2, third); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAuthorizationOfAnyHeaderNameCaseIsFound(t *testing.T) {
+	r := goodRequest()
+	r.Header = http.Header{"Content-Type": {"application/json"}}
+	r.Header.Set("x-proxy-TOKEN", testToken) // net/http canonicalizes what it reads
+	if got := codeOf(check(testPolicy(), r)); got != "passes" {
+		t.Errorf("got %s", got)
+	}
+}
