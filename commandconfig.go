@@ -72,7 +72,12 @@ func (o *proxyOptions) config() (*caddy.Config, error) {
 	return &caddy.Config{
 		Admin:   &caddy.AdminConfig{Disabled: true, Config: &caddy.ConfigSettings{Persist: &persist}},
 		Logging: o.logging(),
-		AppsRaw: caddy.ModuleMap{"http": rawJSON(app)},
+		AppsRaw: caddy.ModuleMap{
+			"http": rawJSON(app),
+			// There are no certificates to keep. Without this, Caddy looks
+			// after its storage, and makes it in the user's home.
+			"tls": rawJSON(object{"disable_storage_check": true, "disable_storage_clean": true}),
+		},
 	}, nil
 }
 
@@ -116,7 +121,11 @@ func (o *proxyOptions) routes() ([]Route, error) {
 // reverse_proxy, errors of the rest of Caddy, and access if asked for.
 // Every log leaves out the headers that have secrets.
 func (o *proxyOptions) logging() *caddy.Logging {
-	fields := object{"request>headers>X-Proxy-Token": object{"filter": "delete"}}
+	fields := object{
+		"request>headers>X-Proxy-Token": object{"filter": "delete"},
+		// A caller may put its token there by mistake.
+		"request>uri": object{"filter": "regexp", "regexp": `\?.*`, "value": "?" + redacted},
+	}
 	if o.upstreamHeader != "" {
 		fields["request>headers>"+http.CanonicalHeaderKey(o.upstreamHeader)] = object{"filter": "delete"}
 	}

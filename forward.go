@@ -135,7 +135,7 @@ func (a *answerWriter) withhold(header http.Header) {
 		zap.String("gate", a.handler.Name))
 	clear(header)
 	a.handler.policy.allowCORS(header, a.request)
-	errUpstreamUnauthorized.write(a.ResponseWriter, a.request)
+	errUpstreamUnauthorized.write(a.ResponseWriter)
 	a.withheld = make(http.Header)
 }
 
@@ -173,7 +173,7 @@ func (a *answerWriter) refuse(refused *refusal) {
 	header := a.ResponseWriter.Header()
 	dropCORS(header)
 	a.handler.policy.allowCORS(header, a.request)
-	refused.write(a.ResponseWriter, a.request)
+	refused.write(a.ResponseWriter)
 }
 
 // Write implements http.ResponseWriter.

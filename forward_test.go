@@ -175,13 +175,13 @@ func TestAHandlerCanTakeTheConnectionOver(t *testing.T) {
 		w.Header().Set("Upgrade", "websocket")
 		w.Header().Set("Connection", "Upgrade")
 		w.WriteHeader(http.StatusSwitchingProtocols)
-		conn, _, err := http.NewResponseController(w).Hijack()
+		conn, buffered, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			t.Errorf("Hijack: %v", err)
 			return err
 		}
 		defer conn.Close()
-		_, err = io.Copy(conn, io.LimitReader(conn, 4))
+		_, err = io.Copy(conn, io.LimitReader(buffered, 4)) // net/http may have read ahead
 		return err
 	})
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+"/v1/responses", nil)
@@ -228,4 +228,15 @@ func TestACallerWhoIsGoneIsSeenUpstream(t *testing.T) {
 		t.Error("the caller did not leave")
 	}
 	<-seen
+}
+
+func TestSwitchingProtocolsIsAnAnswer(t *testing.T) {
+	h, logs := testGate()
+	w := answerTo(t, h, goodRequest(), func(w http.ResponseWriter, _ *http.Request) error {
+		w.WriteHeader(http.StatusSwitchingProtocols)
+		return nil
+	})
+	if w.Body.Len() != 0 || logs.Len() != 0 {
+		t.Errorf("the gate adds %q, and logs %v", w.Body, logs.All())
+	}
 }

@@ -180,3 +180,16 @@ func TestAPanicBehindAWithheld401IsNotSwallowed(t *testing.T) {
 		panic("a bug")
 	}))
 }
+
+func TestALate401DoesNotBreakIntoAnAnswer(t *testing.T) {
+	h, logs := testGate()
+	w := answerTo(t, h, goodRequest(), func(w http.ResponseWriter, _ *http.Request) error {
+		_, err := io.WriteString(w, "one ")
+		w.WriteHeader(http.StatusUnauthorized) // superfluous
+		_, err2 := io.WriteString(w, "two")
+		return errors.Join(err, err2)
+	})
+	if w.Code != http.StatusOK || w.Body.String() != "one two" || logs.Len() != 0 {
+		t.Errorf("the answer is %d %q, logged %v", w.Code, w.Body, logs.All())
+	}
+}

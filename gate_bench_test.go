@@ -141,10 +141,10 @@ func BenchmarkCheckCaller(b *testing.B) {
 }
 
 func BenchmarkRefusalWrite(b *testing.B) {
-	w, r := &discard{header: make(http.Header)}, goodRequest()
+	w := &discard{header: make(http.Header)}
 	b.ReportAllocs()
 	for b.Loop() {
-		errInvalidToken.write(w, r)
+		errInvalidToken.write(w)
 		w.reset()
 	}
 }

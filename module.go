@@ -263,7 +263,8 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, refused *refusa
 		check.Write(zap.String("gate", h.Name), zap.String("code", refused.code), zap.String("remote_addr", r.RemoteAddr))
 	}
 	h.policy.allowCORS(w.Header(), r)
-	refused.write(w, r)
+	leaveBody(w, r)
+	refused.write(w)
 	return nil
 }
 

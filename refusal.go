@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"time"
 )
 
 // refusal is an answer of the gate's own: a status, a stable code for
@@ -133,15 +134,34 @@ func setHeader(header http.Header, fields [][2]string) {
 // program can tell it from the upstream's without reading the body.
 const codeHeaderName = "X-Responses-Proxy-Gate"
 
-// write answers r with f. The body of r is not read: over HTTP/1 the
-// connection is closed instead, so that net/http does not read it either, and
-// sends no 100 Continue for it.
-func (f *refusal) write(w http.ResponseWriter, r *http.Request) {
-	header := w.Header()
-	setHeader(header, f.header)
-	if r.ProtoMajor == 1 && r.ContentLength != 0 {
-		header["Connection"] = []string{"close"}
-	}
+// write answers with f.
+func (f *refusal) write(w http.ResponseWriter) {
+	setHeader(w.Header(), f.header)
 	w.WriteHeader(f.status)
 	_, _ = w.Write(f.body) // a caller who is gone needs no answer
+}
+
+const (
+	// refusedBodyPatience is how long a refused request's body may take to
+	// arrive. It goes nowhere; but a client that is still sending would not
+	// read an answer on a connection that is cut at once.
+	refusedBodyPatience = 250 * time.Millisecond
+
+	// maxRefusedBody is how much of it, in bytes: what net/http is ready to
+	// skip to keep a connection open.
+	maxRefusedBody = 256 << 10
+)
+
+// leaveBody sees to it that the body of a refused request is not waited for:
+// whoever has no token must not hold a connection, or an exit, by never
+// sending what was announced. Over HTTP/2 and 3, net/http resets the stream.
+func leaveBody(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor != 1 || r.ContentLength == 0 {
+		return
+	}
+	// (an error means that there is no connection, as in a test)
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(refusedBodyPatience))
+	if r.ContentLength < 0 || r.ContentLength > maxRefusedBody || r.Header["Expect"] != nil {
+		w.Header().Set("Connection", "close") // then none of it is read, nor asked for by 100 Continue
+	}
 }

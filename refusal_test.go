@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
@@ -63,7 +64,7 @@ func TestEveryRefusalCanBeReadByAnOpenAIClient(t *testing.T) {
 	for refused, status := range allRefusals {
 		t.Run(refused.code, func(t *testing.T) {
 			w := httptest.NewRecorder()
-			refused.write(w, goodRequest())
+			refused.write(w)
 			if w.Code != status {
 				t.Errorf("status %d, want %d", w.Code, status)
 			}
@@ -88,7 +89,7 @@ func TestEveryRefusalCanBeReadByAnOpenAIClient(t *testing.T) {
 			}
 			want := http.Header{
 				"Content-Type": {"application/json"}, "Content-Length": {strconv.Itoa(w.Body.Len())}, "Cache-Control": {"no-store"},
-				"X-Content-Type-Options": {"nosniff"}, "X-Responses-Proxy-Gate": {refused.code}, "Connection": {"close"},
+				"X-Content-Type-Options": {"nosniff"}, "X-Responses-Proxy-Gate": {refused.code},
 			}
 			if status == http.StatusUnauthorized {
 				want["Www-Authenticate"] = []string{"Bearer"}
@@ -112,13 +113,13 @@ func TestEveryRefusalCanBeReadByAnOpenAIClient(t *testing.T) {
 func TestWhatIsDoneToOneRefusalsHeadersLeavesTheNextOneWhole(t *testing.T) {
 	for refused := range allRefusals {
 		first, second := httptest.NewRecorder(), httptest.NewRecorder()
-		refused.write(first, goodRequest())
+		refused.write(first)
 		want := first.Header().Clone()
 		for name, values := range first.Header() {
 			values[0] = "changed"
 			defer copy(values, want[name]) // for the tests after this one
 		}
-		refused.write(second, goodRequest())
+		refused.write(second)
 		if got := second.Header(); !reflect.DeepEqual(got, want) {
 			t.Fatalf("%s: the next answer has the headers %v, want %v", refused.code, got, want)
 		}
@@ -128,7 +129,7 @@ func TestWhatIsDoneToOneRefusalsHeadersLeavesTheNextOneWhole(t *testing.T) {
 func TestAddingToOneRefusalsHeadersLeavesTheNextOneWhole(t *testing.T) {
 	for range 2 {
 		w := httptest.NewRecorder()
-		errMissingToken.write(w, goodRequest())
+		errMissingToken.write(w)
 		for name, values := range w.Header() {
 			if len(values) != 1 {
 				t.Errorf("%s is %q", name, values)
@@ -138,26 +139,46 @@ func TestAddingToOneRefusalsHeadersLeavesTheNextOneWhole(t *testing.T) {
 	}
 }
 
-func TestARefusedConnectionIsClosedOnlyIfABodyIsLeftUnread(t *testing.T) {
+func TestTheBodyOfARefusedRequestIsNotWaitedFor(t *testing.T) {
 	for name, c := range map[string]struct {
 		proto  int
 		length int64
-		want   string
+		expect string
+		want   string // of Connection
 	}{
-		"HTTP/1 with a body":         {1, 2, "close"},
-		"HTTP/1 with a chunked body": {1, -1, "close"},
-		"HTTP/1 without a body":      {1, 0, ""},
-		"HTTP/2 with a body":         {2, 2, ""},
-		"HTTP/3 with a body":         {3, -1, ""},
+		"HTTP/1 without a body":            {1, 0, "", ""},
+		"HTTP/1 with a body like Codex's":  {1, 40 << 10, "", ""},
+		"HTTP/1 with a large body":         {1, 1 << 20, "", "close"},
+		"HTTP/1 with a body of any length": {1, -1, "", "close"},
+		"HTTP/1 that expects 100 Continue": {1, 2, "100-continue", "close"},
+		"HTTP/2 with a body":               {2, 2, "", ""},
+		"HTTP/3 with a body":               {3, -1, "", ""},
 	} {
 		r := goodRequest()
 		r.ProtoMajor, r.ContentLength = c.proto, c.length
-		w := httptest.NewRecorder()
-		errMissingToken.write(w, r)
+		if c.expect != "" {
+			r.Header.Set("Expect", c.expect)
+		}
+		w := &deadlineRecorder{ResponseRecorder: httptest.NewRecorder()}
+		leaveBody(w, r)
 		if got := w.Header().Get("Connection"); got != c.want {
 			t.Errorf("%s: Connection is %q, want %q", name, got, c.want)
 		}
+		if bounded := !w.deadline.IsZero(); bounded != (c.proto == 1 && c.length != 0) {
+			t.Errorf("%s: reading is bounded: %v", name, bounded)
+		}
 	}
+}
+
+// deadlineRecorder records the read deadline that is set through it.
+type deadlineRecorder struct {
+	*httptest.ResponseRecorder
+	deadline time.Time
+}
+
+func (w *deadlineRecorder) SetReadDeadline(deadline time.Time) error {
+	w.deadline = deadline
+	return nil
 }
 
 func TestARefusalNeverQuotesTheRequest(t *testing.T) {

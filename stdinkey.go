@@ -1,11 +1,14 @@
 package responsesproxygate
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"sync/atomic"
+	"syscall"
 
 	"golang.org/x/term"
 )
@@ -34,19 +37,49 @@ func readKey(stdin *os.File, prompt io.Writer) (secret, error) {
 }
 
 func readRawKey(stdin *os.File, prompt io.Writer) ([]byte, error) {
-	fd := int(stdin.Fd())
-	if term.IsTerminal(fd) {
-		_, _ = fmt.Fprint(prompt, "OpenAI API key (not shown): ")
-		raw, err := term.ReadPassword(fd)
-		_, _ = fmt.Fprintln(prompt)
-		return raw, err
+	if term.IsTerminal(int(stdin.Fd())) {
+		return askForKey(int(stdin.Fd()), prompt)
 	}
 	// Raw reads into one buffer: a buffered reader would keep a copy. There
-	// is room for the longest key, its newline, and one byte too many.
+	// is room for the longest key, its newline, and one byte too many. The
+	// newline ends the key: whoever sends it may keep stdin open.
 	buffer := make([]byte, maxSecretLength+3)
-	n, err := io.ReadFull(stdin, buffer)
-	if err == nil || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return buffer[:n], nil
+	n := 0
+	for n < len(buffer) && bytes.IndexByte(buffer[:n], '\n') < 0 {
+		read, err := stdin.Read(buffer[n:])
+		n += read
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return buffer, err
+		}
 	}
-	return buffer, err
+	return buffer[:n], nil
+}
+
+// askForKey asks for the key on a terminal, without echo. If that is
+// interrupted, the terminal gets its echo back.
+func askForKey(fd int, prompt io.Writer) ([]byte, error) {
+	state, err := term.GetState(fd)
+	if err != nil {
+		return nil, err
+	}
+	interrupted, answered := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(interrupted, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(interrupted)
+	defer close(answered)
+	go func() {
+		select {
+		case <-interrupted:
+			_ = term.Restore(fd, state)
+			_, _ = fmt.Fprintln(prompt)
+			os.Exit(1)
+		case <-answered:
+		}
+	}()
+	_, _ = fmt.Fprint(prompt, "OpenAI API key (not shown): ")
+	raw, err := term.ReadPassword(fd)
+	_, _ = fmt.Fprintln(prompt)
+	return raw, err
 }

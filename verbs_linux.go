@@ -22,6 +22,11 @@ func checkListener(info serverInfo) error {
 	if err != nil {
 		return err
 	}
+	// Only root and we ourselves can have written a file that is ours. A
+	// process of anybody else has the id of a gate that is gone.
+	if gateUser != "0" && gateUser != strconv.Itoa(os.Geteuid()) {
+		return fmt.Errorf("process %d now belongs to another user (uid %s)", info.PID, gateUser)
+	}
 	holder, err := userOfPort(info.Port)
 	if err != nil {
 		return err

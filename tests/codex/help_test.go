@@ -1,0 +1,98 @@
+//go:build unix
+
+package codex
+
+import (
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// flagsOf are the flags of the command and its verbs.
+var flagsOf = map[string][]string{
+	"responses-proxy": {
+		"--port", "--server-info", "--owner", "--http-shutdown", "--upstream-url", "--upstream-header",
+		"--dump-dir", "--allow-origin", "--allow-route", "--websocket", "--access-log",
+	},
+	"responses-proxy token":    {"--server-info"},
+	"responses-proxy status":   {"--server-info"},
+	"responses-proxy shutdown": {"--server-info", "--path"},
+}
+
+// wantAll checks that text has every word.
+func wantAll(t *testing.T, text string, words []string) {
+	t.Helper()
+	for _, word := range words {
+		if !strings.Contains(text, word) {
+			t.Errorf("there is no %q in:\n%s", word, text)
+		}
+	}
+}
+
+// caddy runs a subcommand of Caddy that has to succeed.
+func caddy(t *testing.T, args ...string) string {
+	t.Helper()
+	got := run(t, command(t, t.TempDir(), caddyBinary, args...))
+	if got.code != 0 {
+		t.Fatalf("caddy %q: exit code %d: %s", args, got.code, got.stderr)
+	}
+	return got.stdout
+}
+
+func TestHelpTellsEveryFlag(t *testing.T) {
+	for name, flags := range flagsOf {
+		help := caddy(t, append(strings.Fields(name), "--help")...)
+		wantAll(t, help, flags)
+		wantAll(t, help, []string{"caddy " + name})
+	}
+	wantAll(t, caddy(t, "responses-proxy", "--help"), []string{"token", "status", "shutdown"})
+	wantAll(t, caddy(t, "help"), []string{"responses-proxy"})
+}
+
+func TestManPagesTellEveryFlag(t *testing.T) {
+	dir := t.TempDir()
+	caddy(t, "manpage", "--directory", dir)
+	for name, flags := range flagsOf {
+		page, err := os.ReadFile(filepath.Join(dir, "caddy-"+strings.ReplaceAll(name, " ", "-")+".8"))
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		wantAll(t, strings.ReplaceAll(string(page), `\-`, "-"), flags)
+	}
+}
+
+func TestCompletionOffersEveryFlag(t *testing.T) {
+	// The script asks the binary for what to offer.
+	wantAll(t, caddy(t, "completion", "bash"), []string{"__complete"})
+	wantAll(t, caddy(t, "__complete", "responses-"), []string{"responses-proxy"})
+	wantAll(t, caddy(t, "__complete", "responses-proxy", ""), []string{"token", "status", "shutdown"})
+	for name, flags := range flagsOf {
+		wantAll(t, caddy(t, append(append([]string{"__complete"}, strings.Fields(name)...), "--")...), flags)
+	}
+}
+
+// notOurs are flags of the original that ours does not have.
+var notOurs = []string{
+	// Codex's own settings; none has to do with its proxy.
+	"--config", "--enable", "--disable",
+	// A key from GitHub's workload identity in place of one on stdin.
+	"--github-oidc", "--github-oidc-request-url", "--oidc-audience", "--identity-provider-id", "--service-account-id",
+}
+
+func TestEveryFlagOfTheOriginalIsOursOrKnownNotToBe(t *testing.T) {
+	original := run(t, command(t, t.TempDir(), codexBinary(t), "responses-api-proxy", "--help"))
+	flags := regexp.MustCompile(`(?m)^ +(?:-\w, |    )(--[a-z-]+)`).FindAllStringSubmatch(original.stdout, -1)
+	if len(flags) < 5 {
+		t.Fatalf("the original's help is not understood: %s", original.stdout)
+	}
+	for _, flag := range flags {
+		name := flag[1]
+		if name != "--help" && slices.Contains(flagsOf["responses-proxy"], name) == slices.Contains(notOurs, name) {
+			t.Errorf("%s of the original: ours has it, or it is known that ours does not; exactly one has to be true", name)
+		}
+	}
+}
