@@ -84,6 +84,7 @@ func TestAGateIsNotOpenedToTheNetwork(t *testing.T) {
 		"on a name that begins with localhost":    {surroundings{listen: `"localhost.internal:8080"`}, no},
 		"on a file descriptor":                    {surroundings{listen: `"fd/3"`}, no},
 		"on loopback and all interfaces":          {surroundings{listen: `"127.0.0.1:8080", ":8081"`}, no},
+		"on a descriptor like an address":         {surroundings{listen: `"fd/127.0.0.1"`}, no},
 		"on all interfaces, knowingly":            {surroundings{listen: `":8080"`, gate: fmt.Sprintf(allowing, riskRemoteListener)}, ""},
 		"on all interfaces, for another risk":     {surroundings{listen: `":8080"`, gate: fmt.Sprintf(allowing, riskTCPAdmin)}, no},
 		"on all interfaces with TLS":              {surroundings{listen: `":8443"`, server: tls}, ""},

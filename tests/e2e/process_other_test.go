@@ -1,0 +1,9 @@
+//go:build unix && !linux
+
+package e2e
+
+import "syscall"
+
+func procAttr(user *syscall.Credential) *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Credential: user, Setpgid: true}
+}

@@ -1,0 +1,97 @@
+//go:build unix
+
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/openai/openai-go/v3"
+	"github.com/openai/openai-go/v3/option"
+	"github.com/openai/openai-go/v3/responses"
+)
+
+// serveResponse streams a short answer as the Responses API does.
+func serveResponse(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "text/event-stream")
+	send := func(kind, data string) {
+		_, _ = fmt.Fprintf(w, "event: %s\ndata: {\"type\":%q,%s}\n\n", kind, kind, data)
+		_ = http.NewResponseController(w).Flush()
+	}
+	send("response.created", `"sequence_number":0,"response":{"id":"resp_1","object":"response","status":"in_progress"}`)
+	for i, word := range []string{"Hello", ", ", "world"} {
+		send("response.output_text.delta", fmt.Sprintf(`"sequence_number":%d,"item_id":"msg_1","output_index":0,"content_index":0,"delta":%q`, i+1, word))
+	}
+	send("response.completed", `"sequence_number":4,"response":{"id":"resp_1","object":"response","status":"completed"}`)
+}
+
+// sdk is OpenAI's client, set up from server-info alone.
+func (g *gate) sdk(token string) openai.Client {
+	return openai.NewClient(
+		option.WithBaseURL(g.info.BaseURL), option.WithAPIKey(token),
+		option.WithHTTPClient(g.http), option.WithMaxRetries(0),
+	)
+}
+
+var sdkQuestion = responses.ResponseNewParams{
+	Model: "gpt-5",
+	Input: responses.ResponseNewParamsInputUnion{OfString: openai.String("Say hello")},
+}
+
+func TestTheOpenAISDKStreamsThroughTheGate(t *testing.T) {
+	t.Parallel()
+	g := startGate(t, newUpstream(t, serveResponse), site{})
+	client := g.sdk(g.info.AuthToken)
+	stream := client.Responses.NewStreaming(t.Context(), sdkQuestion)
+	defer stream.Close()
+	var text strings.Builder
+	var kinds []string
+	for stream.Next() {
+		current := stream.Current()
+		kinds = append(kinds, current.Type)
+		if current.Type == "response.output_text.delta" {
+			text.WriteString(current.AsResponseOutputTextDelta().Delta)
+		}
+	}
+	if err := stream.Err(); err != nil {
+		t.Fatal(err)
+	}
+	if text.String() != "Hello, world" || len(kinds) != 5 || kinds[4] != "response.completed" {
+		t.Errorf("got %q in %v", text.String(), kinds)
+	}
+	g.up.only(t).hasKey(t)
+	g.up.sawNo(t, g.token)
+}
+
+func TestTheOpenAISDKUnderstandsTheGatesRefusals(t *testing.T) {
+	t.Parallel()
+	g := startGate(t, newUpstream(t, answerUnauthorized), site{})
+	for name, c := range map[string]struct {
+		token  string
+		status int
+		code   string
+		seen   bool
+	}{
+		"a token of another launch":  {"an-old-token", 401, "invalid_token", false},
+		"an upstream that says 401 ": {g.token, 502, "upstream_unauthorized", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g.up.forget()
+			client := g.sdk(c.token)
+			_, err := client.Responses.New(t.Context(), sdkQuestion)
+			var apiError *openai.Error
+			if !errors.As(err, &apiError) {
+				t.Fatalf("got %v", err)
+			}
+			if apiError.StatusCode != c.status || apiError.Code != c.code || apiError.Message == "" || apiError.Type == "" {
+				t.Errorf("the SDK sees %d %q %q %q", apiError.StatusCode, apiError.Code, apiError.Type, apiError.Message)
+			}
+			if !c.seen {
+				g.up.sawNothing(t)
+			}
+		})
+	}
+}
