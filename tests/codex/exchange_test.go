@@ -127,10 +127,3 @@ func headerLines(header http.Header) []string {
 	}
 	return lines
 }
-
-func shortened(text string) string {
-	if len(text) > 200 {
-		return fmt.Sprintf("%s… (%d bytes)", text[:200], len(text))
-	}
-	return text
-}
