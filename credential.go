@@ -49,9 +49,12 @@ func resolveSecret(option, value string, literalAllowed bool) (secret, error) {
 		source = found[0]
 	}
 	if found != nil && found[3] == "file" {
-		if err := checkSecretPath(found[4]); err != nil {
+		// (Caddy's own replacement would not look at the file's permissions)
+		key, _, err := readSecretFile(found[4])
+		if err != nil {
 			return secret{}, fmt.Errorf("%s: %s: %w", option, source, err)
 		}
+		return key, nil
 	}
 	raw, err := caddy.NewReplacer().ReplaceOrErr(value, true, true)
 	if err != nil {
@@ -82,14 +85,33 @@ func checkSecretFile(info fs.FileInfo) error {
 	return nil
 }
 
-// checkSecretPath is checkSecretFile for a file that is not open yet: opening
-// a FIFO would block.
-func checkSecretPath(path string) error {
-	info, err := os.Stat(path)
+// readSecretFile reads and validates the key or token in a file. It also tells
+// which version of the file that was.
+func readSecretFile(path string) (secret, fs.FileInfo, error) {
+	info, err := os.Stat(path) // before opening it: a FIFO would block
 	if err != nil {
-		return err
+		return secret{}, nil, err
 	}
-	return checkSecretFile(info)
+	if err := checkSecretFile(info); err != nil {
+		return secret{}, nil, err
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return secret{}, nil, err
+	}
+	defer file.Close()
+	if info, err = file.Stat(); err != nil {
+		return secret{}, nil, err
+	}
+	if err := checkSecretFile(info); err != nil {
+		return secret{}, nil, err
+	}
+	raw, err := io.ReadAll(io.LimitReader(file, maxSecretLength+3)) // one more than the longest and its newline
+	if err != nil {
+		return secret{}, nil, err
+	}
+	parsed, err := parseSecret(string(raw))
+	return parsed, info, err
 }
 
 // credential is what the gate presents upstream in the caller's place.
@@ -286,31 +308,11 @@ func sameVersion(a, b fs.FileInfo) bool {
 		a.Size() == b.Size() && a.ModTime().Equal(b.ModTime()) && a.Mode() == b.Mode()
 }
 
-// read reads and validates the key.
+// read reads the key, and remembers which version of the file it was in.
 func (w *watchedFile) read() (secret, error) {
-	if err := checkSecretPath(w.path); err != nil {
-		return secret{}, err
+	key, info, err := readSecretFile(w.path)
+	if err == nil {
+		w.seen = info
 	}
-	file, err := os.Open(w.path)
-	if err != nil {
-		return secret{}, err
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return secret{}, err
-	}
-	if err := checkSecretFile(info); err != nil {
-		return secret{}, err
-	}
-	raw, err := io.ReadAll(io.LimitReader(file, maxSecretLength+3)) // one more than the key and its newline
-	if err != nil {
-		return secret{}, err
-	}
-	key, err := parseSecret(string(raw))
-	if err != nil {
-		return secret{}, err
-	}
-	w.seen = info
-	return key, nil
+	return key, err
 }

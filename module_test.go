@@ -221,6 +221,23 @@ func TestValidatingLeavesNothingOnDisk(t *testing.T) {
 	}
 }
 
+func TestTheKeyMayComeFromAFileOfItsOwn(t *testing.T) {
+	t.Setenv("GATE_TEST_FILE", keyFile(t, testKey+"\n", 0o600))
+	t.Setenv("GATE_TEST_EMPTY_FILE", keyFile(t, "", 0o600))
+	const file = `, "upstream_bearer": "", "upstream_bearer_file": "%s"`
+	h := newConfiguration(t).mustLoad(t, "filed", fmt.Sprintf(file, "{env.GATE_TEST_FILE}"))
+	if keyOf(h.credential) != testKey || h.credential.file == nil {
+		t.Error("the key in the file is not used, or not followed")
+	}
+	for path, says := range map[string]string{
+		"{env.GATE_TEST_EMPTY_FILE}": "it is empty", "{env.GATE_TEST_NOT_SET}": "upstream_bearer_file", "/nowhere/key": "/nowhere/key",
+	} {
+		_, err := newConfiguration(t).load("filed", fmt.Sprintf(file, path))
+		refusedWith(t, err, says)
+		used(t, "filed", 1)
+	}
+}
+
 // A launch under Caddy: the token is printed once, whatever is reloaded, and
 // the server-info comes with the start and goes with the end.
 func TestALaunchUnderCaddy(t *testing.T) {
