@@ -27,7 +27,7 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp
 	case err == nil && answer.wroteHeader:
 		return nil
 	case err == nil:
-		h.logger.Error("no handler behind the gate answered; put reverse_proxy after responses_proxy_gate",
+		h.logger.Error("nothing behind the gate answered; put reverse_proxy after responses_proxy_gate, or, if it is there, look at its log at level DEBUG",
 			zap.String("gate", h.Name))
 		answer.refuse(errNoUpstream)
 		return nil

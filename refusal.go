@@ -60,7 +60,7 @@ var (
 	errRequestFailed = newRefusal(http.StatusBadRequest, "request_failed",
 		"The server could not handle this request; the operator's log says why.")
 	errNoUpstream = newRefusal(http.StatusBadGateway, "upstream_missing",
-		"The gate let this request pass, but nothing behind it answers. The operator needs a reverse_proxy after responses_proxy_gate.")
+		"The gate let this request pass, but nothing behind it answered. The operator needs a reverse_proxy after responses_proxy_gate; if there is one, its upstream broke the protocol.")
 )
 
 // newRefusal prepares a refusal whole, so that answering one costs no encoding.
