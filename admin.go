@@ -2,6 +2,7 @@ package responsesproxygate
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 
 	"github.com/caddyserver/caddy/v2"
@@ -27,11 +28,19 @@ func (adminGuard) CaddyModule() caddy.ModuleInfo {
 }
 
 // Provision refuses an admin endpoint that other users can reach, if the
-// config has a gate that does not allow it.
+// config has a gate that does not allow it, or if such a gate runs: it goes on
+// running if the config turns out to be unusable, and Caddy does not close the
+// endpoint again then.
 func (adminGuard) Provision(ctx caddy.Context) error {
 	config, err := configOf(ctx)
 	if err != nil {
 		return err
+	}
+	if anyGuardsAdmin() {
+		if err := auditAdmin(config); err != nil {
+			return fmt.Errorf("a responses_proxy_gate is running: %w. To leave the gate for such an endpoint, restart Caddy", err)
+		}
+		return nil
 	}
 	for _, app := range config.apps() {
 		var decoded any

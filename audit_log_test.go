@@ -1,6 +1,7 @@
 package responsesproxygate
 
 import (
+	"encoding/json"
 	"fmt"
 	"testing"
 
@@ -58,6 +59,9 @@ func TestNoLogRecordsATokenOrTheKey(t *testing.T) {
 		"a filter around console":                           {access, fmt.Sprintf(nesting, `{"format": "filter", "wrap": {"format": "console"}, "fields": {"request>headers>X-Proxy-Token": {"filter": "delete"}}}`), "", ""},
 		"a filter in append":                                {access, fmt.Sprintf(nesting, `{"format": "append", "fields": {"a": "b"}, "wrap": `+deletingEncoder+`}`), "", ""},
 		"a filter around append":                            {access, fmt.Sprintf(nesting, `{"format": "filter", "wrap": {"format": "append", "fields": {"a": "b"}}, "fields": {"request>headers>X-Proxy-Token": {"filter": "delete"}}}`), "", ""},
+		"a filter that another one gets ahead of":           {access, fmt.Sprintf(nesting, `{"format": "filter", "fields": {"request>headers>X-Proxy-Token": {"filter": "rename", "name": "foo"}}, "wrap": `+deletingEncoder+`}`), "", token},
+		"a filter whose request is renamed":                 {access, defaultLog(`"encoder": {"format": "filter", "fields": {"request": {"filter": "rename", "name": "req"}, "request>headers>X-Proxy-Token": {"filter": "delete"}}}`), "", token},
+		"a filter whose headers are renamed":                {access, defaultLog(`"encoder": {"format": "filter", "fields": {"request>headers": {"filter": "rename", "name": "hdrs"}, "request>headers>X-Proxy-Token": {"filter": "delete"}}}`), "", token},
 		"a filter in a filter":                              {access, fmt.Sprintf(nesting, `{"format": "filter", "fields": {"user_id": {"filter": "delete"}}, "wrap": `+deletingEncoder+`}`), "", ""},
 		"a filter that another core goes around":            {access, defaultLog(deleting + `, "core": {"module": "gate_test"}`), "", token},
 		"an access log to nowhere":                          {access, defaultLog(`"writer": {"output": "discard"}`), "", ""},
@@ -101,5 +105,41 @@ func TestNoLogRecordsATokenOrTheKey(t *testing.T) {
 			t.Setenv("GATE_TEST_LEVEL", "debug")
 			surroundings{server: c.server, logging: c.logging, gate: c.gate}.audited(t, c.says)
 		})
+	}
+}
+
+// What a request can meet beside the gate may fail, and then its headers are
+// logged.
+func TestAFailureBesideTheGateDoesNotLogTheToken(t *testing.T) {
+	const (
+		gate   = `{"handler": "responses_proxy_gate"}`
+		proxy  = `{"handler": "reverse_proxy"}`
+		all    = `{"handle": [%s]}`
+		v1     = `{"match": [{"path": ["/v1/*"]}], "handle": [%s]}`
+		nested = `{"handler": "subroute", "routes": [%s]}`
+	)
+	for name, c := range map[string]struct {
+		routes string
+		around bool
+	}{
+		"a gate before everything":             {fmt.Sprintf(all, gate+","+proxy), false},
+		"a gate after what cannot fail":        {fmt.Sprintf(all, `{"handler": "vars"}, {"handler": "headers"},`+gate+","+proxy), false},
+		"a gate in a subroute":                 {fmt.Sprintf(all, fmt.Sprintf(nested, fmt.Sprintf(all, gate+","+proxy))), false},
+		"a gate in a subroute of a host":       {fmt.Sprintf(v1, fmt.Sprintf(nested, fmt.Sprintf(all, gate+","+proxy))), false},
+		"a gate for some paths, then nothing":  {fmt.Sprintf(v1, gate+","+proxy), false},
+		"a gate for some paths, then a proxy":  {fmt.Sprintf(v1, gate) + "," + fmt.Sprintf(all, proxy), true},
+		"a gate for all paths, then a proxy":   {fmt.Sprintf(all, gate) + "," + fmt.Sprintf(all, proxy), false},
+		"a proxy before the gate":              {fmt.Sprintf(all, proxy+","+gate), true},
+		"a proxy for other paths":              {fmt.Sprintf(v1, proxy) + "," + fmt.Sprintf(all, gate), true},
+		"a proxy beside the gate in subroutes": {fmt.Sprintf(all, fmt.Sprintf(nested, fmt.Sprintf(v1, gate)+","+fmt.Sprintf(all, proxy))), true},
+		"no routes":                            {"", false},
+	} {
+		var routes any
+		if err := json.Unmarshal([]byte("["+c.routes+"]"), &routes); err != nil {
+			t.Fatal(err)
+		}
+		if got := goesAroundGate(routes); got != c.around {
+			t.Errorf("%s: goes around the gate: %v, want %v", name, got, c.around)
+		}
 	}
 }

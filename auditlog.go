@@ -28,9 +28,10 @@ func auditLogs(server *caddyhttp.Server, config runningConfig, upstreamHeader st
 	if server.Logs != nil && server.Logs.ShouldLogCredentials {
 		return errors.New("log_credentials makes the logs record tokens and the key; remove it, or: insecure_allow logged_token")
 	}
+	routes := config.routesOf(server.Name())
 	var errs []error
 	for _, log := range logs {
-		if header, where := recordedSecret(log, logs, server, upstreamHeader); header != "" {
+		if header, where := recordedSecret(log, logs, server, routes, upstreamHeader); header != "" {
 			errs = append(errs, fmt.Errorf("the log %q would record the header %s (%s); write in that log: "+
 				"format filter { request>headers>%[2]s delete }, or: insecure_allow logged_token", log.name, header, where))
 		}
@@ -40,10 +41,10 @@ func auditLogs(server *caddyhttp.Server, config runningConfig, upstreamHeader st
 
 // recordedSecret is the header by which a log would record a secret, and in
 // which of its entries. It is "" if there is none.
-func recordedSecret(log configuredLog, all []configuredLog, server *caddyhttp.Server, upstreamHeader string) (header, where string) {
+func recordedSecret(log configuredLog, all []configuredLog, server *caddyhttp.Server, routes any, upstreamHeader string) (header, where string) {
 	const tokenHeader = "X-Proxy-Token"
 	if !log.deletes(tokenHeader) {
-		for _, name := range accessLoggers(server, all) {
+		for _, name := range accessLoggers(server, routes, all) {
 			// (answers of 500 and more are logged at ERROR, the others at INFO)
 			if log.accepts(name, zapcore.ErrorLevel) {
 				return tokenHeader, "access log " + name
@@ -51,10 +52,18 @@ func recordedSecret(log configuredLog, all []configuredLog, server *caddyhttp.Se
 		}
 		// Errors that Caddy finds before any handler runs, such as a
 		// malformed Host, are logged with the request's headers at DEBUG.
-		// Those of the handlers behind the gate are not returned to Caddy.
+		// Those of the handlers behind the gate are not returned to Caddy;
+		// those of other handlers are, and 500 and more is logged at ERROR.
 		// rewrite logs every request that it changes, also one that is on its
 		// way to a gate behind it.
-		for _, name := range append(errorLoggers(server, all), "http.handlers.rewrite") {
+		if goesAroundGate(routes) {
+			for _, name := range errorLoggers(server, routes, all) {
+				if log.accepts(name, zapcore.ErrorLevel) {
+					return tokenHeader, name + ", when a handler fails that is not behind the gate"
+				}
+			}
+		}
+		for _, name := range append(errorLoggers(server, routes, all), "http.handlers.rewrite") {
 			if log.accepts(name, zapcore.DebugLevel) {
 				return tokenHeader, name + " at level DEBUG"
 			}
@@ -73,11 +82,11 @@ func recordedSecret(log configuredLog, all []configuredLog, server *caddyhttp.Se
 }
 
 // accessLoggers are the names under which a server logs access.
-func accessLoggers(server *caddyhttp.Server, logs []configuredLog) []string {
+func accessLoggers(server *caddyhttp.Server, routes any, logs []configuredLog) []string {
 	if server.Logs == nil {
 		return nil
 	}
-	names := loggerNames("http.log.access", server, logs)
+	names := loggerNames("http.log.access", server, routes, logs)
 	if (server.Logs.SkipUnmappedHosts || server.Logs.DefaultLoggerName != "") && !mapsToDefault(server.Logs) {
 		names = slices.DeleteFunc(names, func(name string) bool { return name == "http.log.access" })
 	}
@@ -85,13 +94,13 @@ func accessLoggers(server *caddyhttp.Server, logs []configuredLog) []string {
 }
 
 // errorLoggers are the names under which a server logs errors.
-func errorLoggers(server *caddyhttp.Server, logs []configuredLog) []string {
-	return loggerNames("http.log.error", server, logs)
+func errorLoggers(server *caddyhttp.Server, routes any, logs []configuredLog) []string {
+	return loggerNames("http.log.error", server, routes, logs)
 }
 
 // loggerNames is base, and base with every name that the server, or a log_name
 // directive, could add to it.
-func loggerNames(base string, server *caddyhttp.Server, logs []configuredLog) []string {
+func loggerNames(base string, server *caddyhttp.Server, routes any, logs []configuredLog) []string {
 	names := []string{base}
 	add := func(name string) {
 		if name != "" && !slices.Contains(names, base+"."+name) {
@@ -105,6 +114,9 @@ func loggerNames(base string, server *caddyhttp.Server, logs []configuredLog) []
 				add(name)
 			}
 		}
+	}
+	for _, name := range chosenLoggers(routes) {
+		add(name)
 	}
 	for _, log := range logs {
 		for _, included := range log.include {
@@ -204,8 +216,10 @@ func (l configuredLog) deletes(header string) bool {
 		if encoder.Kind() != reflect.Struct {
 			return false
 		}
-		if encoder.Type() == reflect.TypeFor[logging.FilterEncoder]() && filterDeletes(encoder, header) {
-			return true
+		if encoder.Type() == reflect.TypeFor[logging.FilterEncoder]() {
+			if deleted, decided := filterDeletes(encoder, header); decided {
+				return deleted
+			}
 		}
 		if encoder = encoder.FieldByName("wrapped"); !encoder.IsValid() {
 			return false
@@ -219,16 +233,21 @@ var deletingFilters = []reflect.Type{
 	reflect.TypeFor[*logging.DeleteFilter](), reflect.TypeFor[*logging.ReplaceFilter](),
 }
 
-func filterDeletes(encoder reflect.Value, header string) bool {
+// filterDeletes tells whether a filter encoder deletes a request header, and
+// whether it decides on it at all. The filter of the outermost field decides:
+// what it does not delete it hands on whole, past every other filter, and
+// perhaps under another name.
+func filterDeletes(encoder reflect.Value, header string) (deleted, decided bool) {
+	filters := make(map[string]reflect.Type)
 	for field := encoder.FieldByName("Fields").MapRange(); field.Next(); {
-		switch field.Key().String() {
-		case "request>headers>" + header, "request>headers", "request":
-			if slices.Contains(deletingFilters, field.Value().Elem().Type()) {
-				return true
-			}
+		filters[field.Key().String()] = field.Value().Elem().Type()
+	}
+	for _, field := range []string{"request", "request>headers", "request>headers>" + header} {
+		if filter, ok := filters[field]; ok {
+			return slices.Contains(deletingFilters, filter), true
 		}
 	}
-	return false
+	return false, false
 }
 
 // stringsOf reads a []string out of a config.

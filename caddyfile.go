@@ -80,8 +80,9 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 func refuseLiteralSecrets(h *Handler) error {
 	err := errors.Join(refuseLiteral("upstream_bearer", h.UpstreamBearer), refuseLiteral("token", h.Token))
-	if looksLikeKey(h.UpstreamBearerFile) {
-		err = errors.Join(err, errors.New("upstream_bearer_file: this is the secret itself, not a path"))
+	if file := h.UpstreamBearerFile; file != "" && !isPath(file) && !strings.HasPrefix(file, "{") {
+		_, notPath := resolvePath("upstream_bearer_file", file)
+		err = errors.Join(err, notPath)
 	}
 	return err
 }

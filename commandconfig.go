@@ -29,6 +29,10 @@ const (
 	// commandMaxHeader is what a request's headers may have, in bytes. Agents
 	// put metadata into headers; Caddy's default of 16 KiB is close to it.
 	commandMaxHeader = 64 << 10
+
+	// commandMaxBody is the largest request body, in bytes; a larger one gets
+	// 413. It is several times what the API takes.
+	commandMaxBody = 256 << 20
 )
 
 // object is a part of Caddy's JSON config.
@@ -52,7 +56,9 @@ func (o *proxyOptions) config() (*caddy.Config, error) {
 	if len(rewrites) > 0 {
 		handlers = append(handlers, rawJSON(object{"handler": "subroute", "routes": rewrites}))
 	}
-	handlers = append(handlers, rawJSON(upstream.reverseProxy()))
+	handlers = append(handlers,
+		rawJSON(object{"handler": "request_body", "max_size": commandMaxBody}),
+		rawJSON(upstream.reverseProxy()))
 
 	server := &caddyhttp.Server{
 		Listen:         []string{net.JoinHostPort("127.0.0.1", strconv.Itoa(int(o.port)))},
@@ -164,6 +170,9 @@ func parseUpstream(raw string) (*upstream, error) {
 	case u.Fragment != "":
 		return nil, errors.New("a URL to forward to has no #fragment")
 	}
+	if u.RawPath != "" {
+		return nil, errors.New("its path has escapes such as %2F, which could not be sent on as they are")
+	}
 	for name := range u.Query() {
 		if isSecretName(name) {
 			return nil, fmt.Errorf("its query has %q: arguments are visible to every user of this machine; the key goes to stdin", name)
@@ -208,6 +217,7 @@ func (u *upstream) rewrites(routes []Route) ([]object, error) {
 			path = base + "/" + rest
 		}
 		rewrites = append(rewrites, object{
+			"group":  "rewrite", // the first that matches is the only one
 			"match":  []object{{"path": []string{route.Path}, "method": []string{route.Method}}},
 			"handle": []object{u.rewrite(path, route.AnyQuery)},
 		})
@@ -223,13 +233,20 @@ func (u *upstream) rewrite(path string, keepQuery bool) object {
 	if !keepQuery {
 		return object{"handler": "rewrite", "uri": literal(path + "?" + u.url.RawQuery)}
 	}
-	var add []object
+	// The URL's parameters stand in place of the caller's of the same name.
+	var set, add []object
+	escape := strings.NewReplacer("{", `\{`, "}", `\}`).Replace
 	for name, values := range u.url.Query() {
-		for _, value := range values {
-			add = append(add, object{"key": name, "val": value})
+		for i, value := range values {
+			parameter := object{"key": escape(name), "val": escape(value)}
+			if i == 0 {
+				set = append(set, parameter)
+			} else {
+				add = append(add, parameter)
+			}
 		}
 	}
-	return object{"handler": "rewrite", "uri": literal(path), "query": object{"add": add}}
+	return object{"handler": "rewrite", "uri": literal(path), "query": object{"set": set, "add": add}}
 }
 
 // reverseProxy is the handler that talks to the upstream.

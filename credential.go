@@ -15,17 +15,16 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
-	"golang.org/x/net/http/httpguts"
 )
 
 // A secret in the config is written as exactly one of these placeholders, so
 // that the config itself (adapted, logged, autosaved, or read at /config/)
 // does not have it.
-var secretPlaceholder = regexp.MustCompile(`^\{(env)\.([A-Za-z_][A-Za-z0-9_]*)\}$|^\{(file)\.([^{}]+)\}$`)
+var secretPlaceholder = regexp.MustCompile(`^\{(env)\.([A-Za-z_][A-Za-z0-9_]*)\}$|^\{(file)\.([^{}]*[/\\][^{}]*)\}$`)
 
 // refuseLiteral refuses an option whose secret stands in the config.
 func refuseLiteral(option, value string) error {
-	if value == "" || value == commandKeyPlaceholder || secretPlaceholder.MatchString(value) && !strings.HasPrefix(value, "{file.sk-") {
+	if value == "" || value == commandKeyPlaceholder || secretPlaceholder.MatchString(value) {
 		return nil
 	}
 	return fmt.Errorf("%s: the secret itself is in the config (note that {$VAR} is replaced by its value before the config is read); "+
@@ -162,14 +161,16 @@ func (c *credential) dropCallerCredentials(r *http.Request) {
 		delete(header, name)
 	}
 	dropKeySubprotocols(header)
-	c.keepFromConnection(header)
 	// A protocol switch to anything but WebSocket (h2c, say) would hand the
 	// caller a raw tunnel to the upstream, beside every check of the gate.
-	switch {
-	case !isWebSocketUpgrade(r):
+	// Connection is replaced too: what it names, reverse_proxy drops as
+	// hop-by-hop (RFC 9110 §7.6.1), be it the credential or any other header
+	// that the operator adds behind the gate.
+	if isWebSocketUpgrade(r) && r.ProtoMajor == 1 {
+		header["Upgrade"], header["Connection"] = []string{"websocket"}, []string{"Upgrade"}
+	} else {
 		delete(header, "Upgrade")
-	case r.ProtoMajor == 1:
-		header["Upgrade"] = []string{"websocket"}
+		delete(header, "Connection")
 	}
 	delete(header, "Http2-Settings")
 	// Trailers arrive after every check, and reverse_proxy forwards them.
@@ -205,18 +206,6 @@ func dropKeySubprotocols(header http.Header) {
 		return
 	}
 	header["Sec-Websocket-Protocol"] = []string{kept}
-}
-
-// keepFromConnection takes the credential's header out of Connection, where
-// it would make reverse_proxy drop it as hop-by-hop (RFC 9110 §7.6.1).
-func (c *credential) keepFromConnection(header http.Header) {
-	values, ok := header["Connection"]
-	if !ok || !httpguts.HeaderValuesContainsToken(values, c.headerName) {
-		return
-	}
-	header["Connection"] = []string{keepListed(values, func(name string) bool {
-		return !strings.EqualFold(name, c.headerName)
-	})}
 }
 
 // keepListed filters a comma-separated header.

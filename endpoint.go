@@ -23,7 +23,10 @@ func describeServer(server *caddyhttp.Server, hosts []string, routes []Route) (s
 	case *net.TCPAddr:
 		info.Port = addr.Port
 		ip := addr.IP
-		if ip.IsUnspecified() {
+		switch {
+		case ip.IsUnspecified() && ip.To4() == nil:
+			ip = net.IPv6loopback // it may listen on IPv6 alone
+		case ip.IsUnspecified():
 			ip = net.IPv4(127, 0, 0, 1)
 		}
 		host = ip.String()

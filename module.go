@@ -226,6 +226,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.refuse(w, r, refused)
 	}
 	if isPreflight(r) {
+		leaveBody(w, r)
 		h.policy.answerPreflight(w, r)
 		return nil
 	}
@@ -351,6 +352,12 @@ func (h *Handler) openTokens() error {
 		return h.gateError(err)
 	}
 	h.launch, h.token = launch, launch.token
+	launch.guardAdmin(!h.allows(riskTCPAdmin))
+	if h.infoFile != nil {
+		if err := launch.claimFile(h.config, h.infoFile.path); err != nil {
+			return h.gateError(err)
+		}
+	}
 	if h.Token == "" {
 		return nil
 	}
@@ -407,7 +414,7 @@ func (h *Handler) publish() error {
 		// Dumps are for debugging: without them the gate still does its work.
 		h.logger.Error("dump_dir cannot be used; exchanges are not dumped until it can", zap.String("gate", h.Name), zap.Error(err))
 	}
-	if err := h.launch.publish(h.infoFile, info); err != nil {
+	if err := h.launch.publish(h.config, h.infoFile, info); err != nil {
 		return h.gateError(err)
 	}
 	switch {

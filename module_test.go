@@ -180,6 +180,16 @@ func TestAFailedReloadDisturbsNothing(t *testing.T) {
 	used(t, "steady", 2)
 }
 
+func TestTwoGatesDoNotOverwriteEachOthersServerInfo(t *testing.T) {
+	info := fmt.Sprintf(`, "server_info": {"path": %q}`, filepath.Join(t.TempDir(), "info.json"))
+	running, next := newConfiguration(t), newConfiguration(t)
+	running.mustLoad(t, "one", info)
+	_, err := running.load("two", info)
+	refusedWith(t, err, "the gate one has the same file")
+	used(t, "two", 0)
+	next.mustLoad(t, "two", info) // a reload may give the file to another gate
+}
+
 func TestCleaningUpTwiceTakesNothingFromOthers(t *testing.T) {
 	first := newConfiguration(t).mustLoad(t, "cleaned", "")
 	newConfiguration(t).mustLoad(t, "cleaned", "")

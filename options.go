@@ -33,15 +33,15 @@ func resolvePath(option, path string) (string, error) {
 	switch {
 	case resolved == "":
 		return "", fmt.Errorf("%s: the path is missing", option)
-	case looksLikeKey(resolved):
-		return "", fmt.Errorf("%s: this is the secret itself, not a path", option)
+	case !isPath(resolved):
+		// it may be the key itself, which no error may quote
+		return "", fmt.Errorf("%s: this is not a path; write one with a slash, such as /run/secrets/key or ./key", option)
 	}
 	return resolved, nil
 }
 
-// looksLikeKey tells whether a value that should name a key's place is likely
-// the key itself, which no error may then quote.
-func looksLikeKey(value string) bool { return strings.HasPrefix(value, "sk-") }
+// isPath tells whether a value is a path and not, by mistake, a secret itself.
+func isPath(value string) bool { return strings.ContainsAny(value, `/\`) }
 
 // validateOrigins refuses what no browser would ever send as an Origin: such
 // an entry would silently allow nothing.

@@ -10,6 +10,7 @@ import (
 func (h *Handler) shutDown(w http.ResponseWriter, r *http.Request) error {
 	h.logger.Info("shutting down on a caller's request",
 		zap.String("gate", h.Name), zap.String("remote_addr", r.RemoteAddr))
+	leaveBody(w, r)
 	header := w.Header()
 	h.policy.allowCORS(header, r)
 	setHeader(header, ownAnswerHeader)

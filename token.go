@@ -74,20 +74,27 @@ var launches = caddy.NewUsagePool()
 type launch struct {
 	token secret
 
-	mu        sync.Mutex
-	configs   map[configID]bool // the configs that use this gate: the running one, and during a reload the next
-	announced bool              // the token was printed to stderr
-	file      *serverInfoFile   // where info is written; nil if nowhere
-	info      serverInfo        // what callers are told
+	mu         sync.Mutex
+	configs    map[configID]*publication // the configs that use this gate: the running one, and during a reload the next
+	current    publication               // what callers are told
+	failure    error                     // why they are not told anything newer
+	announced  bool                      // the token was printed to stderr
+	adminGuard bool                      // no admin endpoint may be open to others while the gate runs
+}
 
-	publishError error // why they are not
+// publication is what a config has callers told about a gate.
+type publication struct {
+	path      string          // of the server-info file that the config claims; "" is none
+	file      *serverInfoFile // nil if nothing is published, or without a file
+	info      serverInfo
+	published bool
 }
 
 // openLaunch finds the gate's state, or begins it. Each success needs one
 // closeLaunch.
 func openLaunch(name string, config configID) (*launch, error) {
 	value, _, err := launches.LoadOrNew(name, func() (caddy.Destructor, error) {
-		return &launch{token: newToken(), configs: make(map[configID]bool)}, nil
+		return &launch{token: newToken(), configs: make(map[configID]*publication)}, nil
 	})
 	if err != nil {
 		return nil, err
@@ -102,11 +109,28 @@ func openLaunch(name string, config configID) (*launch, error) {
 
 // closeLaunch gives the gate's state back. The last one ends it.
 func closeLaunch(name string, config configID, l *launch) error {
+	err := l.abandon(config)
+	_, deleteErr := launches.Delete(name)
+	return errors.Join(err, deleteErr)
+}
+
+// abandon forgets a config. If callers were told what that config said, and
+// another one remains, the new config has failed after it was started: what
+// the old one said holds again.
+func (l *launch) abandon(config configID) error {
 	l.mu.Lock()
+	defer l.mu.Unlock()
+	left := l.configs[config]
 	delete(l.configs, config)
-	l.mu.Unlock()
-	_, err := launches.Delete(name)
-	return err
+	if left == nil || !left.published || left.info != l.current.info {
+		return nil
+	}
+	for _, remaining := range l.configs {
+		if remaining.published {
+			return l.tell(*remaining)
+		}
+	}
+	return nil
 }
 
 // claim refuses a second gate of the same name in one config: the two would
@@ -114,29 +138,91 @@ func closeLaunch(name string, config configID, l *launch) error {
 func (l *launch) claim(config configID) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.configs[config] {
+	if l.configs[config] != nil {
 		return errors.New("another gate in this config has the same name (a site with several ports makes one for each); give each its own: name <name>")
 	}
-	l.configs[config] = true
+	l.configs[config] = new(publication)
 	return nil
 }
 
-// publish makes info what the gate tells callers: it writes the server-info
-// file, if anything in it changed, and then removes the one at the gate's
-// former path. A nil file is none.
-func (l *launch) publish(file *serverInfoFile, info serverInfo) error {
+// claimFile refuses a server-info file that another gate of the same config
+// has: each would overwrite the other's.
+func (l *launch) claimFile(config configID, path string) (err error) {
+	launches.Range(func(name, value any) bool {
+		if other := value.(*launch); other != l && other.fileIn(config) == path {
+			err = fmt.Errorf("server_info %s: the gate %s has the same file; give each its own", path, name)
+		}
+		return err == nil
+	})
+	if err != nil {
+		return err
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.configs[config].path = path
+	return nil
+}
+
+// fileIn is the path of the gate's server-info in a config, or "".
+func (l *launch) fileIn(config configID) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if p := l.configs[config]; p != nil {
+		return p.path
+	}
+	return ""
+}
+
+// guardAdmin says whether an admin endpoint that others can reach may be open
+// while this gate runs.
+func (l *launch) guardAdmin(guard bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.adminGuard = guard
+}
+
+// anyGuardsAdmin tells whether a gate runs that forbids an open admin endpoint.
+func anyGuardsAdmin() (guards bool) {
+	launches.Range(func(_, value any) bool {
+		l := value.(*launch)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		guards = l.adminGuard && l.current.published
+		return !guards
+	})
+	return guards
+}
+
+// publish makes info what the gate tells callers, in the name of a config: it
+// writes the server-info file, if anything in it changed, and then removes the
+// one at the gate's former path. A nil file is none.
+func (l *launch) publish(config configID, file *serverInfoFile, info serverInfo) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	next := publication{file: file, info: info, published: true}
 	if file != nil {
-		if err := file.write(info); err != nil {
-			l.publishError = err
+		next.path = file.path
+	}
+	if l.failure = l.tell(next); l.failure != nil {
+		return l.failure
+	}
+	if claimed := l.configs[config]; claimed != nil {
+		*claimed = next
+	}
+	return nil
+}
+
+// tell is publish, for a caller that holds the lock.
+func (l *launch) tell(next publication) error {
+	if next.file != nil {
+		if err := next.file.write(next.info); err != nil {
 			return err
 		}
 	}
-	former, formerInfo := l.file, l.info
-	l.file, l.info, l.publishError = file, info, nil
-	if former != nil && (file == nil || former.path != file.path) {
-		return former.remove(formerInfo)
+	former := l.current
+	l.current = next
+	if former.file != nil && former.path != next.path {
+		return former.file.remove(former.info)
 	}
 	return nil
 }
@@ -151,7 +237,7 @@ func publishedInfo(gate string) (info serverInfo, err error) {
 		l := value.(*launch)
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		if info, err = l.info, l.publishError; err == nil && info.PID == 0 {
+		if info, err = l.current.info, l.failure; err == nil && !l.current.published {
 			err = errors.New("the gate does not listen")
 		}
 		return false
@@ -175,11 +261,25 @@ func (l *launch) announce(out io.Writer, gate string) {
 // Caddy exits.
 func (l *launch) Destruct() error {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.file == nil {
+	last := l.current
+	l.mu.Unlock()
+	if last.file == nil || tellsAt(last.path) {
 		return nil
 	}
-	return l.file.remove(l.info)
+	return last.file.remove(last.info)
+}
+
+// tellsAt tells whether another gate has taken a server-info file over. With a
+// fixed token, its content may be the same to the letter.
+func tellsAt(path string) (taken bool) {
+	launches.Range(func(_, value any) bool {
+		other := value.(*launch)
+		other.mu.Lock()
+		defer other.mu.Unlock()
+		taken = other.current.file != nil && other.current.path == path
+		return !taken
+	})
+	return taken
 }
 
 // Interface guard

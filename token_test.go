@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/base64"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -212,5 +214,86 @@ func TestAuthorizationOfAnyHeaderNameCaseIsFound(t *testing.T) {
 	r.Header.Set("x-proxy-TOKEN", testToken) // net/http canonicalizes what it reads
 	if got := codeOf(check(testPolicy(), r)); got != "passes" {
 		t.Errorf("got %s", got)
+	}
+}
+
+// A config can fail after it was started, when its remote admin endpoint or its
+// config loader does.
+func TestAReloadThatFailsLateGivesTheFileBack(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name string) *serverInfoFile {
+		f, err := newServerInfoFile(filepath.Join(dir, name), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	old, next := file("old.json"), file("next.json")
+	info := func(port int) serverInfo {
+		return serverInfo{Port: port, PID: 1, AuthToken: "t", BaseURL: "http://127.0.0.1/v1"}
+	}
+	l, err := openLaunch("late", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	publish := func(config configID, f *serverInfoFile, i serverInfo) {
+		if err := l.publish(config, f, i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publish(1, old, info(1))
+	if _, err := openLaunch("late", 2); err != nil {
+		t.Fatal(err)
+	}
+	publish(2, next, info(2))
+	if err := closeLaunch("late", 2, l); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(next.path); err == nil {
+		t.Error("the failed config's file is still there")
+	}
+	if told, err := publishedInfo("late"); err != nil || told != info(1) {
+		t.Errorf("callers are told %v, %v", told, err)
+	}
+	if _, err := os.Stat(old.path); err != nil {
+		t.Error(err)
+	}
+	if err := closeLaunch("late", 1, l); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(old.path); err == nil {
+		t.Error("the file outlives its gate")
+	}
+}
+
+// With a fixed token, two gates' files can be the same to the letter.
+func TestARenamedGateKeepsItsFile(t *testing.T) {
+	f, err := newServerInfoFile(filepath.Join(t.TempDir(), "info.json"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := func(name string, config configID) *launch {
+		l, err := openLaunch(name, config)
+		if err == nil {
+			err = l.publish(config, f, serverInfo{Port: 1, PID: 1, AuthToken: "t", BaseURL: "http://127.0.0.1/v1"})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l
+	}
+	former := begin("former-name", 1)
+	later := begin("later-name", 2)
+	if err := closeLaunch("former-name", 1, former); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(f.path); err != nil {
+		t.Error(err)
+	}
+	if err := closeLaunch("later-name", 2, later); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(f.path); err == nil {
+		t.Error("the file outlives its gate")
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"strconv"
@@ -14,10 +15,6 @@ import (
 // checkListener makes sure that the port, or the socket, is held by the user
 // who runs the gate's process. Any user may take a port that became free.
 func checkListener(info serverInfo) error {
-	if info.Socket != "" {
-		_, err := os.Stat(info.Socket)
-		return err
-	}
 	gateUser, err := userOfProcess(info.PID)
 	if err != nil {
 		return err
@@ -27,12 +24,18 @@ func checkListener(info serverInfo) error {
 	if gateUser != "0" && gateUser != strconv.Itoa(os.Geteuid()) {
 		return fmt.Errorf("process %d now belongs to another user (uid %s)", info.PID, gateUser)
 	}
-	holder, err := userOfPort(info.Port)
+	place, holder := fmt.Sprintf("port %d", info.Port), ""
+	if info.Socket != "" {
+		place = "socket " + info.Socket
+		holder, err = userOfSocket(info.Socket)
+	} else {
+		holder, err = userOfPort(info.Port)
+	}
 	if err != nil {
 		return err
 	}
 	if holder != gateUser {
-		return fmt.Errorf("port %d is now held by another user (uid %s) than process %d (uid %s)", info.Port, holder, info.PID, gateUser)
+		return fmt.Errorf("%s is now held by another user (uid %s) than process %d (uid %s)", place, holder, info.PID, gateUser)
 	}
 	return nil
 }
@@ -49,6 +52,18 @@ func userOfProcess(pid int) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("process %d: no uid in its status", pid)
+}
+
+// userOfSocket is the uid of whoever made a unix socket.
+func userOfSocket(path string) (string, error) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return "", err
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return "", fmt.Errorf("%s is no socket", path)
+	}
+	return strconv.FormatUint(uint64(statOf(info).Uid), 10), nil
 }
 
 // userOfPort is the uid of whoever listens on a loopback port, from
