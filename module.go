@@ -352,7 +352,7 @@ func (h *Handler) openTokens() error {
 		return h.gateError(err)
 	}
 	h.launch, h.token = launch, launch.token
-	launch.guardAdmin(!h.allows(riskTCPAdmin))
+	launch.guardAdmin(h.config, !h.allows(riskTCPAdmin))
 	if h.infoFile != nil {
 		if err := launch.claimFile(h.config, h.infoFile.path); err != nil {
 			return h.gateError(err)

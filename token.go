@@ -74,20 +74,21 @@ var launches = caddy.NewUsagePool()
 type launch struct {
 	token secret
 
-	mu         sync.Mutex
-	configs    map[configID]*publication // the configs that use this gate: the running one, and during a reload the next
-	current    publication               // what callers are told
-	failure    error                     // why they are not told anything newer
-	announced  bool                      // the token was printed to stderr
-	adminGuard bool                      // no admin endpoint may be open to others while the gate runs
+	mu        sync.Mutex
+	configs   map[configID]*publication // the configs that use this gate: the running one, and during a reload the next
+	current   publication               // what callers are told
+	failure   error                     // why they are not told anything newer
+	announced bool                      // the token was printed to stderr
 }
 
-// publication is what a config has callers told about a gate.
+// publication is what a config says of a gate, and has callers told about it.
 type publication struct {
-	path      string          // of the server-info file that the config claims; "" is none
-	file      *serverInfoFile // nil if nothing is published, or without a file
-	info      serverInfo
-	published bool
+	path       string          // of the server-info file that the config claims; "" is none
+	file       *serverInfoFile // nil without one
+	info       serverInfo
+	published  bool // callers were told
+	started    bool // the config was started
+	adminGuard bool // no admin endpoint may be open to others beside the gate
 }
 
 // openLaunch finds the gate's state, or begins it. Each success needs one
@@ -173,12 +174,12 @@ func (l *launch) fileIn(config configID) string {
 	return ""
 }
 
-// guardAdmin says whether an admin endpoint that others can reach may be open
-// while this gate runs.
-func (l *launch) guardAdmin(guard bool) {
+// guardAdmin says whether a config forbids an admin endpoint that others can
+// reach beside this gate.
+func (l *launch) guardAdmin(config configID, guard bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.adminGuard = guard
+	l.configs[config].adminGuard = guard
 }
 
 // anyGuardsAdmin tells whether a gate runs that forbids an open admin endpoint.
@@ -187,7 +188,9 @@ func anyGuardsAdmin() (guards bool) {
 		l := value.(*launch)
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		guards = l.adminGuard && l.current.published
+		for _, config := range l.configs {
+			guards = guards || config.started && config.adminGuard
+		}
 		return !guards
 	})
 	return guards
@@ -199,17 +202,12 @@ func anyGuardsAdmin() (guards bool) {
 func (l *launch) publish(config configID, file *serverInfoFile, info serverInfo) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	next := publication{file: file, info: info, published: true}
-	if file != nil {
-		next.path = file.path
-	}
-	if l.failure = l.tell(next); l.failure != nil {
-		return l.failure
-	}
-	if claimed := l.configs[config]; claimed != nil {
-		*claimed = next
-	}
-	return nil
+	next := *l.configs[config]
+	next.file, next.info, next.started = file, info, true
+	l.failure = l.tell(next)
+	next.published = l.failure == nil
+	*l.configs[config] = next
+	return l.failure
 }
 
 // tell is publish, for a caller that holds the lock.
@@ -220,7 +218,7 @@ func (l *launch) tell(next publication) error {
 		}
 	}
 	former := l.current
-	l.current = next
+	l.current, l.current.published = next, true
 	if former.file != nil && former.path != next.path {
 		return former.file.remove(former.info)
 	}

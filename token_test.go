@@ -236,6 +236,9 @@ func TestAReloadThatFailsLateGivesTheFileBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := l.claimFile(1, old.path); err != nil {
+		t.Fatal(err)
+	}
 	publish := func(config configID, f *serverInfoFile, i serverInfo) {
 		if err := l.publish(config, f, i); err != nil {
 			t.Fatal(err)
@@ -243,6 +246,9 @@ func TestAReloadThatFailsLateGivesTheFileBack(t *testing.T) {
 	}
 	publish(1, old, info(1))
 	if _, err := openLaunch("late", 2); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.claimFile(2, next.path); err != nil {
 		t.Fatal(err)
 	}
 	publish(2, next, info(2))
@@ -275,6 +281,9 @@ func TestARenamedGateKeepsItsFile(t *testing.T) {
 	begin := func(name string, config configID) *launch {
 		l, err := openLaunch(name, config)
 		if err == nil {
+			err = l.claimFile(config, f.path)
+		}
+		if err == nil {
 			err = l.publish(config, f, serverInfo{Port: 1, PID: 1, AuthToken: "t", BaseURL: "http://127.0.0.1/v1"})
 		}
 		if err != nil {
@@ -295,5 +304,35 @@ func TestARenamedGateKeepsItsFile(t *testing.T) {
 	}
 	if _, err := os.Stat(f.path); err == nil {
 		t.Error("the file outlives its gate")
+	}
+}
+
+// A config that does not come to run must not lift what the running one forbids.
+func TestAFailedReloadDoesNotLiftTheGuardOfTheAdminEndpoint(t *testing.T) {
+	l, err := openLaunch("guarding", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.guardAdmin(1, true)
+	if anyGuardsAdmin() {
+		t.Error("a gate that does not run yet guards the endpoint of another config")
+	}
+	if err := l.publish(1, nil, serverInfo{PID: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openLaunch("guarding", 2); err != nil {
+		t.Fatal(err)
+	}
+	l.guardAdmin(2, false)
+	if !anyGuardsAdmin() {
+		t.Error("a config that was only provisioned lifts the guard")
+	}
+	for config := configID(2); config > 0; config-- {
+		if err := closeLaunch("guarding", config, l); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if anyGuardsAdmin() {
+		t.Error("a gate that is gone guards the endpoint")
 	}
 }
