@@ -73,14 +73,14 @@ func TestARotatedKeyFileIsTakenUpWithoutAReload(t *testing.T) {
 func TestABrokenKeyFileLeavesTheOldKeyInUseAndIsLogged(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]func(t *testing.T, path string){
-		"emptied in place":      func(t *testing.T, path string) { writeFile(t, path, "") },
-		"replaced by nothing":   func(t *testing.T, path string) { replace(t, path, "") },
-		"two lines":             func(t *testing.T, path string) { replace(t, path, "sk-one\nsk-two\n") },
-		"a space in the key":    func(t *testing.T, path string) { replace(t, path, "sk-one sk-two") },
-		"an escape in the key":  func(t *testing.T, path string) { replace(t, path, "sk-\x1b[31m") },
-		"too long":              func(t *testing.T, path string) { replace(t, path, strings.Repeat("k", 8<<10+1)) },
-		"removed":               func(t *testing.T, path string) { must(t, os.Remove(path)) },
-		"a directory by now":    func(t *testing.T, path string) { must(t, os.Remove(path)); must(t, os.Mkdir(path, 0o700)) },
+		"emptied in place":     func(t *testing.T, path string) { writeFile(t, path, "") },
+		"replaced by nothing":  func(t *testing.T, path string) { replace(t, path, "") },
+		"two lines":            func(t *testing.T, path string) { replace(t, path, "sk-one\nsk-two\n") },
+		"a space in the key":   func(t *testing.T, path string) { replace(t, path, "sk-one sk-two") },
+		"an escape in the key": func(t *testing.T, path string) { replace(t, path, "sk-\x1b[31m") },
+		"too long":             func(t *testing.T, path string) { replace(t, path, strings.Repeat("k", 8<<10+1)) },
+		"removed":              func(t *testing.T, path string) { must(t, os.Remove(path)) },
+		"a directory by now":   func(t *testing.T, path string) { must(t, os.Remove(path)); must(t, os.Mkdir(path, 0o700)) },
 		"readable by all users": func(t *testing.T, path string) {
 			writeFile(t, path+".loose", "sk-loose")
 			must(t, os.Chmod(path+".loose", 0o644))
