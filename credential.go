@@ -161,21 +161,31 @@ func (c *credential) dropCallerCredentials(r *http.Request) {
 		delete(header, name)
 	}
 	dropKeySubprotocols(header)
+	upgrade := isWebSocketUpgrade(r)
+	dropConnectionFields(header)
 	// A protocol switch to anything but WebSocket (h2c, say) would hand the
 	// caller a raw tunnel to the upstream, beside every check of the gate.
-	// Connection is replaced too: what it names, reverse_proxy drops as
-	// hop-by-hop (RFC 9110 §7.6.1), be it the credential or any other header
-	// that the operator adds behind the gate.
-	if isWebSocketUpgrade(r) && r.ProtoMajor == 1 {
+	delete(header, "Upgrade")
+	if upgrade && r.ProtoMajor == 1 {
 		header["Upgrade"], header["Connection"] = []string{"websocket"}, []string{"Upgrade"}
-	} else {
-		delete(header, "Upgrade")
-		delete(header, "Connection")
 	}
 	delete(header, "Http2-Settings")
 	// Trailers arrive after every check, and reverse_proxy forwards them.
 	r.Trailer = nil
 	delete(header, "Trailer")
+}
+
+// dropConnectionFields removes Connection and the fields that it names, which
+// are about this one connection (RFC 9110 §7.6.1). Left to reverse_proxy, it
+// would take out what was added since, too: the credential, and any header
+// that the operator sets behind the gate.
+func dropConnectionFields(header http.Header) {
+	for _, value := range header["Connection"] {
+		for name := range strings.SplitSeq(value, ",") {
+			delete(header, http.CanonicalHeaderKey(strings.Trim(name, " \t")))
+		}
+	}
+	delete(header, "Connection")
 }
 
 // inject sets the upstream credential.

@@ -235,9 +235,7 @@ func TestWithoutServerInfoTheTokenIsPrintedOnceAndNotLogged(t *testing.T) {
 
 	changed := g.site
 	changed.gate = "allow_origin https://app.example"
-	if got := g.reload(t, changed); got.status != 200 {
-		t.Fatalf("reload: %d %s", got.status, got.body)
-	}
+	g.mustReload(t, changed)
 	g.works(t)
 	g.signal(syscall.SIGTERM)
 	g.wait()
