@@ -3,6 +3,7 @@ package responsesproxygate
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
@@ -108,6 +109,21 @@ func TestNoLogRecordsATokenOrTheKey(t *testing.T) {
 	}
 }
 
+// log_name may stand wherever handlers do.
+func TestEveryLoggerThatLogNameChoosesIsFound(t *testing.T) {
+	var server map[string]any
+	const chosen = `[{"handle": [{"handler": "subroute", "routes": [{"handle": [{"handler": "vars", "access_logger_names": ["%s"]}]}]}]}]`
+	config := fmt.Sprintf(`{"routes": `+chosen+`, "named_routes": {"up": {"handle": `+chosen+`}}, "errors": {"routes": `+chosen+`}}`, "a", "b", "c")
+	if err := json.Unmarshal([]byte(config), &server); err != nil {
+		t.Fatal(err)
+	}
+	names := chosenLoggers(server)
+	slices.Sort(names)
+	if fmt.Sprint(names) != "[a b c]" {
+		t.Errorf("found %q", names)
+	}
+}
+
 // What a request can meet beside the gate may fail, and then its headers are
 // logged.
 func TestAFailureBesideTheGateDoesNotLogTheToken(t *testing.T) {
@@ -133,6 +149,11 @@ func TestAFailureBesideTheGateDoesNotLogTheToken(t *testing.T) {
 		"a proxy for other paths":              {fmt.Sprintf(v1, proxy) + "," + fmt.Sprintf(all, gate), true},
 		"a proxy beside the gate in subroutes": {fmt.Sprintf(all, fmt.Sprintf(nested, fmt.Sprintf(v1, gate)+","+fmt.Sprintf(all, proxy))), true},
 		"no routes":                            {"", false},
+		"an answer beside the gate":            {fmt.Sprintf(v1, `{"handler": "static_response", "status_code": 200}`) + "," + fmt.Sprintf(all, gate), false},
+		"an answer with a status from outside": {fmt.Sprintf(v1, `{"handler": "static_response", "status_code": "{http.request.header.X}"}`) + "," + fmt.Sprintf(all, gate), true},
+		"a gate in a group, then a proxy":      {`{"group": "g", "match": [{"path": ["/x"]}], "handle": [{"handler": "vars"}]}, {"group": "g", "handle": [` + gate + `]},` + fmt.Sprintf(all, proxy), true},
+		"an expression before the gate":        {`{"match": [{"expression": {"expr": "x"}}], "handle": [{"handler": "vars"}]},` + fmt.Sprintf(all, gate), true},
+		"an expression in a not":               {`{"match": [{"not": [{"expression": {"expr": "x"}}]}], "handle": [` + gate + `]}`, true},
 	} {
 		var routes any
 		if err := json.Unmarshal([]byte("["+c.routes+"]"), &routes); err != nil {

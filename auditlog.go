@@ -28,10 +28,10 @@ func auditLogs(server *caddyhttp.Server, config runningConfig, upstreamHeader st
 	if server.Logs != nil && server.Logs.ShouldLogCredentials {
 		return errors.New("log_credentials makes the logs record tokens and the key; remove it, or: insecure_allow logged_token")
 	}
-	routes := config.routesOf(server.Name())
+	configured := config.serverConfig(server.Name())
 	var errs []error
 	for _, log := range logs {
-		if header, where := recordedSecret(log, logs, server, routes, upstreamHeader); header != "" {
+		if header, where := recordedSecret(log, logs, server, configured, upstreamHeader); header != "" {
 			errs = append(errs, fmt.Errorf("the log %q would record the header %s (%s); write in that log: "+
 				"format filter { request>headers>%[2]s delete }, or: insecure_allow logged_token", log.name, header, where))
 		}
@@ -41,10 +41,10 @@ func auditLogs(server *caddyhttp.Server, config runningConfig, upstreamHeader st
 
 // recordedSecret is the header by which a log would record a secret, and in
 // which of its entries. It is "" if there is none.
-func recordedSecret(log configuredLog, all []configuredLog, server *caddyhttp.Server, routes any, upstreamHeader string) (header, where string) {
+func recordedSecret(log configuredLog, all []configuredLog, server *caddyhttp.Server, configured map[string]any, upstreamHeader string) (header, where string) {
 	const tokenHeader = "X-Proxy-Token"
 	if !log.deletes(tokenHeader) {
-		for _, name := range accessLoggers(server, routes, all) {
+		for _, name := range accessLoggers(server, configured, all) {
 			// (answers of 500 and more are logged at ERROR, the others at INFO)
 			if log.accepts(name, zapcore.ErrorLevel) {
 				return tokenHeader, "access log " + name
@@ -56,14 +56,14 @@ func recordedSecret(log configuredLog, all []configuredLog, server *caddyhttp.Se
 		// those of other handlers are, and 500 and more is logged at ERROR.
 		// rewrite logs every request that it changes, also one that is on its
 		// way to a gate behind it.
-		if goesAroundGate(routes) {
-			for _, name := range errorLoggers(server, routes, all) {
+		if goesAroundGate(configured["routes"]) {
+			for _, name := range errorLoggers(server, configured, all) {
 				if log.accepts(name, zapcore.ErrorLevel) {
 					return tokenHeader, name + ", when a handler fails that is not behind the gate"
 				}
 			}
 		}
-		for _, name := range append(errorLoggers(server, routes, all), "http.handlers.rewrite") {
+		for _, name := range append(errorLoggers(server, configured, all), "http.handlers.rewrite") {
 			if log.accepts(name, zapcore.DebugLevel) {
 				return tokenHeader, name + " at level DEBUG"
 			}
@@ -82,11 +82,11 @@ func recordedSecret(log configuredLog, all []configuredLog, server *caddyhttp.Se
 }
 
 // accessLoggers are the names under which a server logs access.
-func accessLoggers(server *caddyhttp.Server, routes any, logs []configuredLog) []string {
+func accessLoggers(server *caddyhttp.Server, configured map[string]any, logs []configuredLog) []string {
 	if server.Logs == nil {
 		return nil
 	}
-	names := loggerNames("http.log.access", server, routes, logs)
+	names := loggerNames("http.log.access", server, configured, logs)
 	if (server.Logs.SkipUnmappedHosts || server.Logs.DefaultLoggerName != "") && !mapsToDefault(server.Logs) {
 		names = slices.DeleteFunc(names, func(name string) bool { return name == "http.log.access" })
 	}
@@ -94,13 +94,13 @@ func accessLoggers(server *caddyhttp.Server, routes any, logs []configuredLog) [
 }
 
 // errorLoggers are the names under which a server logs errors.
-func errorLoggers(server *caddyhttp.Server, routes any, logs []configuredLog) []string {
-	return loggerNames("http.log.error", server, routes, logs)
+func errorLoggers(server *caddyhttp.Server, configured map[string]any, logs []configuredLog) []string {
+	return loggerNames("http.log.error", server, configured, logs)
 }
 
 // loggerNames is base, and base with every name that the server, or a log_name
 // directive, could add to it.
-func loggerNames(base string, server *caddyhttp.Server, routes any, logs []configuredLog) []string {
+func loggerNames(base string, server *caddyhttp.Server, configured map[string]any, logs []configuredLog) []string {
 	names := []string{base}
 	add := func(name string) {
 		if name != "" && !slices.Contains(names, base+"."+name) {
@@ -115,7 +115,7 @@ func loggerNames(base string, server *caddyhttp.Server, routes any, logs []confi
 			}
 		}
 	}
-	for _, name := range chosenLoggers(routes) {
+	for _, name := range chosenLoggers(configured) {
 		add(name)
 	}
 	for _, log := range logs {
@@ -157,7 +157,8 @@ func (c runningConfig) logs() ([]configuredLog, error) {
 		if !writer.IsValid() || !level.IsValid() || !encoder.IsValid() || !core.IsValid() {
 			return nil, errors.New("this version of Caddy hides its logs from the audit; use the version in the gate's go.mod, or: insecure_allow logged_token")
 		}
-		if writer.Elem().IsValid() && writer.Elem().Type() == reflect.TypeFor[*caddy.DiscardWriter]() {
+		teed := core.Elem().IsValid() && strings.Contains(core.Elem().Type().String(), "multiCore")
+		if !teed && writer.Elem().IsValid() && writer.Elem().Type() == reflect.TypeFor[*caddy.DiscardWriter]() {
 			continue // nothing is recorded
 		}
 		log := configuredLog{
@@ -166,11 +167,11 @@ func (c runningConfig) logs() ([]configuredLog, error) {
 			include: stringsOf(fields.FieldByName("Include")),
 			exclude: stringsOf(fields.FieldByName("Exclude")),
 			encoder: encoder,
+			teed:    teed,
 		}
 		if level.Elem().IsValid() && level.Elem().Type() == reflect.TypeFor[zapcore.Level]() {
 			log.level = zapcore.Level(level.Elem().Int()) //nolint:gosec // it is a Level
 		}
-		log.teed = core.Elem().IsValid() && strings.Contains(core.Elem().Type().String(), "multiCore")
 		logs = append(logs, log)
 	}
 	slices.SortFunc(logs, func(a, b configuredLog) int { return strings.Compare(a.name, b.name) })

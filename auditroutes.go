@@ -3,19 +3,17 @@ package responsesproxygate
 import (
 	"encoding/json"
 	"slices"
+	"strings"
 )
 
-// routesOf are a server's routes, as they stand in the config; nil if the
-// server has none or cannot be found.
-func (c runningConfig) routesOf(server string) any {
+// serverConfig is a server as it stands in the config; nil if it cannot be found.
+func (c runningConfig) serverConfig(name string) map[string]any {
 	var app struct {
-		Servers map[string]struct {
-			Routes any `json:"routes"`
-		} `json:"servers"`
+		Servers map[string]map[string]any `json:"servers"`
 	}
 	// A malformed app does not get as far as this.
 	_ = json.Unmarshal(c.apps()["http"], &app)
-	return app.Servers[server].Routes
+	return app.Servers[name]
 }
 
 // chosenLoggers are the names that log_name directives give to logs: they set
@@ -44,7 +42,13 @@ func chosenLoggers(part any) (names []string) {
 // quietHandlers return no error of their own to Caddy.
 var quietHandlers = []string{"headers", "log_append", "map", "tracing", "vars"}
 
-// goesAroundGate tells whether a request can meet a handler that may fail
+// quietMatchers cannot fail with a status of 500 or more. (An expression can,
+// and so can a file matcher.)
+var quietMatchers = []string{
+	"client_ip", "header", "header_regexp", "host", "method", "path", "path_regexp", "protocol", "query", "remote_ip", "tls",
+}
+
+// goesAroundGate tells whether a request can meet something that may fail
 // without having passed a gate: then Caddy's error log prints its headers, and
 // among them a token that was sent there by mistake.
 func goesAroundGate(routes any) bool {
@@ -59,15 +63,35 @@ func scanRoutes(routes any) (around, gated bool) {
 	for _, route := range list {
 		fields, _ := route.(map[string]any)
 		handlers, _ := fields["handle"].([]any)
+		matchers, _ := fields["match"].([]any)
+		if slices.ContainsFunc(matchers, mayFail) {
+			return true, false
+		}
 		routeAround, routeGated := scanHandlers(handlers)
 		if routeAround {
 			return true, false
 		}
-		if matchers, _ := fields["match"].([]any); routeGated && len(matchers) == 0 {
+		// (of a group, a request meets one route only)
+		if routeGated && len(matchers) == 0 && fields["group"] == nil {
 			return false, true
 		}
 	}
 	return false, false
+}
+
+// mayFail tells whether a matcher set has a matcher that is not a quiet one.
+func mayFail(set any) bool {
+	matchers, _ := set.(map[string]any)
+	for name, matcher := range matchers {
+		if name == "not" {
+			if negated, _ := matcher.([]any); slices.ContainsFunc(negated, mayFail) {
+				return true
+			}
+		} else if !slices.Contains(quietMatchers, name) {
+			return true
+		}
+	}
+	return false
 }
 
 func scanHandlers(handlers []any) (around, gated bool) {
@@ -81,9 +105,23 @@ func scanHandlers(handlers []any) (around, gated bool) {
 			if around, gated = scanRoutes(fields["routes"]); around || gated {
 				return around, gated
 			}
+		case name == "static_response" && isPlainStatus(fields["status_code"]):
+			// an answer that is written as it stands
 		case !slices.Contains(quietHandlers, name):
 			return true, false
 		}
 	}
 	return false, false
+}
+
+// isPlainStatus tells whether a status is absent or a number: a placeholder
+// may turn out to be none.
+func isPlainStatus(status any) bool {
+	switch status := status.(type) {
+	case nil, float64:
+		return true
+	case string:
+		return strings.Trim(status, "0123456789") == ""
+	}
+	return false
 }

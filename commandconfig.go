@@ -183,12 +183,13 @@ func parseUpstream(raw string) (*upstream, error) {
 
 // isSecretName tells whether a parameter of this name is likely a credential.
 func isSecretName(name string) bool {
-	name = strings.ToLower(strings.NewReplacer("-", "", "_", "").Replace(name))
-	switch name {
-	case "key", "apikey", "token", "accesstoken", "subscriptionkey", "sig", "signature", "secret", "password":
-		return true
+	name = strings.ToLower(name)
+	for _, ending := range []string{"key", "token", "secret", "password", "signature", "credential"} {
+		if strings.HasSuffix(name, ending) {
+			return true
+		}
 	}
-	return false
+	return name == "sig" || name == "code"
 }
 
 // path is the upstream's path as it goes over the wire.

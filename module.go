@@ -354,7 +354,7 @@ func (h *Handler) openTokens() error {
 	h.launch, h.token = launch, launch.token
 	launch.guardAdmin(h.config, !h.allows(riskTCPAdmin))
 	if h.infoFile != nil {
-		if err := launch.claimFile(h.config, h.infoFile.path); err != nil {
+		if err := launch.claimFile(h.config, h.infoFile); err != nil {
 			return h.gateError(err)
 		}
 	}
@@ -405,6 +405,7 @@ func (s startedHook) Handle(context.Context, caddy.Event) error {
 
 // publish tells callers where the gate is and which token to send.
 func (h *Handler) publish() error {
+	h.launch.start(h.config)
 	info, err := describeServer(h.server, h.AllowHost, h.AllowRoute)
 	if err != nil {
 		return h.gateError(err)

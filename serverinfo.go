@@ -172,6 +172,15 @@ func refuse(path, wrong, remedy string) error {
 	return fmt.Errorf("server_info %s: %s; %s", path, wrong, remedy)
 }
 
+// resolved is the one spelling of the path, without symbolic links.
+func (f *serverInfoFile) resolved() string {
+	parent, err := f.findParent()
+	if err != nil {
+		return f.path // check and write refuse it
+	}
+	return filepath.Join(append(append([]string{parent.path}, parent.missing...), f.base)...)
+}
+
 // check reports every reason for which write would refuse the path. It changes
 // nothing, so that it can run while a configuration is only being validated.
 func (f *serverInfoFile) check() error {

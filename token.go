@@ -127,8 +127,16 @@ func (l *launch) abandon(config configID) error {
 		return nil
 	}
 	for _, remaining := range l.configs {
-		if remaining.published {
+		switch {
+		case remaining.published:
 			return l.tell(*remaining)
+		case remaining.started && remaining.info != l.current.info && l.current.file != nil:
+			// The new config runs and could not tell callers so (a full
+			// disk). What they are told now may lead them, and their token,
+			// to a port that anybody can take.
+			stale := l.current
+			l.current = publication{}
+			return stale.file.remove(stale.info)
 		}
 	}
 	return nil
@@ -148,10 +156,11 @@ func (l *launch) claim(config configID) error {
 
 // claimFile refuses a server-info file that another gate of the same config
 // has: each would overwrite the other's.
-func (l *launch) claimFile(config configID, path string) (err error) {
+func (l *launch) claimFile(config configID, file *serverInfoFile) (err error) {
+	path := file.resolved()
 	launches.Range(func(name, value any) bool {
 		if other := value.(*launch); other != l && other.fileIn(config) == path {
-			err = fmt.Errorf("server_info %s: the gate %s has the same file; give each its own", path, name)
+			err = fmt.Errorf("server_info %s: the gate %s has the same file; give each its own", file.path, name)
 		}
 		return err == nil
 	})
@@ -196,6 +205,13 @@ func anyGuardsAdmin() (guards bool) {
 	return guards
 }
 
+// start notes that a config runs.
+func (l *launch) start(config configID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.configs[config].started = true
+}
+
 // publish makes info what the gate tells callers, in the name of a config: it
 // writes the server-info file, if anything in it changed, and then removes the
 // one at the gate's former path. A nil file is none.
@@ -203,7 +219,7 @@ func (l *launch) publish(config configID, file *serverInfoFile, info serverInfo)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	next := *l.configs[config]
-	next.file, next.info, next.started = file, info, true
+	next.file, next.info = file, info
 	l.failure = l.tell(next)
 	next.published = l.failure == nil
 	*l.configs[config] = next
@@ -261,23 +277,40 @@ func (l *launch) Destruct() error {
 	l.mu.Lock()
 	last := l.current
 	l.mu.Unlock()
-	if last.file == nil || tellsAt(last.path) {
+	if last.file == nil {
 		return nil
+	}
+	if other := launchAt(last.path); other != nil {
+		// Another gate has the file now. With a fixed token, its content may
+		// be the same to the letter. Or that gate had it before, and the
+		// config that took it over has failed.
+		return other.retell()
 	}
 	return last.file.remove(last.info)
 }
 
-// tellsAt tells whether another gate has taken a server-info file over. With a
-// fixed token, its content may be the same to the letter.
-func tellsAt(path string) (taken bool) {
+// launchAt finds the gate that tells callers through a server-info file.
+func launchAt(path string) (found *launch) {
 	launches.Range(func(_, value any) bool {
 		other := value.(*launch)
 		other.mu.Lock()
 		defer other.mu.Unlock()
-		taken = other.current.file != nil && other.current.path == path
-		return !taken
+		if other.current.file != nil && other.current.path == path {
+			found = other
+		}
+		return found == nil
 	})
-	return taken
+	return found
+}
+
+// retell writes what callers are told again, if somebody else has changed it.
+func (l *launch) retell() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.current.file == nil {
+		return nil
+	}
+	return l.current.file.write(l.current.info)
 }
 
 // Interface guard

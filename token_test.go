@@ -236,7 +236,7 @@ func TestAReloadThatFailsLateGivesTheFileBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.claimFile(1, old.path); err != nil {
+	if err := l.claimFile(1, old); err != nil {
 		t.Fatal(err)
 	}
 	publish := func(config configID, f *serverInfoFile, i serverInfo) {
@@ -248,7 +248,7 @@ func TestAReloadThatFailsLateGivesTheFileBack(t *testing.T) {
 	if _, err := openLaunch("late", 2); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.claimFile(2, next.path); err != nil {
+	if err := l.claimFile(2, next); err != nil {
 		t.Fatal(err)
 	}
 	publish(2, next, info(2))
@@ -281,7 +281,7 @@ func TestARenamedGateKeepsItsFile(t *testing.T) {
 	begin := func(name string, config configID) *launch {
 		l, err := openLaunch(name, config)
 		if err == nil {
-			err = l.claimFile(config, f.path)
+			err = l.claimFile(config, f)
 		}
 		if err == nil {
 			err = l.publish(config, f, serverInfo{Port: 1, PID: 1, AuthToken: "t", BaseURL: "http://127.0.0.1/v1"})
@@ -317,9 +317,7 @@ func TestAFailedReloadDoesNotLiftTheGuardOfTheAdminEndpoint(t *testing.T) {
 	if anyGuardsAdmin() {
 		t.Error("a gate that does not run yet guards the endpoint of another config")
 	}
-	if err := l.publish(1, nil, serverInfo{PID: 1}); err != nil {
-		t.Fatal(err)
-	}
+	l.start(1)
 	if _, err := openLaunch("guarding", 2); err != nil {
 		t.Fatal(err)
 	}
@@ -334,5 +332,44 @@ func TestAFailedReloadDoesNotLiftTheGuardOfTheAdminEndpoint(t *testing.T) {
 	}
 	if anyGuardsAdmin() {
 		t.Error("a gate that is gone guards the endpoint")
+	}
+}
+
+// A disk that is full when a reload moves the gate to another port must not
+// leave callers with the old port, which anybody can take, and a valid token.
+func TestAFileThatCannotBeRenewedDoesNotNameAFormerPort(t *testing.T) {
+	dir := t.TempDir()
+	file, err := newServerInfoFile(filepath.Join(dir, "info.json"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	info := serverInfo{Port: 1, PID: 1, AuthToken: "t", BaseURL: "http://127.0.0.1/v1"}
+	l, err := openLaunch("stale-file", 1)
+	if err == nil {
+		err = l.publish(1, file, info)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openLaunch("stale-file", 2); err != nil {
+		t.Fatal(err)
+	}
+	l.start(2)
+	unwritable, err := newServerInfoFile(filepath.Join(dir, "info.json", "below-a-file.json"), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	info.Port = 2
+	if l.publish(2, unwritable, info) == nil {
+		t.Fatal("published where nothing can be written")
+	}
+	if err := closeLaunch("stale-file", 1, l); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(file.path); err == nil {
+		t.Error("the file still names the former port")
+	}
+	if err := closeLaunch("stale-file", 2, l); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -1,13 +1,14 @@
 package responsesproxygate
 
 import (
-	"bufio"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -29,7 +30,7 @@ func checkListener(info serverInfo) error {
 		place = "socket " + info.Socket
 		holder, err = userOfSocket(info.Socket)
 	} else {
-		holder, err = userOfPort(info.Port)
+		holder, err = userOfPort(info)
 	}
 	if err != nil {
 		return err
@@ -66,61 +67,63 @@ func userOfSocket(path string) (string, error) {
 	return strconv.FormatUint(uint64(statOf(info).Uid), 10), nil
 }
 
-// userOfPort is the uid of whoever listens on a loopback port, from
-// proc_pid_net(5).
-func userOfPort(port int) (string, error) {
-	holder := ""
+// userOfPort is the uid of whoever gets what is sent to the gate's address,
+// from proc_pid_net(5): a listener on just that address, or else one on every
+// address. What listens on other loopback addresses is nobody's rival.
+func userOfPort(info serverInfo) (string, error) {
+	base, err := url.Parse(info.BaseURL)
+	if err != nil {
+		return "", err
+	}
+	exact, wildcard := make(map[string]bool), make(map[string]bool)
 	for _, table := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {
-		file, err := os.Open(table)
-		if err != nil {
-			if errors.Is(err, os.ErrNotExist) {
-				continue // no IPv6
-			}
+		lines, err := os.ReadFile(table)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // there may be no IPv6
 			return "", err
 		}
-		defer file.Close()
-		for lines := bufio.NewScanner(file); lines.Scan(); {
-			uid, listens := listenerLine(lines.Text(), port)
-			if !listens {
-				continue
+		for line := range strings.Lines(string(lines)) {
+			ip, uid, listens := listenerLine(line, info.Port)
+			switch {
+			case !listens:
+			case ip.IsUnspecified():
+				wildcard[uid] = true
+			case ip.String() == base.Hostname(), base.Hostname() == "localhost" && ip.IsLoopback():
+				exact[uid] = true
 			}
-			if holder != "" && holder != uid {
-				return "", fmt.Errorf("port %d is held by several users", port)
-			}
-			holder = uid
 		}
 	}
-	if holder == "" {
-		return "", fmt.Errorf("nobody listens on port %d", port)
+	holders := exact
+	if len(holders) == 0 {
+		holders = wildcard
 	}
-	return holder, nil
+	if len(holders) > 1 {
+		return "", fmt.Errorf("port %d is held by several users", info.Port)
+	}
+	for holder := range holders {
+		return holder, nil
+	}
+	return "", fmt.Errorf("nobody listens on port %d", info.Port)
 }
 
-// listenerLine reads one line of the table: the uid, if the line is a socket
-// that listens on port and gets what is sent to loopback.
-func listenerLine(line string, port int) (uid string, listens bool) {
+// listenerLine reads one line of the table: the address and the user of a
+// socket that listens on port.
+func listenerLine(line string, port int) (ip netip.Addr, uid string, listens bool) {
 	const localAddress, state, stateListen, owner = 1, 3, "0A", 7
 	fields := strings.Fields(line)
 	if len(fields) <= owner || fields[state] != stateListen {
-		return "", false
+		return netip.Addr{}, "", false
 	}
 	address, hexPort, _ := strings.Cut(fields[localAddress], ":")
 	if got, err := strconv.ParseUint(hexPort, 16, 16); err != nil || int(got) != port {
-		return "", false
+		return netip.Addr{}, "", false
 	}
-	return fields[owner], reachesLoopback(address)
-}
-
-// reachesLoopback tells whether a listener on this address, in the table's
-// byte order, is loopback or every address.
-func reachesLoopback(address string) bool {
 	raw, err := hex.DecodeString(address)
 	if err != nil {
-		return true // unknown: let it count
+		return netip.Addr{}, "", false
 	}
 	for word := 0; word+4 <= len(raw); word += 4 { // each 32-bit word is little-endian
-		raw[word], raw[word+1], raw[word+2], raw[word+3] = raw[word+3], raw[word+2], raw[word+1], raw[word]
+		slices.Reverse(raw[word : word+4])
 	}
 	ip, ok := netip.AddrFromSlice(raw)
-	return !ok || ip.Unmap().IsLoopback() || ip.IsUnspecified()
+	return ip.Unmap(), fields[owner], ok
 }
