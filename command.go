@@ -5,7 +5,10 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/signal"
 	"strconv"
+	"syscall"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -77,6 +80,8 @@ func runProxyCommand(flags caddycmd.Flags) (int, error) {
 		return caddy.ExitCodeFailedStartup, err
 	}
 	commandKey.Store(&key)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	caddy.TrapSignals()
 	if err := caddy.Run(config); err != nil {
 		return caddy.ExitCodeFailedStartup, err
@@ -87,7 +92,19 @@ func runProxyCommand(flags caddycmd.Flags) (int, error) {
 		return caddy.ExitCodeFailedStartup, errors.Join(err, caddy.Stop())
 	}
 	fmt.Fprintf(os.Stderr, "responses-proxy listening on 127.0.0.1:%d\n", info.Port)
-	select {} // signals and the shutdown endpoint end the process
+	<-signals
+	seeThrough(syscall.SIGTERM)
+	select {} // Caddy ends the process
+}
+
+// seeThrough sees to it that Caddy exits. It handles signals itself, but from
+// goroutines that may not have come to that yet when the first one arrives,
+// right after the start: that one would be lost.
+func seeThrough(again os.Signal) {
+	self, err := os.FindProcess(os.Getpid())
+	for ; err == nil && !caddy.Exiting(); time.Sleep(10 * time.Millisecond) {
+		_ = self.Signal(again)
+	}
 }
 
 // proxyOptions are the command's flags.

@@ -164,8 +164,26 @@ func (p *process) pid() int { return p.cmd.Process.Pid }
 
 func (p *process) signal(sig os.Signal) {
 	p.t.Helper()
+	p.awaitSignalHandling()
 	if err := p.cmd.Process.Signal(sig); err != nil {
 		p.t.Fatalf("signal %v: %v", sig, err)
+	}
+}
+
+// awaitSignalHandling waits until Caddy handles signals: it begins to in
+// goroutines of their own, and one that comes within milliseconds of its start
+// may still end it at once. SIGUSR2 does not, and Caddy logs it.
+func (p *process) awaitSignalHandling() {
+	for range 40 {
+		text, changed := p.out.snapshot()
+		if strings.Contains(text, "SIGUSR2") {
+			return
+		}
+		_ = p.cmd.Process.Signal(syscall.SIGUSR2)
+		select {
+		case <-changed:
+		case <-time.After(50 * time.Millisecond): // the log may go elsewhere
+		}
 	}
 }
 
