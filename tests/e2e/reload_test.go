@@ -50,6 +50,7 @@ func (g *gate) adminDo(t *testing.T, method, path, contentType, body string) ans
 // reload has Caddy take another config.
 func (g *gate) reload(t *testing.T, s site) answer {
 	t.Helper()
+	g.reloaded.Store(true)
 	return g.adminDo(t, http.MethodPost, "/load", "text/caddyfile", s.caddyfile())
 }
 
