@@ -5,10 +5,11 @@ package e2e
 import (
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
 // answerUnauthorized is how OpenAI answers a bad key: it quotes its ends.
@@ -25,46 +26,46 @@ func answerUnauthorized(w http.ResponseWriter, _ *http.Request) {
 
 func TestAnUpstream401IsWithheldWhole(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, newUpstream(t, answerUnauthorized), site{})
-	got := g.do(t)
-	refused(t, got, http.StatusBadGateway, "upstream_unauthorized")
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, answerUnauthorized), gatetest.Site{})
+	got := g.Do(t)
+	gatetest.Refused(t, got, http.StatusBadGateway, "upstream_unauthorized")
 	for _, name := range []string{"X-Request-Id", "Set-Cookie", "X-Upstream-Trailer", "Trailer"} {
-		if value := got.header.Get(name); value != "" {
+		if value := got.Header.Get(name); value != "" {
 			t.Errorf("the answer has the upstream's %s: %q", name, value)
 		}
 	}
-	if all := fmt.Sprint(got.header) + got.body; strings.Contains(all, "sk-e2e") || strings.Contains(all, "BEEF") {
+	if all := fmt.Sprint(got.Header) + got.Body; strings.Contains(all, "sk-e2e") || strings.Contains(all, "BEEF") {
 		t.Errorf("the answer has part of the key: %s", all)
 	}
-	g.waitOutput(`"level":"error"`, 1) // the operator is told
-	if out := g.out.String(); strings.Contains(out, "sk-e2e-ope") {
+	g.WaitOutput(`"level":"error"`, 1) // the operator is told
+	if out := g.Output.String(); strings.Contains(out, "sk-e2e-ope") {
 		t.Error("the log has part of the key")
 	}
 	// The gate's own 401 stays one, and an upstream that recovers is used.
-	refused(t, g.do(t, setHeader("X-Proxy-Token", "x")), 401, "invalid_token")
-	g.up.setAnswer(answerJSON)
-	g.works(t)
+	gatetest.Refused(t, g.Do(t, gatetest.SetHeader("X-Proxy-Token", "x")), 401, "invalid_token")
+	g.Up.SetAnswer(gatetest.AnswerJSON)
+	g.Works(t)
 }
 
 func TestAStreamed401IsWithheldToo(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, newUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
 		w.WriteHeader(401)
 		for range 50 {
 			_, _ = io.WriteString(w, "data: sk-e2e-ope*****BEEF\n\n")
 			_ = http.NewResponseController(w).Flush()
 		}
-	}), site{})
-	got := g.do(t)
-	refused(t, got, http.StatusBadGateway, "upstream_unauthorized")
+	}), gatetest.Site{})
+	got := g.Do(t)
+	gatetest.Refused(t, got, http.StatusBadGateway, "upstream_unauthorized")
 }
 
 func TestOtherUpstreamErrorsPassThrough(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, newUpstream(t, nil), site{})
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{})
 	for _, status := range []int{201, 204, 301, 400, 403, 404, 413, 415, 429, 500, 502, 503, 504, 529} {
-		g.up.setAnswer(func(w http.ResponseWriter, _ *http.Request) {
+		g.Up.SetAnswer(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("X-Request-Id", "req_1")
 			w.Header().Set("Retry-After", "7")
 			w.Header().Set("Location", "https://elsewhere.example/")
@@ -73,15 +74,15 @@ func TestOtherUpstreamErrorsPassThrough(t *testing.T) {
 				_, _ = fmt.Fprintf(w, "upstream says %d", status)
 			}
 		})
-		got := g.do(t)
+		got := g.Do(t)
 		want := fmt.Sprintf("upstream says %d", status)
 		if status == 204 {
 			want = ""
 		}
-		if got.status != status || got.body != want || got.header.Get("X-Request-Id") != "req_1" || got.header.Get("Retry-After") != "7" {
-			t.Errorf("upstream status %d: got %d %q %v", status, got.status, got.body, got.header)
+		if got.Status != status || got.Body != want || got.Header.Get("X-Request-Id") != "req_1" || got.Header.Get("Retry-After") != "7" {
+			t.Errorf("upstream status %d: got %d %q %v", status, got.Status, got.Body, got.Header)
 		}
-		if got.header.Get("X-Responses-Proxy-Gate") != "" {
+		if got.Header.Get("X-Responses-Proxy-Gate") != "" {
 			t.Errorf("upstream status %d has the gate's header", status)
 		}
 	}
@@ -101,20 +102,20 @@ func TestAnUpstreamCannotSpeakAsTheGateOrOpenItToPages(t *testing.T) {
 			w.WriteHeader(status)
 		}
 	}
-	g := startGate(t, newUpstream(t, nil), site{})
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{})
 	for _, status := range []int{200, 429, 500} {
-		g.up.setAnswer(spoof(status))
-		got := g.do(t)
-		if got.status != status {
-			t.Errorf("status %d, want %d", got.status, status)
+		g.Up.SetAnswer(spoof(status))
+		got := g.Do(t)
+		if got.Status != status {
+			t.Errorf("status %d, want %d", got.Status, status)
 		}
-		notCORS(t, got)
-		if value := got.header.Get("X-Responses-Proxy-Gate"); value != "" {
+		gatetest.NotCORS(t, got)
+		if value := got.Header.Get("X-Responses-Proxy-Gate"); value != "" {
 			t.Errorf("upstream's X-Responses-Proxy-Gate: %q passed", value)
 		}
 	}
 	t.Run("not in trailers either", func(t *testing.T) {
-		g.up.setAnswer(func(w http.ResponseWriter, _ *http.Request) {
+		g.Up.SetAnswer(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Trailer", "X-Responses-Proxy-Gate, Access-Control-Allow-Origin")
 			w.WriteHeader(200)
 			_, _ = io.WriteString(w, "x")
@@ -122,7 +123,7 @@ func TestAnUpstreamCannotSpeakAsTheGateOrOpenItToPages(t *testing.T) {
 			w.Header().Set("X-Responses-Proxy-Gate", "invalid_token")
 			w.Header().Set("Access-Control-Allow-Origin", "*")
 		})
-		response, err := g.http.Do(g.post())
+		response, err := g.HTTP.Do(g.Post())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -130,7 +131,7 @@ func TestAnUpstreamCannotSpeakAsTheGateOrOpenItToPages(t *testing.T) {
 		if _, err := io.ReadAll(response.Body); err != nil {
 			t.Fatal(err)
 		}
-		notCORS(t, answer{header: response.Header})
+		gatetest.NotCORS(t, gatetest.Answer{Header: response.Header})
 		if values := response.Header["X-Responses-Proxy-Gate"]; values != nil {
 			t.Errorf("the upstream speaks as the gate: %q", values)
 		}
@@ -139,15 +140,15 @@ func TestAnUpstreamCannotSpeakAsTheGateOrOpenItToPages(t *testing.T) {
 
 func TestADeadUpstreamIsA502OfTheGates(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, newUpstream(t, nil), site{to: fmt.Sprintf("http://127.0.0.1:%d", freePort(t))})
-	got := g.do(t)
-	refused(t, got, http.StatusBadGateway, got.header.Get("X-Responses-Proxy-Gate"))
-	if got.header.Get("X-Responses-Proxy-Gate") == "" {
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{To: fmt.Sprintf("http://127.0.0.1:%d", gatetest.FreePort(t))})
+	got := g.Do(t)
+	gatetest.Refused(t, got, http.StatusBadGateway, got.Header.Get("X-Responses-Proxy-Gate"))
+	if got.Header.Get("X-Responses-Proxy-Gate") == "" {
 		t.Error("no code")
 	}
-	g.waitOutput(`"level":"error"`, 1)
-	for _, secret := range []string{g.token, operatorKey} {
-		if strings.Contains(g.out.String(), secret) {
+	g.WaitOutput(`"level":"error"`, 1)
+	for _, secret := range []string{g.Token, gatetest.OperatorKey} {
+		if strings.Contains(g.Output.String(), secret) {
 			t.Errorf("the log has %q", secret)
 		}
 	}
@@ -155,23 +156,23 @@ func TestADeadUpstreamIsA502OfTheGates(t *testing.T) {
 
 func TestAnUpstreamThatHangsUpIsA502OfTheGates(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, newUpstream(t, nil), site{})
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{})
 	for name, raw := range map[string]string{
 		"without a word":          "",
-		"with garbage":            "garbage " + operatorKey + "\r\n\r\n",
+		"with garbage":            "garbage " + gatetest.OperatorKey + "\r\n\r\n",
 		"within the headers":      "HTTP/1.1 200 OK\r\nContent-Type: text/pl",
-		"with a malformed header": "HTTP/1.1 200 OK\r\nno colon " + operatorKey + "\r\n\r\n",
+		"with a malformed header": "HTTP/1.1 200 OK\r\nno colon " + gatetest.OperatorKey + "\r\n\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			g.up.setAnswer(hangUp(raw))
-			got := g.do(t)
-			refused(t, got, http.StatusBadGateway, got.header.Get("X-Responses-Proxy-Gate"))
-			if strings.Contains(got.body, operatorKey) {
+			g.Up.SetAnswer(hangUp(raw))
+			got := g.Do(t)
+			gatetest.Refused(t, got, http.StatusBadGateway, got.Header.Get("X-Responses-Proxy-Gate"))
+			if strings.Contains(got.Body, gatetest.OperatorKey) {
 				t.Error("the answer has the key")
 			}
 		})
 	}
-	if strings.Contains(g.out.String(), operatorKey) {
+	if strings.Contains(g.Output.String(), gatetest.OperatorKey) {
 		t.Error("the log has the key")
 	}
 }
@@ -184,46 +185,46 @@ func hangUp(raw string) http.HandlerFunc {
 			panic(err)
 		}
 		_, _ = io.WriteString(conn, raw)
-		_ = conn.(recordingConn).Conn.(*net.TCPConn).CloseWrite()
+		_ = conn.(interface{ CloseWrite() error }).CloseWrite()
 		_ = conn.Close()
 	}
 }
 
 func TestATimeoutIsA504OfTheGates(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, newUpstream(t, func(_ http.ResponseWriter, r *http.Request) {
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, func(_ http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done() // answers never; the gate gives up first
-	}), site{proxy: "transport http {\nresponse_header_timeout 100ms\n}"})
-	refused(t, g.do(t), http.StatusGatewayTimeout, "upstream_timeout")
+	}), gatetest.Site{Proxy: "transport http {\nresponse_header_timeout 100ms\n}"})
+	gatetest.Refused(t, g.Do(t), http.StatusGatewayTimeout, "upstream_timeout")
 }
 
 func TestABodyOverTheLimitIsA413OfTheGates(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, newUpstream(t, nil), site{before: "request_body {\nmax_size 100\n}"})
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{Before: "request_body {\nmax_size 100\n}"})
 	large := strings.Repeat("x", 1<<10)
 	for name, length := range map[string]int64{"with its length": int64(len(large)), "chunked": -1} {
 		t.Run(name, func(t *testing.T) {
-			got := g.do(t, func(r *http.Request) {
+			got := g.Do(t, func(r *http.Request) {
 				r.Body, r.ContentLength, r.GetBody = io.NopCloser(strings.NewReader(large)), length, nil
 			})
-			refused(t, got, http.StatusRequestEntityTooLarge, "request_too_large")
-			g.up.sawNo(t, large)
+			gatetest.Refused(t, got, http.StatusRequestEntityTooLarge, "request_too_large")
+			g.Up.SawNo(t, large)
 		})
 	}
-	g.works(t)
+	g.Works(t)
 }
 
 func TestATruncatedStreamLooksTruncated(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, newUpstream(t, nil), site{})
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{})
 	for name, raw := range map[string]string{
 		"chunked":               "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n",
 		"within a chunk":        "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n99\r\ndata: 1\n\n",
 		"with a Content-Length": "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\ndata: 1\n\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			g.up.setAnswer(hangUp(raw))
-			response, err := g.http.Do(g.post())
+			g.Up.SetAnswer(hangUp(raw))
+			response, err := g.HTTP.Do(g.Post())
 			if err != nil {
 				return // cut off before anything was sent on: no client takes that for whole
 			}
@@ -234,16 +235,16 @@ func TestATruncatedStreamLooksTruncated(t *testing.T) {
 			}
 		})
 	}
-	g.up.setAnswer(answerJSON)
-	g.works(t)
+	g.Up.SetAnswer(gatetest.AnswerJSON)
+	g.Works(t)
 }
 
 func TestNothingBehindTheGateIsA502OfTheGates(t *testing.T) {
 	t.Parallel()
-	up := newUpstream(t, nil)
+	up := gatetest.NewUpstream(t, nil)
 	// A matcher that never holds takes reverse_proxy out of the way.
-	g := startGate(t, up, site{to: "/never " + up.URL})
-	got := g.do(t)
-	refused(t, got, http.StatusBadGateway, "upstream_missing")
-	up.sawNothing(t)
+	g := gatetest.StartGate(t, up, gatetest.Site{To: "/never " + up.URL})
+	got := g.Do(t)
+	gatetest.Refused(t, got, http.StatusBadGateway, "upstream_missing")
+	up.SawNothing(t)
 }

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
 // stolen is a header's worth of a caller's credential. The upstream must
@@ -28,7 +30,7 @@ func withCallerCredentials(r *http.Request) {
 
 func TestCallersCredentialsNeverGoUpstream(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, newUpstream(t, nil), site{})
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{})
 	for name, edit := range map[string]func(*http.Request){
 		"once each": func(*http.Request) {},
 		"twice each": func(r *http.Request) {
@@ -41,21 +43,21 @@ func TestCallersCredentialsNeverGoUpstream(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g.up.forget()
-			token := func(r *http.Request) { r.Header.Set("X-Proxy-Token", g.token) }
-			if got := g.do(t, token, withCallerCredentials, edit); got.status != 200 {
-				t.Fatalf("status %d %s", got.status, got.body)
+			g.Up.Forget()
+			token := func(r *http.Request) { r.Header.Set("X-Proxy-Token", g.Token) }
+			if got := g.Do(t, token, withCallerCredentials, edit); got.Status != 200 {
+				t.Fatalf("status %d %s", got.Status, got.Body)
 			}
-			seen := g.up.only(t)
-			seen.hasKey(t)
+			seen := g.Up.Only(t)
+			seen.HasKey(t)
 			for _, name := range []string{"X-Proxy-Token", "Proxy-Authorization", "Cookie", "Api-Key", "X-Api-Key"} {
-				if values, ok := seen.header[name]; ok {
+				if values, ok := seen.Header[name]; ok {
 					t.Errorf("%s upstream is %q", name, values)
 				}
 			}
-			g.up.sawNo(t, stolen)
-			g.up.sawNo(t, g.token)
-			if n := strings.Count(g.up.bytesSeen(), operatorKey); n != 1 {
+			g.Up.SawNo(t, stolen)
+			g.Up.SawNo(t, g.Token)
+			if n := strings.Count(g.Up.BytesSeen(), gatetest.OperatorKey); n != 1 {
 				t.Errorf("the key went upstream %d times, want 1", n)
 			}
 		})
@@ -64,78 +66,78 @@ func TestCallersCredentialsNeverGoUpstream(t *testing.T) {
 
 func TestOtherHeadersAndTheBodyGoUpstreamUnchanged(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, newUpstream(t, nil), site{})
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{})
 	const body = "{\"input\":\"h\u00e9llo \\u0000 \x01 \xff\"}  \r\n"
-	got := g.do(t, setHeader("Openai-Beta", "responses=v1"), setHeader("User-Agent", "codex/0.169.0"), func(r *http.Request) {
+	got := g.Do(t, gatetest.SetHeader("Openai-Beta", "responses=v1"), gatetest.SetHeader("User-Agent", "codex/0.169.0"), func(r *http.Request) {
 		r.Body = http.NoBody
 		replaced, _ := http.NewRequest(http.MethodPost, "http://x", strings.NewReader(body))
 		r.Body, r.ContentLength = replaced.Body, replaced.ContentLength
 	})
-	if got.status != 200 {
-		t.Fatalf("status %d %s", got.status, got.body)
+	if got.Status != 200 {
+		t.Fatalf("status %d %s", got.Status, got.Body)
 	}
-	seen := g.up.only(t)
-	if seen.body != body || seen.header.Get("Openai-Beta") != "responses=v1" || seen.header.Get("User-Agent") != "codex/0.169.0" || seen.header.Get("Content-Type") != "application/json" {
+	seen := g.Up.Only(t)
+	if seen.Body != body || seen.Header.Get("Openai-Beta") != "responses=v1" || seen.Header.Get("User-Agent") != "codex/0.169.0" || seen.Header.Get("Content-Type") != "application/json" {
 		t.Errorf("upstream got %+v", seen)
 	}
-	if got.header.Get("X-Responses-Proxy-Gate") != "" {
+	if got.Header.Get("X-Responses-Proxy-Gate") != "" {
 		t.Error("an upstream's answer has the gate's header")
 	}
 }
 
 func TestUpstreamHeaderCarriesTheBareKey(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, newUpstream(t, nil), site{
-		global: "log {\nformat filter {\nrequest>headers>Api-Key delete\n}\n}",
-		gate:   "upstream_header api-key",
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{
+		Global: "log {\nformat filter {\nrequest>headers>Api-Key delete\n}\n}",
+		Gate:   "upstream_header api-key",
 	})
-	g.works(t)
-	if got := g.do(t, setHeader("X-Proxy-Token", g.token), withCallerCredentials, setHeader("Connection", "close, api-key")); got.status != 200 {
-		t.Fatalf("status %d %s", got.status, got.body)
+	g.Works(t)
+	if got := g.Do(t, gatetest.SetHeader("X-Proxy-Token", g.Token), withCallerCredentials, gatetest.SetHeader("Connection", "close, api-key")); got.Status != 200 {
+		t.Fatalf("status %d %s", got.Status, got.Body)
 	}
-	seen := g.up.requests()
+	seen := g.Up.Requests()
 	if len(seen) != 2 {
 		t.Fatalf("the upstream saw %d requests", len(seen))
 	}
 	for _, request := range seen {
-		if values := request.header["Api-Key"]; len(values) != 1 || values[0] != operatorKey {
+		if values := request.Header["Api-Key"]; len(values) != 1 || values[0] != gatetest.OperatorKey {
 			t.Errorf("Api-Key upstream is %q", values)
 		}
-		if values, ok := request.header["Authorization"]; ok {
+		if values, ok := request.Header["Authorization"]; ok {
 			t.Errorf("Authorization upstream is %q", values)
 		}
 	}
-	g.up.sawNo(t, stolen)
-	g.up.sawNo(t, g.token)
+	g.Up.SawNo(t, stolen)
+	g.Up.SawNo(t, g.Token)
 }
 
 func TestAFixedTokenIsTakenFromTheEnvironmentAndOnlyItWorks(t *testing.T) {
 	t.Parallel()
 	const fixed = "fleet-token-fleet-token-fleet-token-1"
-	g := startGate(t, newUpstream(t, nil), site{gate: "token {env.GATE_TOKEN}", env: []string{"GATE_TOKEN=" + fixed}})
-	if g.token != fixed {
-		t.Errorf("server-info has the token %q", g.token)
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{Gate: "token {env.GATE_TOKEN}", Env: []string{"GATE_TOKEN=" + fixed}})
+	if g.Token != fixed {
+		t.Errorf("server-info has the token %q", g.Token)
 	}
-	g.works(t)
-	refused(t, g.do(t, setHeader("X-Proxy-Token", fixed+"x")), 401, "invalid_token")
-	if out := g.out.String(); strings.Contains(out, fixed) {
+	g.Works(t)
+	gatetest.Refused(t, g.Do(t, gatetest.SetHeader("X-Proxy-Token", fixed+"x")), 401, "invalid_token")
+	if out := g.Output.String(); strings.Contains(out, fixed) {
 		t.Error("Caddy printed the fixed token")
 	}
 }
 
 func TestTwoGatesDoNotTakeEachOthersTokens(t *testing.T) {
 	t.Parallel()
-	up := newUpstream(t, nil)
-	s := site{}.with(t, up)
-	second := site{dir: tempDir(t), gate: "name second"}.with(t, up)
+	up := gatetest.NewUpstream(t, nil)
+	s := gatetest.Site{}.With(t, up)
+	second := gatetest.Site{Dir: gatetest.TempDir(t), Gate: "name second"}.With(t, up)
 	// The second site goes into the first one's Caddyfile.
-	_, other, _ := strings.Cut(second.caddyfile(), "http://:0")
-	s.proxy = "}\n}\nhttp://:0 " + strings.Replace(strings.TrimSuffix(strings.TrimSpace(other), "}\n}"), "bind 127.0.0.1", "bind 127.0.0.2", 1)
-	g := startGate(t, up, s)
-	two := readInfo(t, second.infoPath())
-	if two.AuthToken == g.token || len(two.AuthToken) != 43 {
-		t.Fatalf("tokens %q and %q", g.token, two.AuthToken)
+	_, other, _ := strings.Cut(second.Caddyfile(), "http://:0")
+	s.Proxy = "}\n}\nhttp://:0 " + strings.Replace(strings.TrimSuffix(strings.TrimSpace(other), "}\n}"), "bind 127.0.0.1", "bind 127.0.0.2", 1)
+	g := gatetest.StartGate(t, up, s)
+	two := gatetest.ReadInfo(t, second.InfoPath())
+	if two.AuthToken == g.Token || len(two.AuthToken) != 43 {
+		t.Fatalf("tokens %q and %q", g.Token, two.AuthToken)
 	}
-	g.works(t)
-	refused(t, g.do(t, setHeader("X-Proxy-Token", two.AuthToken)), 401, "invalid_token")
+	g.Works(t)
+	gatetest.Refused(t, g.Do(t, gatetest.SetHeader("X-Proxy-Token", two.AuthToken)), 401, "invalid_token")
 }

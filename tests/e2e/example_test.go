@@ -9,18 +9,20 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
 // The shipped example, with another upstream and port, and nothing else changed.
 func TestTheShippedExampleAdaptsValidatesAndWorks(t *testing.T) {
 	t.Parallel()
-	shipped := readFile(t, filepath.Join(repoRoot, "Caddyfile.example"))
+	shipped := gatetest.ReadFile(t, filepath.Join(gatetest.RepoRoot, "Caddyfile.example"))
 	if runtime.GOOS != "linux" {
 		t.Skip("only on Linux can a variable (SSL_CERT_FILE) make Caddy trust the stand-in for api.openai.com")
 	}
-	up, certificate := newTLSUpstream(t)
-	dir := tempDir(t)
-	writeFile(t, filepath.Join(dir, "upstream.pem"), string(certificate))
+	up, certificate := gatetest.NewTLSUpstream(t)
+	dir := gatetest.TempDir(t)
+	gatetest.WriteFile(t, filepath.Join(dir, "upstream.pem"), string(certificate))
 	if n := strings.Count(shipped, "https://api.openai.com"); n == 0 {
 		t.Fatal("the example does not name https://api.openai.com")
 	}
@@ -29,19 +31,19 @@ func TestTheShippedExampleAdaptsValidatesAndWorks(t *testing.T) {
 		t.Fatal("the example has no site on a fixed port")
 	}
 	example := strings.ReplaceAll(shipped, "https://api.openai.com", up.URL)
-	example = strings.ReplaceAll(example, ":"+port[1]+" {", fmt.Sprintf(":%d {", freePort(t)))
+	example = strings.ReplaceAll(example, ":"+port[1]+" {", fmt.Sprintf(":%d {", gatetest.FreePort(t)))
 	path := filepath.Join(dir, "Caddyfile")
-	writeFile(t, path, example)
-	l := launch{
-		dir: dir, env: []string{"OPENAI_API_KEY=" + operatorKey, "XDG_RUNTIME_DIR=" + dir, "SSL_CERT_FILE=" + filepath.Join(dir, "upstream.pem")},
-		args: []string{"run", "--adapter", "caddyfile", "--config", path},
+	gatetest.WriteFile(t, path, example)
+	l := gatetest.Launch{
+		Dir: dir, Env: []string{"OPENAI_API_KEY=" + gatetest.OperatorKey, "XDG_RUNTIME_DIR=" + dir, "SSL_CERT_FILE=" + filepath.Join(dir, "upstream.pem")},
+		Args: []string{"run", "--adapter", "caddyfile", "--config", path},
 	}
 	for _, command := range []string{"adapt", "validate"} {
 		// The file as it is shipped, and as it is run here.
-		for _, config := range []string{filepath.Join(repoRoot, "Caddyfile.example"), path} {
+		for _, config := range []string{filepath.Join(gatetest.RepoRoot, "Caddyfile.example"), path} {
 			once := l
-			once.args = []string{command, "--adapter", "caddyfile", "--config", config}
-			if out, code := run(t, once); code != 0 || strings.Contains(out, operatorKey) {
+			once.Args = []string{command, "--adapter", "caddyfile", "--config", config}
+			if out, code := gatetest.Run(t, once); code != 0 || strings.Contains(out, gatetest.OperatorKey) {
 				t.Fatalf("caddy %s %s: exit code %d\n%s", command, config, code, out)
 			}
 		}
@@ -50,46 +52,46 @@ func TestTheShippedExampleAdaptsValidatesAndWorks(t *testing.T) {
 		t.Errorf("adapt and validate wrote %v", found)
 	}
 
-	g := &gate{process: start(t, l), up: up, http: newClient(t)}
-	g.waitOutput(readyLog, 1)
-	found := regexp.MustCompile(`"path":"([^"]+)"`).FindStringSubmatch(g.waitOutput("server-info written", 1)[0])
+	g := &gatetest.Gate{Process: gatetest.Start(t, l), Up: up, HTTP: gatetest.NewClient(t)}
+	g.WaitOutput(gatetest.ReadyLog, 1)
+	found := regexp.MustCompile(`"path":"([^"]+)"`).FindStringSubmatch(g.WaitOutput("server-info written", 1)[0])
 	if found == nil || !strings.HasPrefix(found[1], dir) {
 		t.Fatalf("server-info is at %v, want it below XDG_RUNTIME_DIR", found)
 	}
-	g.info = readInfo(t, found[1])
-	g.token, g.addr = g.info.AuthToken, fmt.Sprintf("127.0.0.1:%d", g.info.Port)
+	g.Info = gatetest.ReadInfo(t, found[1])
+	g.Token, g.Addr = g.Info.AuthToken, fmt.Sprintf("127.0.0.1:%d", g.Info.Port)
 
-	g.works(t)
-	seen := up.only(t)
-	seen.hasKey(t)
-	if want := strings.TrimPrefix(up.URL, "https://"); seen.host != want {
-		t.Errorf("Host upstream is %q, want %q", seen.host, want)
+	g.Works(t)
+	seen := up.Only(t)
+	seen.HasKey(t)
+	if want := strings.TrimPrefix(up.URL, "https://"); seen.Host != want {
+		t.Errorf("Host upstream is %q, want %q", seen.Host, want)
 	}
 	for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "Via"} {
-		if values := seen.header[name]; values != nil {
+		if values := seen.Header[name]; values != nil {
 			t.Errorf("the upstream is told %s: %q", name, values)
 		}
 	}
-	stream := newEventStream()
-	up.setAnswer(stream.serve)
-	_, reader := openStream(t, g.http, g.post(withDeadline(t)))
+	stream := gatetest.NewEventStream()
+	up.SetAnswer(stream.Serve)
+	_, reader := gatetest.OpenStream(t, g.HTTP, g.Post(gatetest.WithDeadline(t)))
 	for n := 1; n <= 3; n++ {
-		stream.send(t)
-		readEvent(t, reader, n)
+		stream.Send(t)
+		gatetest.ReadEvent(t, reader, n)
 	}
-	close(stream.next)
-	g.refusesAll(t, []attack{
-		{"a web page", edits{noToken, setHeader("Origin", "https://attacker.example"), setHeader("Content-Type", "text/plain")}, 403, "origin_not_allowed"},
+	close(stream.Next)
+	refusesAll(t, g, []attack{
+		{"a web page", edits{noToken, gatetest.SetHeader("Origin", "https://attacker.example"), gatetest.SetHeader("Content-Type", "text/plain")}, 403, "origin_not_allowed"},
 		{"a rebound name", edits{host("attacker.example")}, 403, "host_not_allowed"},
-		{"text/plain", edits{setHeader("Content-Type", "text/plain")}, 415, "content_type_not_json"},
+		{"text/plain", edits{gatetest.SetHeader("Content-Type", "text/plain")}, 415, "content_type_not_json"},
 		{"no token", edits{noToken}, 401, "missing_token"},
 	})
-	up.setAnswer(answerJSON)
-	if got := g.do(t, setHeader("X-Proxy-Token", g.token)); got.status != 200 {
-		t.Errorf("with X-Proxy-Token: %d %s", got.status, got.body)
+	up.SetAnswer(gatetest.AnswerJSON)
+	if got := g.Do(t, gatetest.SetHeader("X-Proxy-Token", g.Token)); got.Status != 200 {
+		t.Errorf("with X-Proxy-Token: %d %s", got.Status, got.Body)
 	}
-	for _, secret := range []string{g.token, operatorKey} {
-		if strings.Contains(g.out.String(), secret) {
+	for _, secret := range []string{g.Token, gatetest.OperatorKey} {
+		if strings.Contains(g.Output.String(), secret) {
 			t.Errorf("the example's logs have a secret")
 		}
 	}
@@ -97,11 +99,11 @@ func TestTheShippedExampleAdaptsValidatesAndWorks(t *testing.T) {
 
 func TestTheShippedExampleOpensNoAdminPort(t *testing.T) {
 	t.Parallel()
-	l := launch{
-		dir: tempDir(t), env: []string{"XDG_RUNTIME_DIR=/run/user/0"},
-		args: []string{"adapt", "--adapter", "caddyfile", "--config", filepath.Join(repoRoot, "Caddyfile.example")},
+	l := gatetest.Launch{
+		Dir: gatetest.TempDir(t), Env: []string{"XDG_RUNTIME_DIR=/run/user/0"},
+		Args: []string{"adapt", "--adapter", "caddyfile", "--config", filepath.Join(gatetest.RepoRoot, "Caddyfile.example")},
 	}
-	out, code := run(t, l)
+	out, code := gatetest.Run(t, l)
 	admin := regexp.MustCompile(`"admin":\{"listen":"unix/[^"|]+"`)
 	if code != 0 || !admin.MatchString(out) {
 		t.Errorf("the example's admin endpoint is not a socket for its owner alone (exit code %d):\n%s", code, out)

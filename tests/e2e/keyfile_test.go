@@ -9,37 +9,39 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
 // keyFileGate is a gate whose key is in a file.
-func keyFileGate(t *testing.T) (g *gate, path string) {
+func keyFileGate(t *testing.T) (g *gatetest.Gate, path string) {
 	t.Helper()
-	dir := tempDir(t)
+	dir := gatetest.TempDir(t)
 	path = filepath.Join(dir, "key")
-	writeFile(t, path, operatorKey+"\n")
-	return startGate(t, newUpstream(t, nil), site{dir: dir, key: "upstream_bearer_file " + path}), path
+	gatetest.WriteFile(t, path, gatetest.OperatorKey+"\n")
+	return gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{Dir: dir, Key: "upstream_bearer_file " + path}), path
 }
 
 // keyUpstream sends a request and tells which key the upstream got with it.
-func (g *gate) keyUpstream(t *testing.T) string {
+func keyUpstream(t *testing.T, g *gatetest.Gate) string {
 	t.Helper()
-	g.up.forget()
-	g.works(t)
-	return strings.TrimPrefix(g.up.only(t).header.Get("Authorization"), "Bearer ")
+	g.Up.Forget()
+	g.Works(t)
+	return strings.TrimPrefix(g.Up.Only(t).Header.Get("Authorization"), "Bearer ")
 }
 
 // waitKey sends requests until the upstream gets a key. In between it may get
 // the old one, and no other.
-func (g *gate) waitKey(t *testing.T, old, key string) {
+func waitKey(t *testing.T, g *gatetest.Gate, old, key string) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
-		switch got := g.keyUpstream(t); {
+	for deadline := time.Now().Add(gatetest.Patience); ; time.Sleep(20 * time.Millisecond) {
+		switch got := keyUpstream(t, g); {
 		case got == key:
 			return
 		case got != old:
 			t.Fatalf("the upstream got the key %q, which is neither the old nor the new one", got)
 		case time.Now().After(deadline):
-			t.Fatalf("the new key was not in use after %v", patience)
+			t.Fatalf("the new key was not in use after %v", gatetest.Patience)
 		}
 	}
 }
@@ -47,24 +49,24 @@ func (g *gate) waitKey(t *testing.T, old, key string) {
 // replace renames a new file over path, as secret managers do.
 func replace(t *testing.T, path, content string) {
 	t.Helper()
-	writeFile(t, path+".new", content)
-	must(t, os.Rename(path+".new", path))
+	gatetest.WriteFile(t, path+".new", content)
+	gatetest.Must(t, os.Rename(path+".new", path))
 }
 
 func TestARotatedKeyFileIsTakenUpWithoutAReload(t *testing.T) {
 	t.Parallel()
 	g, path := keyFileGate(t)
-	if got := g.keyUpstream(t); got != operatorKey {
+	if got := keyUpstream(t, g); got != gatetest.OperatorKey {
 		t.Fatalf("the upstream got %q", got)
 	}
 	replace(t, path, "sk-renamed-into-place\n")
-	g.waitKey(t, operatorKey, "sk-renamed-into-place")
-	writeFile(t, path, "sk-written-in-place\r\n")
-	g.waitKey(t, "sk-renamed-into-place", "sk-written-in-place")
+	waitKey(t, g, gatetest.OperatorKey, "sk-renamed-into-place")
+	gatetest.WriteFile(t, path, "sk-written-in-place\r\n")
+	waitKey(t, g, "sk-renamed-into-place", "sk-written-in-place")
 	replace(t, path, "sk-without-a-newline")
-	g.waitKey(t, "sk-written-in-place", "sk-without-a-newline")
-	for _, key := range []string{operatorKey, "sk-renamed", "sk-written", "sk-without"} {
-		if strings.Contains(g.out.String(), key) {
+	waitKey(t, g, "sk-written-in-place", "sk-without-a-newline")
+	for _, key := range []string{gatetest.OperatorKey, "sk-renamed", "sk-written", "sk-without"} {
+		if strings.Contains(g.Output.String(), key) {
 			t.Errorf("the log has the key %s…", key)
 		}
 	}
@@ -73,29 +75,32 @@ func TestARotatedKeyFileIsTakenUpWithoutAReload(t *testing.T) {
 func TestABrokenKeyFileLeavesTheOldKeyInUseAndIsLogged(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]func(t *testing.T, path string){
-		"emptied in place":     func(t *testing.T, path string) { writeFile(t, path, "") },
+		"emptied in place":     func(t *testing.T, path string) { gatetest.WriteFile(t, path, "") },
 		"replaced by nothing":  func(t *testing.T, path string) { replace(t, path, "") },
 		"two lines":            func(t *testing.T, path string) { replace(t, path, "sk-one\nsk-two\n") },
 		"a space in the key":   func(t *testing.T, path string) { replace(t, path, "sk-one sk-two") },
 		"an escape in the key": func(t *testing.T, path string) { replace(t, path, "sk-\x1b[31m") },
 		"too long":             func(t *testing.T, path string) { replace(t, path, strings.Repeat("k", 8<<10+1)) },
-		"removed":              func(t *testing.T, path string) { must(t, os.Remove(path)) },
-		"a directory by now":   func(t *testing.T, path string) { must(t, os.Remove(path)); must(t, os.Mkdir(path, 0o700)) },
+		"removed":              func(t *testing.T, path string) { gatetest.Must(t, os.Remove(path)) },
+		"a directory by now": func(t *testing.T, path string) {
+			gatetest.Must(t, os.Remove(path))
+			gatetest.Must(t, os.Mkdir(path, 0o700))
+		},
 		"readable by all users": func(t *testing.T, path string) {
-			writeFile(t, path+".loose", "sk-loose")
-			must(t, os.Chmod(path+".loose", 0o644))
-			must(t, os.Rename(path+".loose", path))
+			gatetest.WriteFile(t, path+".loose", "sk-loose")
+			gatetest.Must(t, os.Chmod(path+".loose", 0o644))
+			gatetest.Must(t, os.Rename(path+".loose", path))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			g, path := keyFileGate(t)
 			c(t, path)
-			for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
-				if got := g.keyUpstream(t); got != operatorKey {
+			for deadline := time.Now().Add(gatetest.Patience); ; time.Sleep(20 * time.Millisecond) {
+				if got := keyUpstream(t, g); got != gatetest.OperatorKey {
 					t.Fatalf("the upstream got %q, want the old key", got)
 				}
-				if len(linesWith(g.out.String(), `"level":"error"`)) > 0 {
+				if len(gatetest.LinesWith(g.Output.String(), `"level":"error"`)) > 0 {
 					break
 				}
 				if time.Now().After(deadline) {
@@ -103,21 +108,21 @@ func TestABrokenKeyFileLeavesTheOldKeyInUseAndIsLogged(t *testing.T) {
 				}
 			}
 			for range 5 {
-				if got := g.keyUpstream(t); got != operatorKey {
+				if got := keyUpstream(t, g); got != gatetest.OperatorKey {
 					t.Errorf("the upstream got %q, want the old key", got)
 				}
 			}
-			if n := len(linesWith(g.out.String(), `"level":"error"`)); n != 1 {
+			if n := len(gatetest.LinesWith(g.Output.String(), `"level":"error"`)); n != 1 {
 				t.Errorf("it was logged %d times", n)
 			}
-			for _, part := range []string{"sk-one", "sk-two", "sk-loose", "kkkkkkkk", operatorKey} {
-				if strings.Contains(g.out.String(), part) {
+			for _, part := range []string{"sk-one", "sk-two", "sk-loose", "kkkkkkkk", gatetest.OperatorKey} {
+				if strings.Contains(g.Output.String(), part) {
 					t.Errorf("the log has %q", part)
 				}
 			}
 			_ = os.RemoveAll(path)
 			replace(t, path, "sk-repaired")
-			g.waitKey(t, operatorKey, "sk-repaired")
+			waitKey(t, g, gatetest.OperatorKey, "sk-repaired")
 		})
 	}
 }
@@ -126,16 +131,16 @@ func TestABrokenKeyFileLeavesTheOldKeyInUseAndIsLogged(t *testing.T) {
 func TestAHalfWrittenKeyNeverGoesUpstream(t *testing.T) {
 	t.Parallel()
 	g, path := keyFileGate(t)
-	old := operatorKey
+	old := gatetest.OperatorKey
 	for i := range 3 {
 		half, rest := fmt.Sprintf("sk-half-%d", i), "-and-the-rest"
 		file, err := os.OpenFile(path, os.O_WRONLY|os.O_TRUNC, 0)
-		must(t, err)
+		gatetest.Must(t, err)
 		_, err = file.WriteString(half)
-		must(t, err)
+		gatetest.Must(t, err)
 		started := time.Now()
 		for time.Since(started) < 600*time.Millisecond {
-			if got := g.keyUpstream(t); got != old {
+			if got := keyUpstream(t, g); got != old {
 				if time.Since(started) > 900*time.Millisecond {
 					t.Logf("this machine is so slow that the half looks whole (%v)", time.Since(started))
 					break
@@ -144,11 +149,11 @@ func TestAHalfWrittenKeyNeverGoesUpstream(t *testing.T) {
 			}
 		}
 		_, err = file.WriteString(rest)
-		must(t, err)
-		must(t, file.Close())
+		gatetest.Must(t, err)
+		gatetest.Must(t, file.Close())
 		slow := time.Since(started) > 900*time.Millisecond
-		for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
-			got := g.keyUpstream(t)
+		for deadline := time.Now().Add(gatetest.Patience); ; time.Sleep(20 * time.Millisecond) {
+			got := keyUpstream(t, g)
 			if got == half+rest {
 				break
 			}
@@ -165,8 +170,8 @@ func TestAHalfWrittenKeyNeverGoesUpstream(t *testing.T) {
 
 func TestAKeyThatCannotBeOneIsRefusedAtTheStart(t *testing.T) {
 	t.Parallel()
-	up := newUpstream(t, nil)
-	dir := tempDir(t)
+	up := gatetest.NewUpstream(t, nil)
+	dir := gatetest.TempDir(t)
 	for name, c := range map[string]struct {
 		key   string // the option; FILE is the file's path
 		env   string
@@ -199,20 +204,20 @@ func TestAKeyThatCannotBeOneIsRefusedAtTheStart(t *testing.T) {
 					mode = 0o600
 				}
 				plant(t, path, mode)
-				must(t, os.WriteFile(path, []byte(c.file), mode))
+				gatetest.Must(t, os.WriteFile(path, []byte(c.file), mode))
 			}
-			s := site{key: strings.ReplaceAll(c.key, "FILE", path)}.with(t, up)
+			s := gatetest.Site{Key: strings.ReplaceAll(c.key, "FILE", path)}.With(t, up)
 			if c.env != "" {
-				s.env = []string{c.env}
+				s.Env = []string{c.env}
 			}
-			out := startRefused(t, s.launch(t))
-			if say := strings.ReplaceAll(c.say, "FILE", path); !strings.Contains(lastError(out), say) {
-				t.Errorf("the message does not say %q: %s", say, lastError(out))
+			out := gatetest.StartRefused(t, s.Launch(t))
+			if say := strings.ReplaceAll(c.say, "FILE", path); !strings.Contains(gatetest.LastError(out), say) {
+				t.Errorf("the message does not say %q: %s", say, gatetest.LastError(out))
 			}
 			if strings.Contains(out, "hidden") {
 				t.Errorf("Caddy printed the key: %s", out)
 			}
-			if !missing(s.infoPath()) {
+			if !gatetest.Missing(s.InfoPath()) {
 				t.Error("a refused config left a server-info file")
 			}
 		})

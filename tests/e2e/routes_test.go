@@ -5,19 +5,13 @@ package e2e
 import (
 	"net/http"
 	"testing"
-)
 
-// raw sends a request with this line and the headers of one that passes.
-func (g *gate) rawDo(t *testing.T, line string, headers []string, body string) answer {
-	t.Helper()
-	conn := g.dial(t)
-	conn.send(g.rawRequest(line, headers, body))
-	return conn.answer()
-}
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
+)
 
 func TestOnlyTheExactRouteIsForwarded(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, newUpstream(t, nil), site{})
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{})
 	for _, target := range []string{
 		"/", "/v1", "/v1/", "/v1/responses/", "/v1/models", "/v1/responses/compact", "/v1/responses/resp_1", "/v1/files",
 		"//v1/responses", "/v1//responses", "/v1/responses//", "/./v1/responses", "/v1/./responses", "/v1/responses/.",
@@ -31,74 +25,74 @@ func TestOnlyTheExactRouteIsForwarded(t *testing.T) {
 		"http://127.0.0.1//v1/responses", "http:///v1/responses", "http:/v1/responses",
 	} {
 		t.Run("POST "+target, func(t *testing.T) {
-			g.up.forget()
-			got := g.rawDo(t, "POST "+target+" HTTP/1.1", rawGood(), rawBody)
-			switch got.status {
+			g.Up.Forget()
+			got := g.RawDo(t, "POST "+target+" HTTP/1.1", gatetest.RawGood(), gatetest.RawBody)
+			switch got.Status {
 			case http.StatusBadRequest: // Go's server finds it malformed
 			case http.StatusForbidden:
-				if code := got.header.Get("X-Responses-Proxy-Gate"); code != "host_not_allowed" { // (an absolute target without a host)
-					refused(t, got, 403, "route_not_allowed")
+				if code := got.Header.Get("X-Responses-Proxy-Gate"); code != "host_not_allowed" { // (an absolute target without a host)
+					gatetest.Refused(t, got, 403, "route_not_allowed")
 				}
 			default:
-				t.Errorf("status %d, want 403: %s", got.status, got.body)
+				t.Errorf("status %d, want 403: %s", got.Status, got.Body)
 			}
-			g.up.sawNothing(t)
+			g.Up.SawNothing(t)
 		})
 	}
 	for _, method := range []string{
 		"GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "post", "Post", "POSTS", "PROPFIND", "PURGE", "PRI",
 	} {
 		t.Run(method+" on the allowed path", func(t *testing.T) {
-			g.up.forget()
-			conn := g.dial(t)
+			g.Up.Forget()
+			conn := g.Dial(t)
 			if method == "HEAD" {
-				conn.request = &http.Request{Method: "HEAD"}
+				conn.Request = &http.Request{Method: "HEAD"}
 			}
-			conn.send(g.rawRequest(method+" /v1/responses HTTP/1.1", rawGood(), rawBody))
-			got := conn.answer()
+			conn.Send(g.RawRequest(method+" /v1/responses HTTP/1.1", gatetest.RawGood(), gatetest.RawBody))
+			got := conn.Answer()
 			if method == "HEAD" {
-				if code := got.header.Get("X-Responses-Proxy-Gate"); got.status != 403 || code != "route_not_allowed" || got.body != "" {
-					t.Errorf("got %d %s %q", got.status, code, got.body)
+				if code := got.Header.Get("X-Responses-Proxy-Gate"); got.Status != 403 || code != "route_not_allowed" || got.Body != "" {
+					t.Errorf("got %d %s %q", got.Status, code, got.Body)
 				}
 			} else {
-				refused(t, got, 403, "route_not_allowed")
+				gatetest.Refused(t, got, 403, "route_not_allowed")
 			}
-			g.up.sawNothing(t)
+			g.Up.SawNothing(t)
 		})
 	}
-	g.works(t)
+	g.Works(t)
 }
 
 func TestNobodyWithoutATokenLearnsWhichRoutesExist(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, newUpstream(t, nil), site{gate: "shutdown_endpoint"})
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{Gate: "shutdown_endpoint"})
 	for _, line := range []string{
 		"POST /v1/responses", "POST /v1/nothing", "GET /v1/responses", "PUT /", "POST /shutdown", "GET /shutdown", "OPTIONS /v1/responses",
 	} {
 		t.Run(line, func(t *testing.T) {
-			g.up.forget()
-			refused(t, g.rawDo(t, line+" HTTP/1.1", without(rawGood(), "X-Proxy"), rawBody), 401, "missing_token")
-			g.up.sawNothing(t)
+			g.Up.Forget()
+			gatetest.Refused(t, g.RawDo(t, line+" HTTP/1.1", gatetest.Without(gatetest.RawGood(), "X-Proxy"), gatetest.RawBody), 401, "missing_token")
+			g.Up.SawNothing(t)
 		})
 	}
 }
 
 func TestAllowRouteOpensWhatItNamesAndReplacesTheDefault(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, newUpstream(t, nil), site{gate: `
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{Gate: `
 		allow_route POST /v1/responses/compact
 		allow_route GET /v1/models any_query
 	`})
-	noBody := without(rawGood(), "Content-")
+	noBody := gatetest.Without(gatetest.RawGood(), "Content-")
 	for _, line := range []string{"POST /v1/responses/compact", "GET /v1/models", "GET /v1/models?", "GET /v1/models?client_version=1&x=%2F"} {
 		t.Run(line+" passes", func(t *testing.T) {
-			g.up.forget()
-			if got := g.rawDo(t, line+" HTTP/1.1", noBody, ""); got.status != 200 {
-				t.Fatalf("status %d %s", got.status, got.body)
+			g.Up.Forget()
+			if got := g.RawDo(t, line+" HTTP/1.1", noBody, ""); got.Status != 200 {
+				t.Fatalf("status %d %s", got.Status, got.Body)
 			}
-			seen := g.up.only(t)
-			seen.hasKey(t)
-			if got := seen.method + " " + seen.target; got != line {
+			seen := g.Up.Only(t)
+			seen.HasKey(t)
+			if got := seen.Method + " " + seen.Target; got != line {
 				t.Errorf("upstream got %q, want %q", got, line)
 			}
 		})
@@ -108,30 +102,25 @@ func TestAllowRouteOpensWhatItNamesAndReplacesTheDefault(t *testing.T) {
 		"GET /v1/models/?x=1", "GET /v1/%6dodels?x=1", "HEAD /v1/models",
 	} {
 		t.Run(line+" is refused", func(t *testing.T) {
-			g.up.forget()
-			conn := g.dial(t)
+			g.Up.Forget()
+			conn := g.Dial(t)
 			if line == "HEAD /v1/models" {
-				conn.request = &http.Request{Method: "HEAD"}
+				conn.Request = &http.Request{Method: "HEAD"}
 			}
-			conn.send(g.rawRequest(line+" HTTP/1.1", noBody, ""))
-			got := conn.answer()
-			if code := got.header.Get("X-Responses-Proxy-Gate"); got.status != 403 || code != "route_not_allowed" {
-				t.Errorf("got %d %s", got.status, code)
+			conn.Send(g.RawRequest(line+" HTTP/1.1", noBody, ""))
+			got := conn.Answer()
+			if code := got.Header.Get("X-Responses-Proxy-Gate"); got.Status != 403 || code != "route_not_allowed" {
+				t.Errorf("got %d %s", got.Status, code)
 			}
-			g.up.sawNothing(t)
+			g.Up.SawNothing(t)
 		})
 	}
-}
-
-var rawUpgrade = []string{
-	"Host: 127.0.0.1", "X-Proxy-Token: TOKEN", "Connection: keep-alive, Upgrade", "Upgrade: websocket",
-	"Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
 }
 
 // Codex falls back to HTTP when it sees 426, and only then.
 func TestAWebSocketWhereOnlyHTTPIsAllowedGets426(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, newUpstream(t, nil), site{})
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{})
 	const line = "GET /v1/responses HTTP/1.1"
 	for _, c := range []struct {
 		name    string
@@ -140,20 +129,20 @@ func TestAWebSocketWhereOnlyHTTPIsAllowedGets426(t *testing.T) {
 		status  int
 		code    string
 	}{
-		{"with the token, on the allowed path", line, rawUpgrade, 426, "websocket_not_enabled"},
-		{"in odd case", line, append(without(rawUpgrade, "Connection", "Upgrade"), "connection: UPGRADE", "UPGRADE: WebSocket"), 426, "websocket_not_enabled"},
-		{"without the token", line, without(rawUpgrade, "X-Proxy"), 401, "missing_token"},
-		{"on another path", "GET /v1/realtime HTTP/1.1", rawUpgrade, 403, "route_not_allowed"},
-		{"with a query", "GET /v1/responses?x=1 HTTP/1.1", rawUpgrade, 403, "route_not_allowed"},
-		{"from a web page", line, append(rawUpgrade[:len(rawUpgrade):len(rawUpgrade)], "Origin: https://attacker.example"), 403, "origin_not_allowed"},
-		{"without Connection: Upgrade", line, without(rawUpgrade, "Connection"), 403, "route_not_allowed"},
-		{"to another protocol", line, append(without(rawUpgrade, "Upgrade"), "Upgrade: h2c"), 403, "route_not_allowed"},
+		{"with the token, on the allowed path", line, gatetest.RawUpgrade, 426, "websocket_not_enabled"},
+		{"in odd case", line, append(gatetest.Without(gatetest.RawUpgrade, "Connection", "Upgrade"), "connection: UPGRADE", "UPGRADE: WebSocket"), 426, "websocket_not_enabled"},
+		{"without the token", line, gatetest.Without(gatetest.RawUpgrade, "X-Proxy"), 401, "missing_token"},
+		{"on another path", "GET /v1/realtime HTTP/1.1", gatetest.RawUpgrade, 403, "route_not_allowed"},
+		{"with a query", "GET /v1/responses?x=1 HTTP/1.1", gatetest.RawUpgrade, 403, "route_not_allowed"},
+		{"from a web page", line, append(gatetest.RawUpgrade[:len(gatetest.RawUpgrade):len(gatetest.RawUpgrade)], "Origin: https://attacker.example"), 403, "origin_not_allowed"},
+		{"without Connection: Upgrade", line, gatetest.Without(gatetest.RawUpgrade, "Connection"), 403, "route_not_allowed"},
+		{"to another protocol", line, append(gatetest.Without(gatetest.RawUpgrade, "Upgrade"), "Upgrade: h2c"), 403, "route_not_allowed"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			g.up.forget()
-			got := g.rawDo(t, c.line, c.headers, "")
-			refused(t, got, c.status, c.code)
-			g.up.sawNothing(t)
+			g.Up.Forget()
+			got := g.RawDo(t, c.line, c.headers, "")
+			gatetest.Refused(t, got, c.status, c.code)
+			g.Up.SawNothing(t)
 		})
 	}
 }

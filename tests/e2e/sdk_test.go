@@ -12,6 +12,7 @@ import (
 	"github.com/openai/openai-go/v3"
 	"github.com/openai/openai-go/v3/option"
 	"github.com/openai/openai-go/v3/responses"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
 // serveResponse streams a short answer as the Responses API does.
@@ -29,10 +30,10 @@ func serveResponse(w http.ResponseWriter, _ *http.Request) {
 }
 
 // sdk is OpenAI's client, set up from server-info alone.
-func (g *gate) sdk(token string) openai.Client {
+func sdk(g *gatetest.Gate, token string) openai.Client {
 	return openai.NewClient(
-		option.WithBaseURL(g.info.BaseURL), option.WithAPIKey(token),
-		option.WithHTTPClient(g.http), option.WithMaxRetries(0),
+		option.WithBaseURL(g.Info.BaseURL), option.WithAPIKey(token),
+		option.WithHTTPClient(g.HTTP), option.WithMaxRetries(0),
 	)
 }
 
@@ -43,8 +44,8 @@ var sdkQuestion = responses.ResponseNewParams{
 
 func TestTheOpenAISDKStreamsThroughTheGate(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, newUpstream(t, serveResponse), site{})
-	client := g.sdk(g.info.AuthToken)
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, serveResponse), gatetest.Site{})
+	client := sdk(g, g.Info.AuthToken)
 	stream := client.Responses.NewStreaming(t.Context(), sdkQuestion)
 	defer stream.Close()
 	var text strings.Builder
@@ -62,13 +63,13 @@ func TestTheOpenAISDKStreamsThroughTheGate(t *testing.T) {
 	if text.String() != "Hello, world" || len(kinds) != 5 || kinds[4] != "response.completed" {
 		t.Errorf("got %q in %v", text.String(), kinds)
 	}
-	g.up.only(t).hasKey(t)
-	g.up.sawNo(t, g.token)
+	g.Up.Only(t).HasKey(t)
+	g.Up.SawNo(t, g.Token)
 }
 
 func TestTheOpenAISDKUnderstandsTheGatesRefusals(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, newUpstream(t, answerUnauthorized), site{})
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, answerUnauthorized), gatetest.Site{})
 	for name, c := range map[string]struct {
 		token  string
 		status int
@@ -76,11 +77,11 @@ func TestTheOpenAISDKUnderstandsTheGatesRefusals(t *testing.T) {
 		seen   bool
 	}{
 		"a token of another launch":  {"an-old-token", 401, "invalid_token", false},
-		"an upstream that says 401 ": {g.token, 502, "upstream_unauthorized", true},
+		"an upstream that says 401 ": {g.Token, 502, "upstream_unauthorized", true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			g.up.forget()
-			client := g.sdk(c.token)
+			g.Up.Forget()
+			client := sdk(g, c.token)
 			_, err := client.Responses.New(t.Context(), sdkQuestion)
 			var apiError *openai.Error
 			if !errors.As(err, &apiError) {
@@ -90,7 +91,7 @@ func TestTheOpenAISDKUnderstandsTheGatesRefusals(t *testing.T) {
 				t.Errorf("the SDK sees %d %q %q %q", apiError.StatusCode, apiError.Code, apiError.Type, apiError.Message)
 			}
 			if !c.seen {
-				g.up.sawNothing(t)
+				g.Up.SawNothing(t)
 			}
 		})
 	}

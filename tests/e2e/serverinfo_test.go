@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
 func modeOf(t *testing.T, path string) os.FileMode {
@@ -37,12 +39,12 @@ func TestServerInfoIsForItsOwnerOnlyWhateverTheUmask(t *testing.T) {
 	for _, umask := range []string{"0000", "0022", "0077", "0777"} {
 		t.Run("umask "+umask, func(t *testing.T) {
 			t.Parallel()
-			dir := tempDir(t)
+			dir := gatetest.TempDir(t)
 			// Two parents are missing.
 			path := filepath.Join(dir, "new", "deep", "info.json")
-			s := site{dir: dir, noInfo: true, gate: "server_info " + path, umask: umask}
-			g := startGate(t, newUpstream(t, nil), s)
-			g.waitOutput("server-info written", 1)
+			s := gatetest.Site{Dir: dir, NoInfo: true, Gate: "server_info " + path, Umask: umask}
+			g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), s)
+			g.WaitOutput("server-info written", 1)
 			if mode := modeOf(t, path); mode != 0o600 {
 				t.Errorf("the file's mode is %v, want -rw-------", mode)
 			}
@@ -55,87 +57,87 @@ func TestServerInfoIsForItsOwnerOnlyWhateverTheUmask(t *testing.T) {
 			if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 1 {
 				t.Errorf("its directory has %v, %v", entries, err)
 			}
-			in := readInfo(t, path)
-			g.token, g.addr = in.AuthToken, fmt.Sprintf("127.0.0.1:%d", in.Port)
-			g.works(t)
+			in := gatetest.ReadInfo(t, path)
+			g.Token, g.Addr = in.AuthToken, fmt.Sprintf("127.0.0.1:%d", in.Port)
+			g.Works(t)
 		})
 	}
 }
 
 func TestServerInfoTellsWhatACallerNeeds(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, newUpstream(t, nil), site{})
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{})
 	want := fmt.Sprintf("{\"port\":%d,\"pid\":%d,\"auth_token\":%q,\"base_url\":\"http://127.0.0.1:%d/v1\"}\n",
-		g.info.Port, g.pid(), g.token, g.info.Port)
-	if got := readFile(t, g.site.infoPath()); got != want {
+		g.Info.Port, g.PID(), g.Token, g.Info.Port)
+	if got := gatetest.ReadFile(t, g.Site.InfoPath()); got != want {
 		t.Errorf("server-info is %q, want %q", got, want)
 	}
-	if g.info.Port == 0 {
+	if g.Info.Port == 0 {
 		t.Error("the port is not the one really bound")
 	}
-	g.works(t)
+	g.Works(t)
 }
 
 func TestATokenIs256RandomBitsAndNewAtEachLaunch(t *testing.T) {
 	t.Parallel()
-	dir := tempDir(t)
+	dir := gatetest.TempDir(t)
 	seen := make(map[string]bool)
 	for range 3 {
-		g := startGate(t, newUpstream(t, nil), site{dir: dir})
-		raw, err := base64.RawURLEncoding.Strict().DecodeString(g.token)
-		if err != nil || len(raw) != 32 || len(g.token) != 43 {
-			t.Errorf("token %q: %d bytes, %v", g.token, len(raw), err)
+		g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{Dir: dir})
+		raw, err := base64.RawURLEncoding.Strict().DecodeString(g.Token)
+		if err != nil || len(raw) != 32 || len(g.Token) != 43 {
+			t.Errorf("token %q: %d bytes, %v", g.Token, len(raw), err)
 		}
-		if seen[g.token] {
+		if seen[g.Token] {
 			t.Error("two launches have the same token")
 		}
 		for old := range seen {
-			refused(t, g.do(t, setHeader("Authorization", "Bearer "+old)), 401, "invalid_token")
+			gatetest.Refused(t, g.Do(t, gatetest.SetHeader("Authorization", "Bearer "+old)), 401, "invalid_token")
 		}
-		seen[g.token] = true
-		g.signal(syscall.SIGTERM)
-		g.wait()
+		seen[g.Token] = true
+		g.Signal(syscall.SIGTERM)
+		g.Wait()
 	}
 }
 
 func TestServerInfoIsRemovedAtExit(t *testing.T) {
 	t.Parallel()
-	for name, end := range map[string]func(t *testing.T, g *gate){
-		"SIGTERM": func(_ *testing.T, g *gate) { g.signal(syscall.SIGTERM) },
-		"SIGINT":  func(_ *testing.T, g *gate) { g.signal(syscall.SIGINT) },
-		"POST to the shutdown endpoint": func(t *testing.T, g *gate) {
-			g.askToShutDown(t, "POST /shutdown HTTP/1.1", append(without(rawGood(), "Content-"), "Content-Length: 0"))
+	for name, end := range map[string]func(t *testing.T, g *gatetest.Gate){
+		"SIGTERM": func(_ *testing.T, g *gatetest.Gate) { g.Signal(syscall.SIGTERM) },
+		"SIGINT":  func(_ *testing.T, g *gatetest.Gate) { g.Signal(syscall.SIGINT) },
+		"POST to the shutdown endpoint": func(t *testing.T, g *gatetest.Gate) {
+			askToShutDown(t, g, "POST /shutdown HTTP/1.1", append(gatetest.Without(gatetest.RawGood(), "Content-"), "Content-Length: 0"))
 		},
-		"GET to the shutdown endpoint": func(t *testing.T, g *gate) {
-			g.askToShutDown(t, "GET /shutdown HTTP/1.1", without(rawGood(), "Content-"))
+		"GET to the shutdown endpoint": func(t *testing.T, g *gatetest.Gate) {
+			askToShutDown(t, g, "GET /shutdown HTTP/1.1", gatetest.Without(gatetest.RawGood(), "Content-"))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			g := startGate(t, newUpstream(t, nil), site{gate: "shutdown_endpoint"})
+			g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{Gate: "shutdown_endpoint"})
 			end(t, g)
-			if code := g.wait(); code != 0 {
+			if code := g.Wait(); code != 0 {
 				t.Errorf("exit code %d", code)
 			}
-			if !missing(g.site.infoPath()) {
+			if !gatetest.Missing(g.Site.InfoPath()) {
 				t.Error("server-info is still there")
 			}
-			g.up.sawNothing(t)
+			g.Up.SawNothing(t)
 		})
 	}
 }
 
-func (g *gate) askToShutDown(t *testing.T, line string, headers []string) {
+func askToShutDown(t *testing.T, g *gatetest.Gate, line string, headers []string) {
 	t.Helper()
-	got := g.rawDo(t, line, headers, "")
-	if got.status != 200 || got.header.Get("Cache-Control") != "no-store" || got.header.Get("X-Content-Type-Options") != "nosniff" {
-		t.Errorf("shutdown got %d %v %s", got.status, got.header, got.body)
+	got := g.RawDo(t, line, headers, "")
+	if got.Status != 200 || got.Header.Get("Cache-Control") != "no-store" || got.Header.Get("X-Content-Type-Options") != "nosniff" {
+		t.Errorf("shutdown got %d %v %s", got.Status, got.Header, got.Body)
 	}
 }
 
 func TestOnlyACallerWithTheTokenCanShutDown(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, newUpstream(t, nil), site{gate: "shutdown_endpoint /bye"})
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{Gate: "shutdown_endpoint /bye"})
 	for _, a := range []struct {
 		harm    string
 		line    string
@@ -143,74 +145,74 @@ func TestOnlyACallerWithTheTokenCanShutDown(t *testing.T) {
 		status  int
 		code    string
 	}{
-		{"an img tag", "GET /bye HTTP/1.1", append(without(rawGood(), "Content-"), "Sec-Fetch-Site: cross-site"), 403, "cross_site_request"},
-		{"a form", "POST /bye HTTP/1.1", append(without(rawGood(), "Content-"), "Content-Length: 0", "Origin: https://attacker.example"), 403, "origin_not_allowed"},
-		{"no token", "POST /bye HTTP/1.1", append(without(rawGood(), "Content-", "X-Proxy"), "Content-Length: 0"), 401, "missing_token"},
-		{"the default path", "POST /shutdown HTTP/1.1", rawGood(), 403, "route_not_allowed"},
-		{"a query", "POST /bye?x HTTP/1.1", rawGood(), 403, "route_not_allowed"},
-		{"PUT", "PUT /bye HTTP/1.1", rawGood(), 403, "route_not_allowed"},
-		{"an escape", "POST /%62ye HTTP/1.1", rawGood(), 403, "route_not_allowed"},
+		{"an img tag", "GET /bye HTTP/1.1", append(gatetest.Without(gatetest.RawGood(), "Content-"), "Sec-Fetch-Site: cross-site"), 403, "cross_site_request"},
+		{"a form", "POST /bye HTTP/1.1", append(gatetest.Without(gatetest.RawGood(), "Content-"), "Content-Length: 0", "Origin: https://attacker.example"), 403, "origin_not_allowed"},
+		{"no token", "POST /bye HTTP/1.1", append(gatetest.Without(gatetest.RawGood(), "Content-", "X-Proxy"), "Content-Length: 0"), 401, "missing_token"},
+		{"the default path", "POST /shutdown HTTP/1.1", gatetest.RawGood(), 403, "route_not_allowed"},
+		{"a query", "POST /bye?x HTTP/1.1", gatetest.RawGood(), 403, "route_not_allowed"},
+		{"PUT", "PUT /bye HTTP/1.1", gatetest.RawGood(), 403, "route_not_allowed"},
+		{"an escape", "POST /%62ye HTTP/1.1", gatetest.RawGood(), 403, "route_not_allowed"},
 	} {
 		t.Run(a.harm, func(t *testing.T) {
 			body := ""
 			if strings.Contains(strings.Join(a.headers, "\n"), "Content-Length: 17") {
-				body = rawBody
+				body = gatetest.RawBody
 			}
-			refused(t, g.rawDo(t, a.line, a.headers, body), a.status, a.code)
+			gatetest.Refused(t, g.RawDo(t, a.line, a.headers, body), a.status, a.code)
 		})
 	}
-	g.works(t)
+	g.Works(t)
 }
 
 func TestAfterKill9TheNextLaunchReplacesTheStaleFile(t *testing.T) {
 	t.Parallel()
-	dir := tempDir(t)
-	first := startGate(t, newUpstream(t, nil), site{dir: dir})
-	_ = first.cmd.Process.Kill()
-	first.wait()
-	if stale := readInfo(t, first.site.infoPath()); stale.AuthToken != first.token {
+	dir := gatetest.TempDir(t)
+	first := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{Dir: dir})
+	_ = first.Cmd.Process.Kill()
+	first.Wait()
+	if stale := gatetest.ReadInfo(t, first.Site.InfoPath()); stale.AuthToken != first.Token {
 		t.Fatalf("kill -9 left %+v", stale)
 	}
-	second := startGate(t, newUpstream(t, nil), site{dir: dir})
-	if second.token == first.token || second.info.PID != second.pid() {
-		t.Errorf("the next launch has %+v", second.info)
+	second := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{Dir: dir})
+	if second.Token == first.Token || second.Info.PID != second.PID() {
+		t.Errorf("the next launch has %+v", second.Info)
 	}
-	second.works(t)
+	second.Works(t)
 }
 
 func TestAFileThatIsNotOursAnyMoreIsLeftAtExit(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, newUpstream(t, nil), site{})
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{})
 	foreign := `{"port":1,"pid":1,"auth_token":"of another gate","base_url":"http://127.0.0.1:1/v1"}` + "\n"
-	writeFile(t, g.site.infoPath()+".other", foreign)
-	if err := os.Rename(g.site.infoPath()+".other", g.site.infoPath()); err != nil {
+	gatetest.WriteFile(t, g.Site.InfoPath()+".other", foreign)
+	if err := os.Rename(g.Site.InfoPath()+".other", g.Site.InfoPath()); err != nil {
 		t.Fatal(err)
 	}
-	g.signal(syscall.SIGTERM)
-	g.wait()
-	if missing(g.site.infoPath()) || readFile(t, g.site.infoPath()) != foreign {
+	g.Signal(syscall.SIGTERM)
+	g.Wait()
+	if gatetest.Missing(g.Site.InfoPath()) || gatetest.ReadFile(t, g.Site.InfoPath()) != foreign {
 		t.Error("another gate's server-info was removed or changed")
 	}
 }
 
 func TestValidateAndAdaptWriteNoServerInfo(t *testing.T) {
 	t.Parallel()
-	up := newUpstream(t, nil)
+	up := gatetest.NewUpstream(t, nil)
 	for _, command := range []string{"validate", "adapt"} {
 		t.Run(command, func(t *testing.T) {
 			t.Parallel()
-			s := site{noInfo: true}.with(t, up)
-			s.gate = "server_info " + filepath.Join(s.dir, "new", "info.json")
-			l := s.launch(t)
-			l.args = append([]string{command}, l.args[1:]...)
-			out, code := run(t, l)
+			s := gatetest.Site{NoInfo: true}.With(t, up)
+			s.Gate = "server_info " + filepath.Join(s.Dir, "new", "info.json")
+			l := s.Launch(t)
+			l.Args = append([]string{command}, l.Args[1:]...)
+			out, code := gatetest.Run(t, l)
 			if code != 0 {
 				t.Errorf("exit code %d: %s", code, out)
 			}
-			if !missing(filepath.Join(s.dir, "new")) {
+			if !gatetest.Missing(filepath.Join(s.Dir, "new")) {
 				t.Error("it made the server-info's directory")
 			}
-			if strings.Contains(out, operatorKey) || strings.Contains(out, "the token of this launch") {
+			if strings.Contains(out, gatetest.OperatorKey) || strings.Contains(out, "the token of this launch") {
 				t.Errorf("it printed a secret: %s", out)
 			}
 		})
@@ -219,44 +221,44 @@ func TestValidateAndAdaptWriteNoServerInfo(t *testing.T) {
 
 func TestWithoutServerInfoTheTokenIsPrintedOnceAndNotLogged(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, newUpstream(t, nil), site{noInfo: true, admin: "unix", address: fmt.Sprintf("http://:%d", freePort(t))})
-	lines := g.waitOutput("the token of this launch", 1)
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{NoInfo: true, Admin: "unix", Address: fmt.Sprintf("http://:%d", gatetest.FreePort(t))})
+	lines := g.WaitOutput("the token of this launch", 1)
 	if len(lines) != 1 || strings.HasPrefix(lines[0], "{") {
 		t.Fatalf("the token's line is %q", lines)
 	}
 	words := strings.Fields(lines[0])
-	g.token = words[len(words)-1]
-	if len(g.token) != 43 {
-		t.Errorf("token %q", g.token)
+	g.Token = words[len(words)-1]
+	if len(g.Token) != 43 {
+		t.Errorf("token %q", g.Token)
 	}
-	_, port, _ := strings.Cut(g.site.address, "http://:")
-	g.addr = "127.0.0.1:" + port
-	g.works(t)
+	_, port, _ := strings.Cut(g.Site.Address, "http://:")
+	g.Addr = "127.0.0.1:" + port
+	g.Works(t)
 
-	changed := g.site
-	changed.gate = "allow_origin https://app.example"
-	g.mustReload(t, changed)
-	g.works(t)
-	g.signal(syscall.SIGTERM)
-	g.wait()
-	if n := strings.Count(g.out.String(), g.token); n != 1 {
+	changed := g.Site
+	changed.Gate = "allow_origin https://app.example"
+	g.MustReload(t, changed)
+	g.Works(t)
+	g.Signal(syscall.SIGTERM)
+	g.Wait()
+	if n := strings.Count(g.Output.String(), g.Token); n != 1 {
 		t.Errorf("the token was printed %d times, want once in all", n)
 	}
 }
 
 func TestTheConfiguredOwnerGetsTheFile(t *testing.T) {
 	t.Parallel()
-	needRoot(t)
+	gatetest.NeedRoot(t)
 	nobody, err := user.Lookup("nobody")
 	if err != nil {
 		t.Skip(err)
 	}
 	uid, _ := strconv.Atoi(nobody.Uid)
-	dir := tempDir(t)
+	dir := gatetest.TempDir(t)
 	path := filepath.Join(dir, "for-nobody", "info.json")
-	config := site{dir: dir, noInfo: true, gate: "server_info " + path + " {\nowner nobody\n}"}
+	config := gatetest.Site{Dir: dir, NoInfo: true, Gate: "server_info " + path + " {\nowner nobody\n}"}
 	for range 2 { // the second launch finds the first's file, after kill -9
-		g := startGate(t, newUpstream(t, nil), config)
+		g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), config)
 		stat, err := os.Lstat(path)
 		if err != nil {
 			t.Fatal(err)
@@ -264,15 +266,15 @@ func TestTheConfiguredOwnerGetsTheFile(t *testing.T) {
 		if owner := int(stat.Sys().(*syscall.Stat_t).Uid); owner != uid || stat.Mode() != 0o600 {
 			t.Errorf("owner %d mode %v, want %d -rw-------", owner, stat.Mode(), uid)
 		}
-		_ = g.cmd.Process.Kill()
-		g.wait()
+		_ = g.Cmd.Process.Kill()
+		g.Wait()
 	}
 	t.Run("an owner who does not exist is refused", func(t *testing.T) {
-		s := site{noInfo: true, gate: "server_info " + filepath.Join(dir, "x", "y") + " {\nowner no-such-user-here\n}"}.with(t, newUpstream(t, nil))
-		if message := lastError(startRefused(t, s.launch(t))); !strings.Contains(message, "no-such-user-here") {
+		s := gatetest.Site{NoInfo: true, Gate: "server_info " + filepath.Join(dir, "x", "y") + " {\nowner no-such-user-here\n}"}.With(t, gatetest.NewUpstream(t, nil))
+		if message := gatetest.LastError(gatetest.StartRefused(t, s.Launch(t))); !strings.Contains(message, "no-such-user-here") {
 			t.Errorf("message: %s", message)
 		}
-		if !missing(filepath.Join(dir, "x")) {
+		if !gatetest.Missing(filepath.Join(dir, "x")) {
 			t.Error("a refused config made a directory")
 		}
 	})

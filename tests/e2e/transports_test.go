@@ -16,34 +16,35 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go/http3"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
 // startTLSGate starts a gate behind TLS with a certificate of Caddy's own
 // authority, on all interfaces: encrypted, that is no risk.
-func startTLSGate(t *testing.T, up *upstream) (*gate, *tls.Config) {
+func startTLSGate(t *testing.T, up *gatetest.Upstream) (*gatetest.Gate, *tls.Config) {
 	t.Helper()
-	port := freePort(t)
-	g := startGate(t, up, site{
-		global:  "skip_install_trust\nauto_https disable_redirects",
-		address: fmt.Sprintf("https://localhost:%d", port),
-		bind:    "-",
-		before:  "tls internal",
+	port := gatetest.FreePort(t)
+	g := gatetest.StartGate(t, up, gatetest.Site{
+		Global:  "skip_install_trust\nauto_https disable_redirects",
+		Address: fmt.Sprintf("https://localhost:%d", port),
+		Bind:    "-",
+		Before:  "tls internal",
 	})
-	g.waitOutput("certificate obtained successfully", 1) // Caddy listens before it has one
-	root := readFile(t, filepath.Join(g.site.dir, "data", "caddy", "pki", "authorities", "local", "root.crt"))
+	g.WaitOutput("certificate obtained successfully", 1) // Caddy listens before it has one
+	root := gatetest.ReadFile(t, filepath.Join(g.Site.Dir, "data", "caddy", "pki", "authorities", "local", "root.crt"))
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM([]byte(root)) {
 		t.Fatal("no root certificate")
 	}
-	if want := fmt.Sprintf("https://localhost:%d/v1", port); g.info.BaseURL != want || g.info.Port != port {
-		t.Errorf("server-info says %+v, want base_url %s", g.info, want)
+	if want := fmt.Sprintf("https://localhost:%d/v1", port); g.Info.BaseURL != want || g.Info.Port != port {
+		t.Errorf("server-info says %+v, want base_url %s", g.Info, want)
 	}
-	g.addr = fmt.Sprintf("localhost:%d", port)
+	g.Addr = fmt.Sprintf("localhost:%d", port)
 	config := &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}
 	// The certificate that was obtained is loaded a little later, and nothing
 	// tells when.
-	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
-		conn, err := tls.Dial("tcp", g.addr, config)
+	for deadline := time.Now().Add(gatetest.Patience); ; time.Sleep(20 * time.Millisecond) {
+		conn, err := tls.Dial("tcp", g.Addr, config)
 		if err == nil {
 			_ = conn.Close()
 			return g, config
@@ -57,100 +58,100 @@ func startTLSGate(t *testing.T, up *upstream) (*gate, *tls.Config) {
 // overTLS turns a request into one over TLS.
 func overTLS(r *http.Request) { r.URL.Scheme = "https" }
 
-func (g *gate) checkOverTLS(t *testing.T, client *http.Client, proto string, stream *eventStream) {
+func checkOverTLS(t *testing.T, g *gatetest.Gate, client *http.Client, proto string, stream *gatetest.EventStream) {
 	t.Helper()
-	response, reader := openStream(t, client, g.post(overTLS, withDeadline(t), withCallerCredentials, setHeader("X-Proxy-Token", g.token)))
+	response, reader := gatetest.OpenStream(t, client, g.Post(overTLS, gatetest.WithDeadline(t), withCallerCredentials, gatetest.SetHeader("X-Proxy-Token", g.Token)))
 	if response.Proto != proto {
 		t.Errorf("spoke %s, want %s", response.Proto, proto)
 	}
 	for n := 1; n <= 5; n++ {
-		stream.send(t)
-		readEvent(t, reader, n)
+		stream.Send(t)
+		gatetest.ReadEvent(t, reader, n)
 	}
 	_ = response.Body.Close()
-	awaitClosed(t, "the upstream request to be cancelled", stream.gone)
-	g.up.only(t).hasKey(t)
-	g.up.sawNo(t, stolen)
-	g.up.sawNo(t, g.token)
+	gatetest.AwaitClosed(t, "the upstream request to be cancelled", stream.Gone)
+	g.Up.Only(t).HasKey(t)
+	g.Up.SawNo(t, stolen)
+	g.Up.SawNo(t, g.Token)
 
 	trailers := func(r *http.Request) {
 		// (Go's HTTP/2 server itself refuses trailers such as Authorization)
-		r.Trailer = http.Header{"Api-Key": {stolen}, "X-Proxy-Token": {g.token}}
-		r.Body, r.ContentLength, r.GetBody = io.NopCloser(strings.NewReader(rawBody)), -1, nil
+		r.Trailer = http.Header{"Api-Key": {stolen}, "X-Proxy-Token": {g.Token}}
+		r.Body, r.ContentLength, r.GetBody = io.NopCloser(strings.NewReader(gatetest.RawBody)), -1, nil
 	}
-	g.up.setAnswer(answerJSON)
-	g.up.forget()
-	if got := do(t, client, g.post(overTLS, trailers)); got.status != 200 {
-		t.Errorf("with trailers: %d %s", got.status, got.body)
+	g.Up.SetAnswer(gatetest.AnswerJSON)
+	g.Up.Forget()
+	if got := gatetest.Do(t, client, g.Post(overTLS, trailers)); got.Status != 200 {
+		t.Errorf("with trailers: %d %s", got.Status, got.Body)
 	}
-	g.up.only(t).hasKey(t)
-	g.up.sawNo(t, stolen)
-	g.up.sawNo(t, g.token)
+	g.Up.Only(t).HasKey(t)
+	g.Up.SawNo(t, stolen)
+	g.Up.SawNo(t, g.Token)
 
 	for _, a := range []attack{
-		{"from a page", edits{setHeader("Origin", "https://attacker.example")}, 403, "origin_not_allowed"},
-		{"a body without Content-Type", edits{noHeader("Content-Type")}, 415, "content_type_not_json"},
-		{"a body of unknown length without Content-Type", edits{noHeader("Content-Type"), func(r *http.Request) {
-			r.Body, r.ContentLength, r.GetBody = io.NopCloser(strings.NewReader(rawBody)), -1, nil
+		{"from a page", edits{gatetest.SetHeader("Origin", "https://attacker.example")}, 403, "origin_not_allowed"},
+		{"a body without Content-Type", edits{gatetest.NoHeader("Content-Type")}, 415, "content_type_not_json"},
+		{"a body of unknown length without Content-Type", edits{gatetest.NoHeader("Content-Type"), func(r *http.Request) {
+			r.Body, r.ContentLength, r.GetBody = io.NopCloser(strings.NewReader(gatetest.RawBody)), -1, nil
 		}}, 415, "content_type_not_json"},
 		{"without a token", edits{noToken}, 401, "missing_token"},
-		{"two tokens", edits{func(r *http.Request) { r.Header["X-Proxy-Token"] = []string{g.token, g.token} }}, 401, "invalid_token"},
+		{"two tokens", edits{func(r *http.Request) { r.Header["X-Proxy-Token"] = []string{g.Token, g.Token} }}, 401, "invalid_token"},
 		{"another path", edits{func(r *http.Request) { r.URL.Path = "/v1/files" }}, 403, "route_not_allowed"},
 		{"a query", edits{func(r *http.Request) { r.URL.RawQuery = "x=1" }}, 403, "route_not_allowed"},
 		{"an escaped path", edits{func(r *http.Request) { r.URL.Path, r.URL.RawPath = "/v1/responses", "/v1%2Fresponses" }}, 403, "route_not_allowed"},
 	} {
 		t.Run(a.harm, func(t *testing.T) {
-			g.up.forget()
-			refused(t, do(t, client, g.post(append(edits{overTLS}, a.edits...)...)), a.status, a.code)
-			g.up.sawNothing(t)
+			g.Up.Forget()
+			gatetest.Refused(t, gatetest.Do(t, client, g.Post(append(edits{overTLS}, a.edits...)...)), a.status, a.code)
+			g.Up.SawNothing(t)
 		})
 	}
 }
 
 func TestHTTP2OverTLSIsGatedAndStreams(t *testing.T) {
 	t.Parallel()
-	stream := newEventStream()
-	g, config := startTLSGate(t, newUpstream(t, stream.serve))
-	client := newClient(t)
+	stream := gatetest.NewEventStream()
+	g, config := startTLSGate(t, gatetest.NewUpstream(t, stream.Serve))
+	client := gatetest.NewClient(t)
 	transport := client.Transport.(*http.Transport)
 	transport.TLSClientConfig, transport.ForceAttemptHTTP2 = config, true
-	g.checkOverTLS(t, client, "HTTP/2.0", stream)
+	checkOverTLS(t, g, client, "HTTP/2.0", stream)
 }
 
 func TestHTTP3IsGatedAndStreams(t *testing.T) {
 	t.Parallel()
-	stream := newEventStream()
-	g, config := startTLSGate(t, newUpstream(t, stream.serve))
+	stream := gatetest.NewEventStream()
+	g, config := startTLSGate(t, gatetest.NewUpstream(t, stream.Serve))
 	transport := &http3.Transport{TLSClientConfig: config, DisableCompression: true}
 	defer transport.Close()
-	g.checkOverTLS(t, &http.Client{Transport: transport}, "HTTP/3.0", stream)
+	checkOverTLS(t, g, &http.Client{Transport: transport}, "HTTP/3.0", stream)
 }
 
 func TestAUnixSocketTakesAnyHostAndIsPublished(t *testing.T) {
 	t.Parallel()
-	dir := tempDir(t)
+	dir := gatetest.TempDir(t)
 	socket := filepath.Join(dir, "gate.sock")
-	g := startGate(t, newUpstream(t, nil), site{dir: dir, address: "http://", bind: "unix/" + socket})
-	if g.info.Socket != socket || g.info.Port != 0 || !strings.HasPrefix(g.info.BaseURL, "http://") || !strings.HasSuffix(g.info.BaseURL, "/v1") {
-		t.Errorf("server-info %+v", g.info)
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{Dir: dir, Address: "http://", Bind: "unix/" + socket})
+	if g.Info.Socket != socket || g.Info.Port != 0 || !strings.HasPrefix(g.Info.BaseURL, "http://") || !strings.HasSuffix(g.Info.BaseURL, "/v1") {
+		t.Errorf("server-info %+v", g.Info)
 	}
 	var keys map[string]any
-	if err := json.Unmarshal([]byte(readFile(t, g.site.infoPath())), &keys); err != nil {
+	if err := json.Unmarshal([]byte(gatetest.ReadFile(t, g.Site.InfoPath())), &keys); err != nil {
 		t.Fatal(err)
 	}
 	if _, hasPort := keys["port"]; hasPort {
 		t.Errorf("server-info of a unix socket has a port: %v", keys)
 	}
-	g.http = unixClient(t, socket)
-	g.addr = "localhost"
+	g.HTTP = gatetest.UnixClient(t, socket)
+	g.Addr = "localhost"
 	for _, name := range []string{"localhost", "anything.example", "gate"} {
-		if got := g.do(t, host(name)); got.status != 200 {
-			t.Errorf("Host %s: %d %s", name, got.status, got.body)
+		if got := g.Do(t, host(name)); got.Status != 200 {
+			t.Errorf("Host %s: %d %s", name, got.Status, got.Body)
 		}
 	}
-	g.refusesAll(t, []attack{
-		{"an Origin over the socket", edits{setHeader("Origin", "https://attacker.example")}, 403, "origin_not_allowed"},
-		{"text/plain over the socket", edits{setHeader("Content-Type", "text/plain")}, 415, "content_type_not_json"},
+	refusesAll(t, g, []attack{
+		{"an Origin over the socket", edits{gatetest.SetHeader("Origin", "https://attacker.example")}, 403, "origin_not_allowed"},
+		{"text/plain over the socket", edits{gatetest.SetHeader("Content-Type", "text/plain")}, 415, "content_type_not_json"},
 		{"no token over the socket", edits{noToken}, 401, "missing_token"},
 	})
 }
@@ -162,10 +163,10 @@ func TestIPv6LoopbackIsPublishedWithItsRealPort(t *testing.T) {
 		t.Skip("this machine has no IPv6 loopback: ", err)
 	}
 	_ = probe.Close()
-	g := startGate(t, newUpstream(t, nil), site{bind: "[::1]"})
-	g.addr = fmt.Sprintf("[::1]:%d", g.info.Port)
-	if want := "http://" + g.addr + "/v1"; g.info.BaseURL != want {
-		t.Errorf("base_url %s, want %s", g.info.BaseURL, want)
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{Bind: "[::1]"})
+	g.Addr = fmt.Sprintf("[::1]:%d", g.Info.Port)
+	if want := "http://" + g.Addr + "/v1"; g.Info.BaseURL != want {
+		t.Errorf("base_url %s, want %s", g.Info.BaseURL, want)
 	}
-	g.works(t)
+	g.Works(t)
 }

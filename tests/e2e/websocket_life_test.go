@@ -9,64 +9,40 @@ import (
 	"testing"
 
 	"github.com/coder/websocket"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
-
-// dialEcho opens a WebSocket through the gate and sees that it echoes.
-func dialEcho(t *testing.T, ctx context.Context, g *gate) *websocket.Conn {
-	t.Helper()
-	conn, _, err := websocket.Dial(ctx, g.url("/v1/responses"), &websocket.DialOptions{
-		HTTPClient: g.http,
-		HTTPHeader: map[string][]string{"X-Proxy-Token": {g.token}},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.CloseNow() })
-	wantEcho(t, ctx, conn, "first")
-	return conn
-}
-
-func wantEcho(t *testing.T, ctx context.Context, conn *websocket.Conn, message string) {
-	t.Helper()
-	if err := conn.Write(ctx, websocket.MessageText, []byte(message)); err != nil {
-		t.Fatal(err)
-	}
-	if _, got, err := conn.Read(ctx); err != nil || string(got) != message {
-		t.Fatalf("sent %q, got %q, %v", message, got, err)
-	}
-}
 
 func TestAWebSocketOutlivesAReloadForItsCloseDelay(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), gatetest.Patience)
 	defer cancel()
 	done := make(chan struct{})
-	g := reloadable(t, newUpstream(t, echo(done)), site{
-		gate: "allow_route GET /v1/responses", proxy: "stream_close_delay 1h",
+	g := gatetest.StartReloadable(t, gatetest.NewUpstream(t, gatetest.Echo(done)), gatetest.Site{
+		Gate: "allow_route GET /v1/responses", Proxy: "stream_close_delay 1h",
 	})
-	conn := dialEcho(t, ctx, g)
-	changed := g.site
-	changed.gate = "allow_route GET /v1/responses\nallow_origin https://app.example"
-	g.mustReload(t, changed)
-	wantEcho(t, ctx, conn, "after the reload")
+	conn := gatetest.DialEcho(t, ctx, g)
+	changed := g.Site
+	changed.Gate = "allow_route GET /v1/responses\nallow_origin https://app.example"
+	g.MustReload(t, changed)
+	gatetest.WantEcho(t, ctx, conn, "after the reload")
 	_ = conn.Close(websocket.StatusNormalClosure, "")
-	awaitClosed(t, "the upstream's end of the WebSocket", done)
+	gatetest.AwaitClosed(t, "the upstream's end of the WebSocket", done)
 }
 
 // A client that sees a close frame knows that it was not the network.
 func TestAWebSocketIsClosedCleanlyAtExit(t *testing.T) {
 	t.Parallel()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), gatetest.Patience)
 	defer cancel()
-	g := startGate(t, newUpstream(t, echo(make(chan struct{}))), site{gate: "allow_route GET /v1/responses"})
-	conn := dialEcho(t, ctx, g)
-	g.signal(syscall.SIGTERM)
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, gatetest.Echo(make(chan struct{}))), gatetest.Site{Gate: "allow_route GET /v1/responses"})
+	conn := gatetest.DialEcho(t, ctx, g)
+	g.Signal(syscall.SIGTERM)
 	_, _, err := conn.Read(ctx)
 	if closed := (websocket.CloseError{}); !errors.As(err, &closed) || closed.Code != websocket.StatusGoingAway {
 		t.Errorf("the WebSocket ends with %v, want a close frame that says going away", err)
 	}
-	awaitClosed(t, "Caddy's exit", g.done)
-	if !missing(g.site.infoPath()) {
+	gatetest.AwaitClosed(t, "Caddy's exit", g.Done)
+	if !gatetest.Missing(g.Site.InfoPath()) {
 		t.Error("server-info is still there")
 	}
 }

@@ -8,39 +8,19 @@ import (
 	"testing"
 
 	"github.com/coder/websocket"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
-
-// echo is an upstream that answers each WebSocket message with itself.
-func echo(done chan<- struct{}) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		defer close(done)
-		conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{Subprotocols: []string{"realtime"}})
-		if err != nil {
-			return
-		}
-		defer conn.CloseNow()
-		for {
-			kind, data, err := conn.Read(r.Context())
-			if err != nil {
-				return
-			}
-			if err := conn.Write(r.Context(), kind, data); err != nil {
-				return
-			}
-		}
-	}
-}
 
 func TestAWebSocketEchoesBothWaysWithTheOperatorsKey(t *testing.T) {
 	t.Parallel()
 	done := make(chan struct{})
-	g := startGate(t, newUpstream(t, echo(done)), site{gate: "allow_route GET /v1/responses"})
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, gatetest.Echo(done)), gatetest.Site{Gate: "allow_route GET /v1/responses"})
+	ctx, cancel := context.WithTimeout(t.Context(), gatetest.Patience)
 	defer cancel()
-	conn, response, err := websocket.Dial(ctx, g.url("/v1/responses"), &websocket.DialOptions{
-		HTTPClient: g.http,
+	conn, response, err := websocket.Dial(ctx, g.URL("/v1/responses"), &websocket.DialOptions{
+		HTTPClient: g.HTTP,
 		HTTPHeader: http.Header{
-			"Authorization": {"Bearer " + g.token},
+			"Authorization": {"Bearer " + g.Token},
 			"Api-Key":       {stolen},
 			"Cookie":        {"session=" + stolen},
 		},
@@ -53,7 +33,7 @@ func TestAWebSocketEchoesBothWaysWithTheOperatorsKey(t *testing.T) {
 	if conn.Subprotocol() != "realtime" {
 		t.Errorf("subprotocol %q", conn.Subprotocol())
 	}
-	notCORS(t, answer{header: response.Header})
+	gatetest.NotCORS(t, gatetest.Answer{Header: response.Header})
 	for _, message := range []string{"one", "two", "three"} {
 		for _, kind := range []websocket.MessageType{websocket.MessageText, websocket.MessageBinary} {
 			if err := conn.Write(ctx, kind, []byte(message)); err != nil {
@@ -66,24 +46,24 @@ func TestAWebSocketEchoesBothWaysWithTheOperatorsKey(t *testing.T) {
 		}
 	}
 	_ = conn.Close(websocket.StatusNormalClosure, "")
-	awaitClosed(t, "the upstream's end of the WebSocket", done)
+	gatetest.AwaitClosed(t, "the upstream's end of the WebSocket", done)
 
-	seen := g.up.only(t)
-	seen.hasKey(t)
-	if seen.method != "GET" || seen.target != "/v1/responses" || seen.header.Get("Upgrade") != "websocket" {
+	seen := g.Up.Only(t)
+	seen.HasKey(t)
+	if seen.Method != "GET" || seen.Target != "/v1/responses" || seen.Header.Get("Upgrade") != "websocket" {
 		t.Errorf("handshake upstream: %+v", seen)
 	}
-	if got := seen.header.Get("Sec-Websocket-Protocol"); got != "realtime, openai-beta.responses-v1" {
+	if got := seen.Header.Get("Sec-Websocket-Protocol"); got != "realtime, openai-beta.responses-v1" {
 		t.Errorf("subprotocols upstream: %q", got)
 	}
-	g.up.sawNo(t, stolen)
-	g.up.sawNo(t, g.token)
+	g.Up.SawNo(t, stolen)
+	g.Up.SawNo(t, g.Token)
 }
 
 func TestAWebSocketIsRefusedLikeAnyRequest(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, newUpstream(t, nil), site{gate: "allow_route GET /v1/responses"})
-	upgrade := rawUpgrade[:len(rawUpgrade):len(rawUpgrade)]
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{Gate: "allow_route GET /v1/responses"})
+	upgrade := gatetest.RawUpgrade[:len(gatetest.RawUpgrade):len(gatetest.RawUpgrade)]
 	for _, a := range []struct {
 		harm    string
 		line    string
@@ -93,32 +73,32 @@ func TestAWebSocketIsRefusedLikeAnyRequest(t *testing.T) {
 	}{
 		{"a page opens it", "GET /v1/responses", append(upgrade, "Origin: https://attacker.example"), 403, "origin_not_allowed"},
 		{"a page opens it, Sec-Fetch-Site only", "GET /v1/responses", append(upgrade, "Sec-Fetch-Site: cross-site"), 403, "cross_site_request"},
-		{"a rebound name opens it", "GET /v1/responses", append(without(upgrade, "Host"), "Host: attacker.example"), 403, "host_not_allowed"},
-		{"without a token", "GET /v1/responses", without(upgrade, "X-Proxy"), 401, "missing_token"},
-		{"the key subprotocol is no token", "GET /v1/responses", append(without(upgrade, "X-Proxy"), "Sec-WebSocket-Protocol: openai-insecure-api-key.TOKEN"), 401, "missing_token"},
+		{"a rebound name opens it", "GET /v1/responses", append(gatetest.Without(upgrade, "Host"), "Host: attacker.example"), 403, "host_not_allowed"},
+		{"without a token", "GET /v1/responses", gatetest.Without(upgrade, "X-Proxy"), 401, "missing_token"},
+		{"the key subprotocol is no token", "GET /v1/responses", append(gatetest.Without(upgrade, "X-Proxy"), "Sec-WebSocket-Protocol: openai-insecure-api-key.TOKEN"), 401, "missing_token"},
 		{"on another path", "GET /v1/realtime", upgrade, 403, "route_not_allowed"},
-		{"a POST where only GET is allowed", "POST /v1/responses", rawGood(), 403, "route_not_allowed"},
+		{"a POST where only GET is allowed", "POST /v1/responses", gatetest.RawGood(), 403, "route_not_allowed"},
 	} {
 		t.Run(a.harm, func(t *testing.T) {
-			g.up.forget()
+			g.Up.Forget()
 			body := ""
 			if a.line[0] == 'P' {
-				body = rawBody
+				body = gatetest.RawBody
 			}
-			refused(t, g.rawDo(t, a.line+" HTTP/1.1", a.headers, body), a.status, a.code)
-			g.up.sawNothing(t)
+			gatetest.Refused(t, g.RawDo(t, a.line+" HTTP/1.1", a.headers, body), a.status, a.code)
+			g.Up.SawNothing(t)
 		})
 	}
 }
 
 func TestAnUpstreamThatRefusesTheWebSocketIsPassedOn(t *testing.T) {
 	t.Parallel()
-	g := startGate(t, newUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusTooManyRequests)
-	}), site{gate: "allow_route GET /v1/responses"})
-	if got := g.rawDo(t, "GET /v1/responses HTTP/1.1", rawUpgrade, ""); got.status != http.StatusTooManyRequests {
-		t.Errorf("status %d", got.status)
+	}), gatetest.Site{Gate: "allow_route GET /v1/responses"})
+	if got := g.RawDo(t, "GET /v1/responses HTTP/1.1", gatetest.RawUpgrade, ""); got.Status != http.StatusTooManyRequests {
+		t.Errorf("status %d", got.Status)
 	}
-	g.up.setAnswer(answerUnauthorized)
-	refused(t, g.rawDo(t, "GET /v1/responses HTTP/1.1", rawUpgrade, ""), http.StatusBadGateway, "upstream_unauthorized")
+	g.Up.SetAnswer(answerUnauthorized)
+	gatetest.Refused(t, g.RawDo(t, "GET /v1/responses HTTP/1.1", gatetest.RawUpgrade, ""), http.StatusBadGateway, "upstream_unauthorized")
 }

@@ -1,6 +1,6 @@
 //go:build race
 
-package e2e
+package gatetest
 
 // raceEnabled makes Caddy be built with the race detector when the tests are.
 const raceEnabled = true

@@ -1,0 +1,128 @@
+//go:build unix
+
+// Package gatetest is the harness of the black-box tests: it builds Caddy with
+// the gate in it, starts it as a process of its own around a configurable
+// site, stands in for the upstream, and speaks HTTP to it in ways that no
+// library does. A test of it sees only what a caller, an upstream, another
+// user or an operator could see.
+//
+// A package of such tests has this TestMain:
+//
+//	func TestMain(m *testing.M) { os.Exit(gatetest.Main(m)) }
+//
+// and its tests begin with:
+//
+//	g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{})
+package gatetest
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// CaddyBinary is the Caddy under test. Every user may run it.
+var CaddyBinary string
+
+// RepoRoot is where Caddyfile.example and cmd/caddy are.
+var RepoRoot string
+
+// Main finds the Caddy under test, runs the tests and returns the exit code.
+func Main(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "gate-caddy")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "gatetest:", err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if err := prepare(dir); err != nil {
+		fmt.Fprintln(os.Stderr, "gatetest:", err)
+		return 1
+	}
+	// The tests mostly wait, for processes to start and to end: run more of them
+	// at a time than there are processors, unless the command line says how many.
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f != nil && f.Value.String() == f.DefValue {
+		_ = f.Value.Set("8")
+	}
+	return m.Run()
+}
+
+func prepare(dir string) (err error) {
+	// Tests that run as another user need to get at the binary.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return err
+	}
+	if RepoRoot, err = findRoot(); err != nil {
+		return err
+	}
+	CaddyBinary, err = findCaddy(dir)
+	return err
+}
+
+// findRoot is the module's directory: go test runs in the package's.
+func findRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return "", errors.New("there is no go.mod above the working directory")
+		}
+		dir = parent
+	}
+}
+
+// findCaddy takes the binary that CADDY_BINARY names, or builds cmd/caddy. A
+// Caddy that is not there, or has no gate, is a failure, never a skip.
+func findCaddy(dir string) (string, error) {
+	binary := os.Getenv("CADDY_BINARY")
+	if binary != "" {
+		if !filepath.IsAbs(binary) {
+			// People write paths from the root.
+			if _, err := os.Stat(filepath.Join(RepoRoot, binary)); err == nil {
+				binary = filepath.Join(RepoRoot, binary)
+			}
+		}
+		absolute, err := filepath.Abs(binary)
+		if err != nil {
+			return "", err
+		}
+		binary = absolute
+	} else {
+		binary = filepath.Join(dir, "caddy")
+		args := []string{"build", "-o", binary}
+		if raceEnabled {
+			args = append(args, "-race")
+		}
+		build := exec.Command("go", append(args, "./cmd/caddy")...)
+		build.Dir = RepoRoot
+		if out, err := build.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("building cmd/caddy: %w\n%s", err, out)
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	list := exec.CommandContext(ctx, binary, "list-modules")
+	list.Env = append(os.Environ(), "HOME="+dir, "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir)
+	out, err := list.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("%s list-modules: %w\n%s", binary, err, out)
+	}
+	if !strings.Contains(string(out), "http.handlers.responses_proxy_gate") {
+		return "", fmt.Errorf("%s has no module http.handlers.responses_proxy_gate", binary)
+	}
+	return binary, nil
+}

@@ -1,0 +1,264 @@
+//go:build unix
+
+package gatetest
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Patience is how long a test waits for an event that must come. It is long
+// because the machine may be busy; a test that passes never waits it out.
+const Patience = 30 * time.Second
+
+// ReadyLog is what Caddy logs once its first config runs.
+const ReadyLog = "serving initial configuration"
+
+// Output collects what a process writes, and lets tests wait for it.
+type Output struct {
+	mu      sync.Mutex
+	buffer  bytes.Buffer
+	changed chan struct{}
+}
+
+func newOutput() *Output { return &Output{changed: make(chan struct{})} }
+
+// Write takes more of the output.
+func (o *Output) Write(data []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	close(o.changed)
+	o.changed = make(chan struct{})
+	return o.buffer.Write(data)
+}
+
+func (o *Output) snapshot() (text string, changed <-chan struct{}) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buffer.String(), o.changed
+}
+
+// String is what was written so far.
+func (o *Output) String() string {
+	text, _ := o.snapshot()
+	return text
+}
+
+// Process is a Caddy that a test started.
+type Process struct {
+	t      testing.TB
+	Cmd    *exec.Cmd
+	Output *Output // stdout and stderr
+	Done   chan struct{}
+}
+
+// Launch is how to start Caddy.
+type Launch struct {
+	Dir   string   // holds everything Caddy writes: HOME, XDG directories
+	Env   []string // beside the minimal environment
+	Umask string   // through sh; "" inherits
+	Args  []string
+	User  *syscall.Credential
+	Stdin string
+}
+
+// Command is the command that Start starts.
+func (l Launch) Command() *exec.Cmd {
+	argv := append([]string{CaddyBinary}, l.Args...)
+	if l.Umask != "" {
+		argv = append([]string{"/bin/sh", "-c", `umask ` + l.Umask + `; exec "$0" "$@"`}, argv...)
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Dir = l.Dir
+	cmd.Env = append([]string{
+		"PATH=" + os.Getenv("PATH"),
+		"HOME=" + l.Dir,
+		"XDG_CONFIG_HOME=" + filepath.Join(l.Dir, "config"),
+		"XDG_DATA_HOME=" + filepath.Join(l.Dir, "data"),
+		"GORACE=halt_on_error=0",
+	}, l.Env...)
+	// A test binary that dies must not leave Caddys behind.
+	cmd.SysProcAttr = procAttr(l.User)
+	if l.Stdin != "" {
+		cmd.Stdin = strings.NewReader(l.Stdin)
+	}
+	return cmd
+}
+
+// Start starts Caddy and sees to its end.
+func Start(t testing.TB, l Launch) *Process {
+	t.Helper()
+	for _, name := range []string{"config", "data"} {
+		dir := filepath.Join(l.Dir, name)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if l.User != nil {
+			if err := os.Chown(dir, int(l.User.Uid), int(l.User.Gid)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	p := &Process{t: t, Cmd: l.Command(), Output: newOutput(), Done: make(chan struct{})}
+	p.Cmd.Stdout, p.Cmd.Stderr = p.Output, p.Output
+	if err := p.Cmd.Start(); err != nil {
+		t.Fatalf("starting %s: %v", CaddyBinary, err)
+	}
+	go func() {
+		_ = p.Cmd.Wait()
+		close(p.Done)
+	}()
+	t.Cleanup(p.finish)
+	return p
+}
+
+// Run runs Caddy to its end.
+func Run(t testing.TB, l Launch) (out string, code int) {
+	t.Helper()
+	p := Start(t, l)
+	code = p.Wait()
+	return p.Output.String(), code
+}
+
+// PID is the process id.
+func (p *Process) PID() int { return p.Cmd.Process.Pid }
+
+// Signal sends a signal, once Caddy handles signals.
+func (p *Process) Signal(sig os.Signal) {
+	p.t.Helper()
+	p.awaitSignalHandling()
+	if err := p.Cmd.Process.Signal(sig); err != nil {
+		p.t.Fatalf("signal %v: %v", sig, err)
+	}
+}
+
+// awaitSignalHandling waits until Caddy handles signals: it begins to in
+// goroutines of their own, and one that comes within milliseconds of its start
+// may still end it at once. SIGUSR2 does not, and Caddy logs it.
+func (p *Process) awaitSignalHandling() {
+	for range 40 {
+		text, changed := p.Output.snapshot()
+		if strings.Contains(text, "SIGUSR2") {
+			return
+		}
+		_ = p.Cmd.Process.Signal(syscall.SIGUSR2)
+		select {
+		case <-changed:
+		case <-time.After(50 * time.Millisecond): // the log may go elsewhere
+		}
+	}
+}
+
+// Wait waits for the exit and returns its code, -1 for a signal's.
+func (p *Process) Wait() int {
+	p.t.Helper()
+	select {
+	case <-p.Done:
+	case <-time.After(Patience):
+		p.t.Fatalf("Caddy did not exit in %v:\n%s", Patience, p.Output)
+	}
+	return p.Cmd.ProcessState.ExitCode()
+}
+
+// finish ends the process, if it still runs, and reports races in it.
+func (p *Process) finish() {
+	select {
+	case <-p.Done:
+	default:
+		_ = p.Cmd.Process.Signal(syscall.SIGTERM)
+		select {
+		case <-p.Done:
+		case <-time.After(10 * time.Second):
+			// An open stream keeps a graceful exit waiting.
+			_ = p.Cmd.Process.Kill()
+			<-p.Done
+		}
+	}
+	out := p.Output.String()
+	if strings.Contains(out, "WARNING: DATA RACE") {
+		p.t.Errorf("Caddy reports a data race")
+	}
+	if strings.Contains(out, "panic: ") || strings.Contains(out, "fatal error: ") {
+		p.t.Errorf("Caddy panicked")
+	}
+	if p.t.Failed() {
+		if const16k := 16 << 10; len(out) > const16k && !strings.Contains(out, "DATA RACE") {
+			out = "…" + out[len(out)-const16k:]
+		}
+		p.t.Logf("output of Caddy (pid %d):\n%s", p.PID(), out)
+	}
+}
+
+// WaitOutput waits until Caddy has written text n times, and returns the
+// lines with it.
+func (p *Process) WaitOutput(text string, n int) []string {
+	p.t.Helper()
+	deadline := time.After(Patience)
+	for {
+		out, changed := p.Output.snapshot()
+		if strings.Count(out, text) >= n && strings.HasSuffix(out, "\n") {
+			return LinesWith(out, text)
+		}
+		select {
+		case <-changed:
+		case <-p.Done:
+			if out = p.Output.String(); strings.Count(out, text) >= n {
+				return LinesWith(out, text)
+			}
+			p.t.Fatalf("Caddy exited (code %d) and did not write %q:\n%s", p.Cmd.ProcessState.ExitCode(), text, out)
+		case <-deadline:
+			p.t.Fatalf("Caddy did not write %q in %v:\n%s", text, Patience, out)
+		}
+	}
+}
+
+// StartRefused starts a Caddy that must refuse its config, and returns what
+// it said.
+func StartRefused(t testing.TB, l Launch) string {
+	t.Helper()
+	p := Start(t, l)
+	deadline := time.After(Patience)
+	for {
+		out, changed := p.Output.snapshot()
+		if strings.Contains(out, ReadyLog) {
+			t.Fatalf("Caddy started; it must refuse this config:\n%s", out)
+		}
+		select {
+		case <-changed:
+		case <-p.Done:
+			if code := p.Cmd.ProcessState.ExitCode(); code != 1 {
+				t.Errorf("exit code %d, want 1", code)
+			}
+			return p.Output.String()
+		case <-deadline:
+			t.Fatalf("Caddy neither started nor refused in %v:\n%s", Patience, out)
+		}
+	}
+}
+
+// LastError is the message with which Caddy refused to start.
+func LastError(out string) string {
+	lines := LinesWith(out, "Error: ")
+	if len(lines) == 0 {
+		return out
+	}
+	return lines[len(lines)-1]
+}
+
+// LinesWith are the lines that have text in them.
+func LinesWith(out, text string) []string {
+	var found []string
+	for line := range strings.Lines(out) {
+		if strings.Contains(line, text) {
+			found = append(found, strings.TrimSuffix(line, "\n"))
+		}
+	}
+	return found
+}
