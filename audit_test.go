@@ -54,7 +54,7 @@ func (s surroundings) audited(t *testing.T, says string) {
 	if err != nil && leaks(err.Error()) {
 		t.Errorf("the error gives the key away: %v", err)
 	}
-	if n, _ := launches.References("default"); n != 0 {
+	if n, _ := callers.References(callerID{gate: "default"}); n != 0 {
 		t.Errorf("%d references to the gate are left", n)
 	}
 }

@@ -50,23 +50,27 @@ func (p *policy) checkBrowser(r *http.Request) *refusal {
 
 // checkCaller decides on a request that no web page can have sent: is the
 // body JSON, does the caller have a token, may it go where it wants to. It
-// returns the name of the caller's token, or why not.
-func (p *policy) checkCaller(r *http.Request) (caller string, refused *refusal) {
+// returns whose token it is, if it is anybody's, and why the request is
+// refused, if it is.
+func (p *policy) checkCaller(r *http.Request) (caller *configuredCaller, refused *refusal) {
 	if refused := checkContentType(r); refused != nil {
-		return "", refused
+		return nil, refused
 	}
 	presented, refused := presentedToken(r.Header)
 	if refused != nil {
-		return "", refused
+		return nil, refused
 	}
 	caller, ok := p.tokens.match(presented)
 	if !ok {
-		return "", errInvalidToken
+		return nil, errInvalidToken
 	}
-	if refused := p.checkRoute(r); refused != nil {
-		return "", refused
+	if p.isShutdown(r) {
+		if caller.id.client != "" {
+			return caller, errRouteNotAllowed // a client must not end the others' gate
+		}
+		return caller, nil
 	}
-	return caller, nil
+	return caller, p.checkRoute(r)
 }
 
 // allowsOrigin tells whether the one Origin header is an allowed one. Origins
@@ -227,9 +231,6 @@ func presentedToken(header http.Header) (string, *refusal) {
 // (r.RequestURI), so that no way of writing a path differently (%2F, //, a
 // dot segment, an absolute URI) means one thing here and another upstream.
 func (p *policy) checkRoute(r *http.Request) *refusal {
-	if p.isShutdown(r) {
-		return nil
-	}
 	upgrade := isWebSocketUpgrade(r)
 	method := r.Method
 	if upgrade {

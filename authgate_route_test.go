@@ -225,8 +225,10 @@ func TestOnlyTheNamedPathShutsDown(t *testing.T) {
 			if got := p.isShutdown(r); got != c.want {
 				t.Errorf("isShutdown is %t", got)
 			}
-			if got := p.checkRoute(r) == nil; got != c.want {
-				t.Errorf("checkRoute passes: %t", got)
+			r.Host = "localhost"
+			r.Header.Set("X-Proxy-Token", testToken)
+			if got := codeOf(check(p, r)) == "passes"; got != c.want {
+				t.Errorf("it passes: %t", got)
 			}
 		})
 	}
@@ -247,5 +249,17 @@ func TestShuttingDownNeedsTheToken(t *testing.T) {
 	r.Header.Set("Origin", "https://attacker.example")
 	if got := codeOf(check(p, r)); got != "origin_not_allowed" {
 		t.Errorf("with the token from a web page: %s", got)
+	}
+}
+
+func TestAClientCannotShutTheOthersGateDown(t *testing.T) {
+	p := testPolicy()
+	p.shutdownPath = "/shutdown"
+	p.tokens.callers[0].id.client = "colleague"
+	r := routed(t, "POST", "/shutdown")
+	r.Host = "localhost"
+	r.Header.Set("X-Proxy-Token", testToken)
+	if got := codeOf(check(p, r)); got != "route_not_allowed" {
+		t.Errorf("with a client's token: %s", got)
 	}
 }

@@ -15,7 +15,7 @@ const testToken = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFG"
 func testPolicy() *policy {
 	return &policy{
 		routes: []Route{{Method: http.MethodPost, Path: "/v1/responses"}},
-		tokens: newTokenSet("default", newSecret(testToken)),
+		tokens: tokensOf("default", testToken),
 	}
 }
 
@@ -268,12 +268,16 @@ func TestTheChecksHaveOneOrder(t *testing.T) {
 
 func TestAPassingCheckNamesTheCaller(t *testing.T) {
 	caller, refused := testPolicy().checkCaller(goodRequest())
-	if caller != "default" || refused != nil {
-		t.Errorf("got %q, %v", caller, refused)
+	if caller == nil || caller.name != "default" || refused != nil {
+		t.Errorf("got %v, %v", caller, refused)
 	}
 	r := goodRequest()
 	r.RequestURI = "/"
-	if caller, refused := testPolicy().checkCaller(r); caller != "" || refused == nil {
-		t.Errorf("a refused request has the caller %q, %v", caller, refused)
+	if caller, refused := testPolicy().checkCaller(r); caller == nil || caller.name != "default" || refused != errRouteNotAllowed {
+		t.Errorf("a request that is refused for its route has the caller %v, %v", caller, refused)
+	}
+	r.Header["Authorization"] = []string{"Bearer guess"}
+	if caller, refused := testPolicy().checkCaller(r); caller != nil || refused != errInvalidToken {
+		t.Errorf("a request that is refused for its token has the caller %v, %v", caller, refused)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -35,6 +36,14 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		server_info          <path> {
 //			owner <user>[:<group>]
 //		}
+//		client               <name> {
+//			server_info <path> {
+//				owner <user>[:<group>]
+//			}
+//			token       <placeholder>
+//			expires     <duration>
+//		}
+//		rotate_every         <interval> [<grace>]
 //		allow_origin         <origin>...
 //		allow_host           <host>...
 //		allow_route          <METHOD> <path> [any_query]
@@ -44,7 +53,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		insecure_allow       <risk>...
 //	}
 //
-// Every option stands once at most, except allow_route. An option that is
+// Every option stands once at most, except allow_route and client. An option that is
 // unknown, or has too few or too many arguments, is an error.
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive's name
@@ -54,7 +63,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	seen := make(map[string]bool)
 	for d.NextBlock(0) {
 		option := d.Val()
-		if seen[option] && option != "allow_route" {
+		if seen[option] && option != "allow_route" && option != "client" {
 			return d.Errf("%s is set twice; keep one", option)
 		}
 		seen[option] = true
@@ -80,6 +89,9 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 
 func refuseLiteralSecrets(h *Handler) error {
 	err := errors.Join(refuseLiteral("upstream_bearer", h.UpstreamBearer), refuseLiteral("token", h.Token))
+	for _, client := range h.Client {
+		err = errors.Join(err, refuseLiteral("token", client.Token))
+	}
 	if file := h.UpstreamBearerFile; file != "" && !isPath(file) && !strings.HasPrefix(file, "{") {
 		_, notPath := resolvePath("upstream_bearer_file", file)
 		err = errors.Join(err, notPath)
@@ -100,7 +112,11 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string) error {
 	case "token":
 		return oneArgument(d, &h.Token)
 	case "server_info":
-		return h.unmarshalServerInfo(d)
+		return unmarshalServerInfo(d, &h.ServerInfo)
+	case "client":
+		return h.unmarshalClient(d)
+	case "rotate_every":
+		return h.unmarshalRotation(d)
 	case "allow_origin":
 		return someArguments(d, &h.AllowOrigin)
 	case "allow_host":
@@ -127,23 +143,67 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string) error {
 	return unknownOption(d, "responses_proxy_gate")
 }
 
-func (h *Handler) unmarshalServerInfo(d *caddyfile.Dispenser) error {
-	h.ServerInfo = new(ServerInfo)
-	if err := oneArgument(d, &h.ServerInfo.Path); err != nil {
+func unmarshalServerInfo(d *caddyfile.Dispenser, info **ServerInfo) error {
+	*info = new(ServerInfo)
+	if err := oneArgument(d, &(*info).Path); err != nil {
 		return err
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		if option := d.Val(); option != "owner" {
 			return unknownOption(d, "server_info")
 		}
-		if h.ServerInfo.Owner != "" {
+		if (*info).Owner != "" {
 			return d.Err("owner is set twice; keep one")
 		}
-		if err := oneArgument(d, &h.ServerInfo.Owner); err != nil {
+		if err := oneArgument(d, &(*info).Owner); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (h *Handler) unmarshalClient(d *caddyfile.Dispenser) error {
+	var client Client
+	if err := oneArgument(d, &client.Name); err != nil {
+		return err
+	}
+	seen := make(map[string]bool)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		option := d.Val()
+		if seen[option] {
+			return d.Errf("%s is set twice; keep one", option)
+		}
+		seen[option] = true
+		var err error
+		switch option {
+		case "server_info":
+			err = unmarshalServerInfo(d, &client.ServerInfo)
+		case "token":
+			err = oneArgument(d, &client.Token)
+		case "expires":
+			err = oneDuration(d, &client.Expires)
+		default:
+			err = unknownOption(d, "client")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	h.Client = append(h.Client, client)
+	return nil
+}
+
+func (h *Handler) unmarshalRotation(d *caddyfile.Dispenser) error {
+	args := d.RemainingArgs()
+	if len(args) < 1 || len(args) > 2 {
+		return d.Errf("rotate_every wants: <interval> [<grace>]")
+	}
+	h.RotateEvery = new(Rotation)
+	if err := parseDuration(d, "rotate_every", args[0], &h.RotateEvery.Interval); err != nil || len(args) == 1 {
+		return err
+	}
+	h.RotateEvery.Grace = new(caddy.Duration)
+	return parseDuration(d, "rotate_every", args[1], h.RotateEvery.Grace)
 }
 
 func (h *Handler) unmarshalRoute(d *caddyfile.Dispenser) error {
@@ -178,6 +238,32 @@ func oneArgument(d *caddyfile.Dispenser, value *string) error {
 		return d.Errf("%s has an empty value", option)
 	}
 	*value = args[0]
+	return nil
+}
+
+// oneDuration reads the one argument of an option, which is a duration above zero.
+func oneDuration(d *caddyfile.Dispenser, value *caddy.Duration) error {
+	option, arg := d.Val(), ""
+	if err := oneArgument(d, &arg); err != nil {
+		return err
+	}
+	if err := parseDuration(d, option, arg, value); err != nil {
+		return err
+	}
+	if *value <= 0 {
+		return d.Errf("%s is not above zero", option)
+	}
+	return nil
+}
+
+// parseDuration reads a duration, and does not quote what is none: it may be
+// a secret on the wrong line.
+func parseDuration(d *caddyfile.Dispenser, option, arg string, value *caddy.Duration) error {
+	duration, err := caddy.ParseDuration(arg)
+	if err != nil {
+		return d.Errf("%s wants a duration, such as 90s, 12h or 30d", option)
+	}
+	*value = caddy.Duration(duration)
 	return nil
 }
 

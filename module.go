@@ -73,8 +73,19 @@ type Handler struct {
 	Token string `json:"token,omitempty"`
 
 	// The file that tells callers where the gate is and which token to send.
-	// Without it, a generated token is printed once to stderr.
+	// Without it, a generated token is printed once to stderr. If there are
+	// clients, the gate has a token beside theirs only if this or `token` is
+	// given.
 	ServerInfo *ServerInfo `json:"server_info,omitempty"`
+
+	// Named callers, each with a token, a file and an end of its own.
+	// Default: none; there is one caller, who is called what the gate is.
+	Client []Client `json:"client,omitempty"`
+
+	// How often generated tokens are replaced, those of clients included.
+	// Fixed ones are not. Every caller with a generated token then needs a
+	// `server_info`. Default: a token lasts as long as the launch.
+	RotateEvery *Rotation `json:"rotate_every,omitempty"`
 
 	// Web origins whose pages may call the gate (they still need the token),
 	// as browsers write them: `https://app.example`, without a path. Never a
@@ -91,8 +102,9 @@ type Handler struct {
 	// `GET /v1/responses` opens the WebSocket.
 	AllowRoute []Route `json:"allow_route,omitempty"`
 
-	// The path on which a caller with a token ends the Caddy process, by GET
-	// or POST, with status 200 and exit code 0. Default: none.
+	// The path on which a caller with the gate's own token ends the Caddy
+	// process, by GET or POST, with status 200 and exit code 0. Clients cannot.
+	// Default: none.
 	ShutdownEndpoint string `json:"shutdown_endpoint,omitempty"`
 
 	// A directory for a copy of every exchange that passed the gate, in two
@@ -120,10 +132,9 @@ type Handler struct {
 	config     configID
 	policy     *policy
 	credential *credential
-	infoFile   *serverInfoFile
-	token      secret // the one that server-info tells
-	launch     *launch
-	dumper     *dumper // nil: no dumps
+	callers    []*configuredCaller
+	rotation   *rotation // nil: only on demand
+	dumper     *dumper   // nil: no dumps
 	stderr     io.Writer
 }
 
@@ -192,10 +203,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.openCredential(); err != nil {
 		return err
 	}
-	if err := h.openServerInfo(); err != nil {
-		return err
-	}
-	if err := h.openTokens(); err != nil {
+	if err := h.openCallers(); err != nil {
 		return err
 	}
 	if err := h.openDumps(); err != nil {
@@ -206,7 +214,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		hosts:        bareHosts(h.AllowHost),
 		routes:       h.AllowRoute,
 		shutdownPath: h.ShutdownEndpoint,
-		tokens:       newTokenSet(h.Name, h.token),
+		tokens:       &tokenSet{callers: h.callers},
 	}
 	return h.publishWhenStarted(ctx)
 }
@@ -217,6 +225,7 @@ func (h *Handler) Validate() error {
 		validateOrigins(h.AllowOrigin),
 		validateHosts(h.AllowHost),
 		validateRoutes(h.AllowRoute, h.ShutdownEndpoint),
+		h.validateShutdown(),
 	))
 }
 
@@ -230,15 +239,26 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		h.policy.answerPreflight(w, r)
 		return nil
 	}
-	_, refused := h.policy.checkCaller(r)
+	caller, refused := h.policy.checkCaller(r)
 	if refused != nil {
 		return h.refuse(w, r, refused)
 	}
+	caller.usage.count()
+	caller.identify(r)
 	if h.policy.isShutdown(r) {
 		return h.shutDown(w, r)
 	}
+	if isWebSocketUpgrade(r) {
+		ctx, done := caller.sessions.begin(r.Context())
+		defer done()
+		r = r.WithContext(ctx)
+		if _, refused := h.policy.checkCaller(r); refused != nil {
+			// withdrawn just before the session could be ended with the others
+			return h.refuse(w, r, refused)
+		}
+	}
 	presented := h.credential.current()
-	exchange := h.dumper.begin(r, h.token.reveal(), presented.key.reveal())
+	exchange := h.dumper.begin(r, caller.told().reveal(), presented.key.reveal())
 	defer exchange.finish()
 	h.credential.dropCallerCredentials(r)
 	h.credential.inject(r.Header, presented)
@@ -250,12 +270,12 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 // Provision, so it gives back only what this instance took.
 func (h *Handler) Cleanup() error {
 	h.dumper.close()
-	if h.launch == nil {
-		return nil
+	var errs []error
+	for _, c := range h.callers {
+		errs = append(errs, closeCaller(h.config, c.caller))
 	}
-	launch := h.launch
-	h.launch = nil
-	return closeLaunch(h.Name, h.config, launch)
+	h.callers = nil // (the policy keeps its own: requests may still be under way)
+	return errors.Join(errs...)
 }
 
 // refuse answers r with a refusal. A page on an allowed origin may read it.
@@ -282,6 +302,9 @@ func (h *Handler) setDefaults() error {
 		h.UpstreamHeader = "Authorization"
 	}
 	if err := validateUpstreamHeader(h.UpstreamHeader); err != nil {
+		return h.gateError(err)
+	}
+	if err := validateClients(h.Name, h.Client); err != nil {
 		return h.gateError(err)
 	}
 	if len(h.AllowRoute) == 0 {
@@ -329,48 +352,6 @@ func (h *Handler) openCredential() error {
 	return nil
 }
 
-// openServerInfo checks the server-info file's place, and changes nothing there.
-func (h *Handler) openServerInfo() error {
-	if h.ServerInfo == nil {
-		return nil
-	}
-	path, err := resolvePath("server_info", h.ServerInfo.Path)
-	if err != nil {
-		return h.gateError(err)
-	}
-	h.infoFile, err = newServerInfoFile(path, h.ServerInfo.Owner)
-	if err != nil {
-		return h.gateError(err)
-	}
-	return h.gateError(h.infoFile.check())
-}
-
-// openTokens finds the token of this launch, or reads the fixed one.
-func (h *Handler) openTokens() error {
-	launch, err := openLaunch(h.Name, h.config)
-	if err != nil {
-		return h.gateError(err)
-	}
-	h.launch, h.token = launch, launch.token
-	launch.guardAdmin(h.config, !h.allows(riskTCPAdmin))
-	if h.infoFile != nil {
-		if err := launch.claimFile(h.config, h.infoFile); err != nil {
-			return h.gateError(err)
-		}
-	}
-	if h.Token == "" {
-		return nil
-	}
-	h.token, err = resolveSecret("token", h.Token, h.allows(riskLiteralSecret))
-	if err != nil {
-		return h.gateError(err)
-	}
-	if len(h.token.reveal()) < minTokenLength {
-		return h.gateError(fmt.Errorf("token: it has fewer than %d characters and could be guessed; make one with: openssl rand -base64 33", minTokenLength))
-	}
-	return nil
-}
-
 // openDumps checks the directory for dumps.
 func (h *Handler) openDumps() error {
 	if h.DumpDir == "" {
@@ -405,26 +386,34 @@ func (s startedHook) Handle(context.Context, caddy.Event) error {
 
 // publish tells callers where the gate is and which token to send.
 func (h *Handler) publish() error {
-	h.launch.start(h.config)
+	for _, c := range h.callers {
+		c.start(h.config)
+	}
 	info, err := describeServer(h.server, h.AllowHost, h.AllowRoute)
 	if err != nil {
 		return h.gateError(err)
 	}
-	info.AuthToken = h.token.reveal()
 	if err := h.dumper.prepare(); err != nil {
 		// Dumps are for debugging: without them the gate still does its work.
 		h.logger.Error("dump_dir cannot be used; exchanges are not dumped until it can", zap.String("gate", h.Name), zap.Error(err))
 	}
-	if err := h.launch.publish(h.config, h.infoFile, info); err != nil {
-		return h.gateError(err)
+	var errs []error
+	for _, c := range h.callers {
+		errs = append(errs, h.publishTo(c, info))
 	}
-	switch {
-	case h.infoFile != nil:
-		h.logger.Info("server-info written", zap.String("gate", h.Name), zap.String("path", h.infoFile.path))
-	case h.Token == "":
-		h.launch.announce(h.stderr, h.Name)
+	return h.gateError(errors.Join(errs...))
+}
+
+// publishTo tells one caller.
+func (h *Handler) publishTo(c *configuredCaller, info serverInfo) error {
+	err := c.publish(h.config, publication{
+		file: c.file, info: info, fixed: c.secret, rotation: h.rotation, expires: c.expires,
+		logger: h.logger, stderr: h.stderr,
+	})
+	if err == nil && c.file != nil {
+		h.logger.Info("server-info written", zap.String("gate", h.Name), zap.String("client", c.name), zap.String("path", c.file.path))
 	}
-	return nil
+	return err
 }
 
 // gateError says which gate an error is about.

@@ -57,7 +57,7 @@ func (c *configuration) mustLoad(t *testing.T, name, members string) *Handler {
 // used says how many configs must hold the state of a gate.
 func used(t *testing.T, name string, want int) {
 	t.Helper()
-	if got, _ := launches.References(name); got != want {
+	if got, _ := callers.References(callerID{gate: name}); got != want {
 		t.Errorf("%d references to %s, want %d", got, name, want)
 	}
 }
@@ -74,11 +74,11 @@ func TestDefaultsAreTheStrictOnes(t *testing.T) {
 		change func(*http.Request)
 		want   int
 	}{
-		"a good request":     {func(r *http.Request) { r.Header.Set("X-Proxy-Token", h.token.reveal()) }, http.StatusOK},
+		"a good request":     {func(r *http.Request) { r.Header.Set("X-Proxy-Token", ownToken(h)) }, http.StatusOK},
 		"a token of another": {func(*http.Request) {}, http.StatusUnauthorized},
 		"a shutdown": {func(r *http.Request) {
 			r.RequestURI, r.URL.Path = "/shutdown", "/shutdown"
-			r.Header.Set("X-Proxy-Token", h.token.reveal())
+			r.Header.Set("X-Proxy-Token", ownToken(h))
 		}, http.StatusForbidden},
 	} {
 		r := goodRequest()
@@ -97,7 +97,7 @@ func TestAReloadKeepsTheToken(t *testing.T) {
 		next := newConfiguration(t)
 		second := next.mustLoad(t, "reloaded", `, "allow_origin": ["https://app.example"]`)
 		used(t, "reloaded", 2)
-		if first.token.reveal() != second.token.reveal() {
+		if ownToken(first) != ownToken(second) {
 			t.Error("the token changes")
 		}
 		running.discard()
@@ -106,7 +106,7 @@ func TestAReloadKeepsTheToken(t *testing.T) {
 	}
 	running.discard()
 	used(t, "reloaded", 0)
-	if again := newConfiguration(t).mustLoad(t, "reloaded", ""); again.token.reveal() == first.token.reveal() {
+	if again := newConfiguration(t).mustLoad(t, "reloaded", ""); ownToken(again) == ownToken(first) {
 		t.Error("a launch after the last one ended has the former token")
 	}
 }
@@ -116,11 +116,11 @@ func TestAReloadMayFixAndFreeTheToken(t *testing.T) {
 	generated := running.mustLoad(t, "fixed", "")
 	next := newConfiguration(t)
 	fixed := next.mustLoad(t, "fixed", `, "token": "{env.GATE_TEST_KEY}"`)
-	if fixed.token.reveal() != testKey {
+	if ownToken(fixed) != testKey {
 		t.Error("the fixed token is not used")
 	}
 	running.discard()
-	if freed := newConfiguration(t).mustLoad(t, "fixed", ""); freed.token.reveal() != generated.token.reveal() {
+	if freed := newConfiguration(t).mustLoad(t, "fixed", ""); ownToken(freed) != ownToken(generated) {
 		t.Error("the launch's token changes within the launch")
 	}
 }
@@ -133,7 +133,7 @@ func TestTwoGatesOfOneNameAreRefused(t *testing.T) {
 		refusedWith(t, err, "another gate in this config has the same name")
 		used(t, "twin", 1)
 	}
-	if other := c.mustLoad(t, "sibling", ""); other.token.reveal() == first.token.reveal() {
+	if other := c.mustLoad(t, "sibling", ""); ownToken(other) == ownToken(first) {
 		t.Error("two gates have one token")
 	}
 	c.discard()
@@ -174,7 +174,7 @@ func TestAFailedReloadDisturbsNothing(t *testing.T) {
 			used(t, "steady", 1)
 		})
 	}
-	if next := newConfiguration(t).mustLoad(t, "steady", ""); next.token.reveal() != first.token.reveal() {
+	if next := newConfiguration(t).mustLoad(t, "steady", ""); ownToken(next) != ownToken(first) {
 		t.Error("the token changes")
 	}
 	used(t, "steady", 2)
@@ -279,9 +279,9 @@ func TestALaunchUnderCaddy(t *testing.T) {
 	load("")
 	load("")
 	load(`, "allow_origin": ["https://app.example"]`)
-	value, _ := launches.LoadOrStore("launched", nil)
-	token := value.(*launch).token.reveal()
-	if _, err := launches.Delete("launched"); err != nil { // what LoadOrStore took
+	value, _ := callers.LoadOrStore(callerID{gate: "launched"}, nil)
+	token := value.(*caller).token.reveal()
+	if _, err := callers.Delete(callerID{gate: "launched"}); err != nil { // what LoadOrStore took
 		t.Fatal(err)
 	}
 	load(fmt.Sprintf(`, "server_info": {"path": %q}`, path))

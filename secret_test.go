@@ -35,7 +35,7 @@ func holders() map[string]any {
 	s := newSecret(testKey)
 	c := newCredential("Authorization")
 	c.use(s)
-	h := &Handler{Name: "default", credential: c, token: s, launch: &launch{token: s}}
+	h := &Handler{Name: "default", credential: c, callers: tokensOf("default", s.reveal()).callers}
 	type exported struct{ Key secret }
 	type unexported struct{ key secret }
 	type nested struct{ inner *unexported }
@@ -54,8 +54,9 @@ func holders() map[string]any {
 		"what a credential presents":         c.current(),
 		"what it presents, by value":         *c.current(),
 		"a handler":                          h,
-		"a launch":                           h.launch,
-		"a policy":                           &policy{tokens: newTokenSet("default", s)},
+		"a caller":                           h.callers[0].caller,
+		"a configured caller":                h.callers[0],
+		"a policy":                           &policy{tokens: tokensOf("default", s.reveal())},
 		"an event hook":                      startedHook{h},
 	}
 }

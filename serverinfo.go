@@ -129,6 +129,17 @@ type serverInfoFile struct {
 	dir   string
 	base  string
 	owner fileOwner
+
+	// former is who owned the file before a reload changed the owner option.
+	former fileOwner
+}
+
+// takeOver lets the file replace the one that a caller was told through so
+// far, whose owner may have been another.
+func (f *serverInfoFile) takeOver(from *serverInfoFile) {
+	if from != nil {
+		f.former = from.owner
+	}
 }
 
 // newServerInfoFile takes the server_info option and its owner as written by the

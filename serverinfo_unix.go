@@ -362,7 +362,7 @@ func (f *serverInfoFile) isOurs(_ *os.Root, found fs.FileInfo) bool {
 // refuseAccess refuses an existing file that somebody else has, or could have,
 // a hand on.
 func (f *serverInfoFile) refuseAccess(_ *os.Root, found fs.FileInfo) error {
-	if uid := statOf(found).Uid; !f.owner.trusted(uid) {
+	if uid := statOf(found).Uid; !f.owner.trusted(uid) && !f.former.trusted(uid) {
 		return refuse(f.path, fmt.Sprintf("it belongs to uid %d", uid), removeIt)
 	}
 	return refuseLoose(f.path, found)

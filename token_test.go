@@ -109,33 +109,41 @@ func TestAnotherHeaderIsNoToken(t *testing.T) {
 	}
 }
 
+// tokensOf is a set with one caller, whose token was generated.
+func tokensOf(name, token string) *tokenSet {
+	c := &configuredCaller{caller: &caller{id: callerID{gate: name}, token: newSecret(token)}, name: name, userID: name}
+	c.ring.add(c.token)
+	return &tokenSet{callers: []*configuredCaller{c}}
+}
+
 func TestATokenBelongsToOneCaller(t *testing.T) {
-	callers := []string{"default", "codex", "ci"}
+	names := []string{"default", "codex", "ci"}
 	set := new(tokenSet)
-	for _, name := range callers {
-		set.callers = append(set.callers, newTokenSet(name, newSecret("token-of-"+name)).callers...)
+	for _, name := range names {
+		set.callers = append(set.callers, tokensOf(name, "token-of-"+name).callers...)
 	}
-	for _, want := range callers {
-		if name, ok := set.match("token-of-" + want); name != want || !ok {
-			t.Errorf("the token of %s is matched as %q, %t", want, name, ok)
+	for _, want := range names {
+		if c, ok := set.match("token-of-" + want); !ok || c.name != want {
+			t.Errorf("the token of %s is matched as %v, %t", want, c, ok)
 		}
 	}
 	for _, wrong := range []string{"", "token-of-", "token-of-nobody", "token-of-ci ", "ci"} {
-		if name, ok := set.match(wrong); name != "" || ok {
-			t.Errorf("%q is matched as %q, %t", wrong, name, ok)
+		if c, ok := set.match(wrong); c != nil || ok {
+			t.Errorf("%q is matched as %v, %t", wrong, c, ok)
 		}
 	}
-	if name, ok := new(tokenSet).match(""); name != "" || ok {
-		t.Errorf("a gate without tokens accepts %q, %t", name, ok)
+	if c, ok := new(tokenSet).match(""); c != nil || ok {
+		t.Errorf("a gate without tokens accepts %v, %t", c, ok)
 	}
 }
 
 // The comparison's cost must not tell how much of a token was right. What a
-// test can hold on to: what is kept is one digest per caller, never the text.
+// test can hold on to: what is compared is one digest per token, never the text.
 func TestTheTokenItselfIsNotKeptForComparison(t *testing.T) {
-	set := newTokenSet("default", newSecret(testToken))
-	if bytes.Contains(set.callers[0].digest[:], []byte(testToken[:8])) || set.callers[0].name != "default" {
-		t.Errorf("the set keeps %+v", set.callers)
+	for _, token := range tokensOf("default", testToken).callers[0].accepted() {
+		if bytes.Contains(token.digest[:], []byte(testToken[:8])) {
+			t.Errorf("the set keeps %+v", token)
+		}
 	}
 }
 
@@ -155,11 +163,16 @@ func TestLaunchTokensCannotBeGuessed(t *testing.T) {
 }
 
 func TestALaunchIsAnnouncedOnce(t *testing.T) {
-	l := &launch{token: newSecret(testToken)}
+	c := tokensOf("default", testToken).callers[0]
+	c.configs = map[configID]*publication{1: new(publication)}
 	var out bytes.Buffer
 	var wait sync.WaitGroup
 	for range 8 {
-		wait.Go(func() { l.announce(&out, "default") })
+		wait.Go(func() {
+			if err := c.publish(1, publication{stderr: &out}); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 	wait.Wait()
 	if want := "responses_proxy_gate default: the token of this launch is " + testToken + "\n"; out.String() != want {
@@ -169,9 +182,9 @@ func TestALaunchIsAnnouncedOnce(t *testing.T) {
 
 func TestALaunchOutlivesAReload(t *testing.T) {
 	const name = "outlives"
-	refs := func() int { n, _ := launches.References(name); return n }
-	open := func(config configID) *launch {
-		l, err := openLaunch(name, config)
+	refs := func() int { n, _ := callers.References(callerID{gate: name}); return n }
+	open := func(config configID) *caller {
+		l, err := openCaller(callerID{gate: name}, config)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -183,14 +196,14 @@ func TestALaunchOutlivesAReload(t *testing.T) {
 	if second.token.reveal() != token || refs() != 2 {
 		t.Errorf("during a reload the token changes, or %d configs use it", refs())
 	}
-	if l, err := openLaunch(name, 2); err == nil {
+	if l, err := openCaller(callerID{gate: name}, 2); err == nil {
 		t.Errorf("a second gate of the same name got %p", l)
 	}
 	if refs() != 2 {
 		t.Errorf("a refused gate leaves %d references", refs())
 	}
-	shut := func(config configID, l *launch) {
-		if err := closeLaunch(name, config, l); err != nil {
+	shut := func(config configID, l *caller) {
+		if err := closeCaller(config, l); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -230,9 +243,9 @@ func TestAReloadThatFailsLateGivesTheFileBack(t *testing.T) {
 	}
 	old, next := file("old.json"), file("next.json")
 	info := func(port int) serverInfo {
-		return serverInfo{Port: port, PID: 1, AuthToken: "t", BaseURL: "http://127.0.0.1/v1"}
+		return serverInfo{Port: port, PID: 1, BaseURL: "http://127.0.0.1/v1"}
 	}
-	l, err := openLaunch("late", 1)
+	l, err := openCaller(callerID{gate: "late"}, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,19 +253,19 @@ func TestAReloadThatFailsLateGivesTheFileBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	publish := func(config configID, f *serverInfoFile, i serverInfo) {
-		if err := l.publish(config, f, i); err != nil {
+		if err := l.publish(config, publication{file: f, info: i}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	publish(1, old, info(1))
-	if _, err := openLaunch("late", 2); err != nil {
+	if _, err := openCaller(callerID{gate: "late"}, 2); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.claimFile(2, next); err != nil {
 		t.Fatal(err)
 	}
 	publish(2, next, info(2))
-	if err := closeLaunch("late", 2, l); err != nil {
+	if err := closeCaller(2, l); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(next.path); err == nil {
@@ -264,7 +277,7 @@ func TestAReloadThatFailsLateGivesTheFileBack(t *testing.T) {
 	if _, err := os.Stat(old.path); err != nil {
 		t.Error(err)
 	}
-	if err := closeLaunch("late", 1, l); err != nil {
+	if err := closeCaller(1, l); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(old.path); err == nil {
@@ -278,13 +291,13 @@ func TestARenamedGateKeepsItsFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	begin := func(name string, config configID) *launch {
-		l, err := openLaunch(name, config)
+	begin := func(name string, config configID) *caller {
+		l, err := openCaller(callerID{gate: name}, config)
 		if err == nil {
 			err = l.claimFile(config, f)
 		}
 		if err == nil {
-			err = l.publish(config, f, serverInfo{Port: 1, PID: 1, AuthToken: "t", BaseURL: "http://127.0.0.1/v1"})
+			err = l.publish(config, publication{file: f, info: serverInfo{Port: 1, PID: 1, BaseURL: "http://127.0.0.1/v1"}, fixed: newSecret("t")})
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -293,13 +306,13 @@ func TestARenamedGateKeepsItsFile(t *testing.T) {
 	}
 	former := begin("former-name", 1)
 	later := begin("later-name", 2)
-	if err := closeLaunch("former-name", 1, former); err != nil {
+	if err := closeCaller(1, former); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(f.path); err != nil {
 		t.Error(err)
 	}
-	if err := closeLaunch("later-name", 2, later); err != nil {
+	if err := closeCaller(2, later); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(f.path); err == nil {
@@ -309,7 +322,7 @@ func TestARenamedGateKeepsItsFile(t *testing.T) {
 
 // A config that does not come to run must not lift what the running one forbids.
 func TestAFailedReloadDoesNotLiftTheGuardOfTheAdminEndpoint(t *testing.T) {
-	l, err := openLaunch("guarding", 1)
+	l, err := openCaller(callerID{gate: "guarding"}, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -318,7 +331,7 @@ func TestAFailedReloadDoesNotLiftTheGuardOfTheAdminEndpoint(t *testing.T) {
 		t.Error("a gate that does not run yet guards the endpoint of another config")
 	}
 	l.start(1)
-	if _, err := openLaunch("guarding", 2); err != nil {
+	if _, err := openCaller(callerID{gate: "guarding"}, 2); err != nil {
 		t.Fatal(err)
 	}
 	l.guardAdmin(2, false)
@@ -326,7 +339,7 @@ func TestAFailedReloadDoesNotLiftTheGuardOfTheAdminEndpoint(t *testing.T) {
 		t.Error("a config that was only provisioned lifts the guard")
 	}
 	for config := configID(2); config > 0; config-- {
-		if err := closeLaunch("guarding", config, l); err != nil {
+		if err := closeCaller(config, l); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -343,15 +356,15 @@ func TestAFileThatCannotBeRenewedDoesNotNameAFormerPort(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	info := serverInfo{Port: 1, PID: 1, AuthToken: "t", BaseURL: "http://127.0.0.1/v1"}
-	l, err := openLaunch("stale-file", 1)
+	info := serverInfo{Port: 1, PID: 1, BaseURL: "http://127.0.0.1/v1"}
+	l, err := openCaller(callerID{gate: "stale-file"}, 1)
 	if err == nil {
-		err = l.publish(1, file, info)
+		err = l.publish(1, publication{file: file, info: info})
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openLaunch("stale-file", 2); err != nil {
+	if _, err := openCaller(callerID{gate: "stale-file"}, 2); err != nil {
 		t.Fatal(err)
 	}
 	l.start(2)
@@ -360,16 +373,16 @@ func TestAFileThatCannotBeRenewedDoesNotNameAFormerPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	info.Port = 2
-	if l.publish(2, unwritable, info) == nil {
+	if l.publish(2, publication{file: unwritable, info: info}) == nil {
 		t.Fatal("published where nothing can be written")
 	}
-	if err := closeLaunch("stale-file", 1, l); err != nil {
+	if err := closeCaller(1, l); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(file.path); err == nil {
 		t.Error("the file still names the former port")
 	}
-	if err := closeLaunch("stale-file", 2, l); err != nil {
+	if err := closeCaller(2, l); err != nil {
 		t.Fatal(err)
 	}
 }

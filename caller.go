@@ -1,0 +1,424 @@
+package responsesproxygate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+)
+
+// callers holds what a caller keeps from its launch to the process's exit,
+// across config reloads, by its callerID: a *caller.
+var callers = caddy.NewUsagePool()
+
+// callerID tells callers apart: a gate's own token, which has no client's
+// name, and its clients.
+type callerID struct {
+	gate, client string
+}
+
+// name is what the caller is called in logs, metrics and {http.auth.user.id}.
+func (id callerID) name() string {
+	if id.client == "" {
+		return id.gate
+	}
+	return id.client
+}
+
+// String is for messages.
+func (id callerID) String() string {
+	if id.client == "" {
+		return id.gate
+	}
+	return id.gate + ", client " + id.client
+}
+
+// caller is the state of one caller that a reload keeps.
+type caller struct {
+	id       callerID
+	began    time.Time                     // its launch
+	ring     tokenRing                     // generated tokens
+	barred   atomic.Pointer[[]tokenDigest] // fixed tokens that were revoked
+	gone     atomic.Bool                   // no config has this caller any more
+	sessions sessions
+	usage    usage
+
+	mu        sync.Mutex
+	token     secret                    // the generated token that callers are told
+	rotated   time.Time                 // since when it is that one
+	revoked   bool                      // there is no token to tell until a rotation makes one
+	configs   map[configID]*publication // the configs that use this caller: the running one, and during a reload the next
+	current   publication               // what the caller is told
+	written   serverInfo                // what its file says
+	failure   error                     // why it is not told anything newer
+	announced secret                    // the token that was printed to stderr
+	alarm     *time.Timer               // rings for the next rotation, or the end
+}
+
+// publication is what a config says of a caller, and has it told.
+type publication struct {
+	path       string          // of the server-info file that the config claims; "" is none
+	file       *serverInfoFile // nil without one
+	info       serverInfo      // without the token
+	fixed      secret          // the token, if the config has one
+	rotation   *rotation       // nil: only on demand
+	expires    time.Duration   // after the caller's launch; 0 is never
+	logger     *zap.Logger
+	stderr     io.Writer
+	published  bool // the caller was told
+	started    bool // the config was started
+	adminGuard bool // no admin endpoint may be open to others beside the gate
+}
+
+// openCaller finds a caller's state, or begins it. Each success needs one
+// closeCaller.
+func openCaller(id callerID, config configID) (*caller, error) {
+	value, _, err := callers.LoadOrNew(id, func() (caddy.Destructor, error) {
+		now := time.Now()
+		c := &caller{id: id, began: now, rotated: now, token: newToken(), configs: make(map[configID]*publication)}
+		c.ring.add(c.token)
+		return c, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	c := value.(*caller)
+	if err := c.claim(config); err != nil {
+		_, _ = callers.Delete(id)
+		return nil, err
+	}
+	return c, nil
+}
+
+// closeCaller gives a caller's state back. The last one ends it. If the gate
+// goes on without it, the operator has taken the caller's access away: then
+// its WebSockets end too.
+func closeCaller(config configID, c *caller) error {
+	err := c.abandon(config)
+	gone, deleteErr := callers.Delete(c.id)
+	if gone && gateRunsWithout(config, c.id.gate) {
+		c.sessions.end()
+	}
+	return errors.Join(err, deleteErr)
+}
+
+// gateRunsWithout tells whether a gate runs in another config than this.
+func gateRunsWithout(config configID, gate string) (runs bool) {
+	callers.Range(func(id, value any) bool {
+		if id.(callerID).gate == gate {
+			c := value.(*caller)
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			for other, p := range c.configs {
+				runs = runs || other != config && p.started
+			}
+		}
+		return !runs
+	})
+	return runs
+}
+
+// abandon forgets a config. If the caller was told what that config said, and
+// another one remains, the new config has failed after it was started: what
+// the old one said holds again.
+func (c *caller) abandon(config configID) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	left := c.configs[config]
+	delete(c.configs, config)
+	if left == nil || !left.published || !left.saysTheSame(&c.current) {
+		return nil
+	}
+	for _, remaining := range c.configs {
+		switch {
+		case remaining.published:
+			err := c.tell(*remaining)
+			c.schedule()
+			return err
+		case remaining.started && !remaining.saysTheSame(&c.current) && c.current.file != nil:
+			// The new config runs and could not tell callers so (a full
+			// disk). What they are told now may lead them, and their token,
+			// to a port that anybody can take.
+			stale := c.current
+			c.current = publication{}
+			return stale.file.remove(c.written)
+		}
+	}
+	return nil
+}
+
+var errSameGate = errors.New("another gate in this config has the same name (a site with several ports makes one for each); give each its own: name <name>")
+
+// gateIsIn tells whether a config has a gate of this name already.
+func gateIsIn(config configID, gate string) (is bool) {
+	callers.Range(func(id, value any) bool {
+		if id.(callerID).gate == gate {
+			c := value.(*caller)
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			is = c.configs[config] != nil
+		}
+		return !is
+	})
+	return is
+}
+
+// claim refuses a second caller of the same name in one config: the two would
+// share a token and overwrite each other's server-info.
+func (c *caller) claim(config configID) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.configs[config] != nil {
+		return errSameGate
+	}
+	c.configs[config] = new(publication)
+	return nil
+}
+
+// claimFile refuses a server-info file that another caller of the same config
+// has: each would overwrite the other's.
+func (c *caller) claimFile(config configID, file *serverInfoFile) (err error) {
+	path := file.resolved()
+	callers.Range(func(id, value any) bool {
+		if other := value.(*caller); other != c && other.fileIn(config) == path {
+			err = fmt.Errorf("server_info %s: the gate %s has the same file; give each its own", file.path, id)
+		}
+		return err == nil
+	})
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.configs[config].path = path
+	return nil
+}
+
+// fileIn is the path of the caller's server-info in a config, or "".
+func (c *caller) fileIn(config configID) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p := c.configs[config]; p != nil {
+		return p.path
+	}
+	return ""
+}
+
+// guardAdmin says whether a config forbids an admin endpoint that others can
+// reach beside this caller's gate.
+func (c *caller) guardAdmin(config configID, guard bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.configs[config].adminGuard = guard
+}
+
+// anyGuardsAdmin tells whether a gate runs that forbids an open admin endpoint.
+func anyGuardsAdmin() (guards bool) {
+	callers.Range(func(_, value any) bool {
+		c := value.(*caller)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for _, config := range c.configs {
+			guards = guards || config.started && config.adminGuard
+		}
+		return !guards
+	})
+	return guards
+}
+
+// start notes that a config runs.
+func (c *caller) start(config configID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.configs[config].started = true
+}
+
+// publish tells the caller what a config says of it: it writes the server-info
+// file, if anything in it changed, and then removes the one at the caller's
+// former path. Without a file, a generated token is printed.
+func (c *caller) publish(config configID, p publication) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	claimed := c.configs[config]
+	p.path, p.started, p.adminGuard = claimed.path, claimed.started, claimed.adminGuard
+	c.failure = c.tell(p)
+	p.published = c.failure == nil
+	*claimed = p
+	c.schedule()
+	return c.failure
+}
+
+// tell is publish, for one who holds the lock.
+func (c *caller) tell(next publication) error {
+	token := next.fixed
+	if !next.hasFixedToken() {
+		token = c.token
+	}
+	info := next.info
+	info.AuthToken = token.reveal()
+	former, said := c.current, c.written
+	switch {
+	case c.revoked || next.ended(c.began, time.Now()):
+		// There is no token to tell; a file would promise one.
+		if next.file != nil && former.path == next.path {
+			if err := next.file.remove(said); err != nil {
+				return err
+			}
+		}
+	case next.file != nil:
+		if err := next.file.write(info); err != nil {
+			return err
+		}
+		c.written = info
+	case !next.hasFixedToken() && next.stderr != nil:
+		c.announce(next.stderr, token)
+	}
+	c.current, c.current.published = next, true
+	if former.file != nil && former.path != next.path {
+		return former.file.remove(said)
+	}
+	return nil
+}
+
+// saysTheSame tells whether two configs have a caller told the same.
+func (p *publication) saysTheSame(other *publication) bool {
+	return p.info == other.info && p.fixed.reveal() == other.fixed.reveal()
+}
+
+// hasFixedToken tells whether the config has a token for the caller.
+func (p *publication) hasFixedToken() bool { return p.fixed.text != nil }
+
+// announce prints the token, once. It is for callers that have no server-info
+// file: the logger would put the token where logs go.
+func (c *caller) announce(out io.Writer, token secret) {
+	if c.announced == token {
+		return
+	}
+	c.announced = token
+	_, _ = fmt.Fprintf(out, "responses_proxy_gate %s: the token of this launch is %s\n", c.id, token.reveal())
+}
+
+// publishedInfo is where a gate's own callers are told to find it, or why
+// they are not told.
+func publishedInfo(gate string) (info serverInfo, err error) {
+	err = errors.New("the gate has not started")
+	callers.Range(func(id, value any) bool {
+		if id != any(callerID{gate: gate}) {
+			return true
+		}
+		c := value.(*caller)
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if info, err = c.current.info, c.failure; err == nil && !c.current.published {
+			err = errors.New("the gate does not listen")
+		}
+		return false
+	})
+	return info, err
+}
+
+// Destruct implements caddy.Destructor: the caller is gone from the config, or
+// Caddy exits.
+func (c *caller) Destruct() error {
+	c.mu.Lock()
+	c.gone.Store(true)
+	c.schedule()
+	last, said := c.current, c.written
+	c.mu.Unlock()
+	if last.file == nil {
+		return nil
+	}
+	if other := callerAt(last.path); other != nil {
+		// Another caller has the file now. With a fixed token, its content
+		// may be the same to the letter. Or that caller had it before, and
+		// the config that took it over has failed.
+		return other.retell()
+	}
+	return last.file.remove(said)
+}
+
+// callerAt finds the caller that is told through a server-info file.
+func callerAt(path string) (found *caller) {
+	callers.Range(func(_, value any) bool {
+		other := value.(*caller)
+		other.mu.Lock()
+		defer other.mu.Unlock()
+		if other.current.file != nil && other.current.path == path {
+			found = other
+		}
+		return found == nil
+	})
+	return found
+}
+
+// toldBy is the file that the caller is told through, or nil.
+func (c *caller) toldBy() *serverInfoFile {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.current.file
+}
+
+// retell writes what the caller is told again, if somebody else has changed it.
+func (c *caller) retell() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.current.file == nil {
+		return nil
+	}
+	return c.tell(c.current)
+}
+
+// usage is what is counted of a caller's requests.
+type usage struct {
+	accepted atomic.Uint64
+	last     atomic.Int64 // Unix nanoseconds; 0 is never
+}
+
+// count counts one accepted request.
+func (u *usage) count() {
+	u.accepted.Add(1)
+	u.last.Store(time.Now().UnixNano())
+}
+
+// sessions are the WebSockets that a caller has open. Each was opened with a
+// token that was valid then, and can go on for hours: taking a caller's access
+// away has to end them.
+type sessions struct {
+	mu   sync.Mutex
+	ends map[*context.CancelFunc]struct{}
+}
+
+// begin derives the context of one session; done must be called at its end.
+func (s *sessions) begin(parent context.Context) (ctx context.Context, done func()) {
+	ctx, cancel := context.WithCancel(parent)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ends == nil {
+		s.ends = make(map[*context.CancelFunc]struct{})
+	}
+	s.ends[&cancel] = struct{}{}
+	return ctx, func() {
+		cancel()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.ends, &cancel)
+	}
+}
+
+// end ends every open session.
+func (s *sessions) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for cancel := range s.ends {
+		(*cancel)()
+	}
+}
+
+// Interface guard
+var _ caddy.Destructor = (*caller)(nil)

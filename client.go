@@ -1,0 +1,231 @@
+package responsesproxygate
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// Client is one of several callers of a gate, with a token of its own. To take
+// its access away, remove it from the config and reload, or revoke it through
+// the admin endpoint.
+type Client struct {
+	// The client's name, in logs and metrics and as `{http.auth.user.id}`:
+	// letters, digits, `.`, `_` and `-`, 64 at most. Unique in its gate, and
+	// not the gate's own name.
+	Name string `json:"name"`
+
+	// The file that tells this client where the gate is and which token to
+	// send. With an owner of its own, a gate that root runs can hand each
+	// user a token that the others cannot read. Without it, a generated token
+	// is printed once to stderr.
+	ServerInfo *ServerInfo `json:"server_info,omitempty"`
+
+	// A fixed token, as one placeholder, as the gate's own `token`.
+	// Default: 256 random bits, new at every launch.
+	Token string `json:"token,omitempty"`
+
+	// How long the client's access lasts, from when it first came into the
+	// config of this process; reloads and rotations do not prolong it. Time
+	// for which the machine sleeps does not count. Then its tokens, its
+	// WebSockets and its server-info file end. Default: as long as the client
+	// is configured.
+	Expires caddy.Duration `json:"expires,omitempty"`
+}
+
+// configuredCaller is a caller as one config has it.
+type configuredCaller struct {
+	*caller
+	name    string
+	userID  any // name, made once, for {http.auth.user.id}
+	file    *serverInfoFile
+	fixed   []acceptedToken // the token, if the config has one
+	secret  secret          // the same; empty if it is generated
+	expires time.Duration
+	ends    time.Time // zero: never
+}
+
+// accepted are the tokens to compare with.
+func (c *configuredCaller) accepted() []acceptedToken {
+	if c.fixed != nil {
+		return c.fixed
+	}
+	return c.ring.tokens()
+}
+
+// admits tells whether a token of the caller's is still good.
+func (c *configuredCaller) admits(token acceptedToken) bool {
+	if c.gone.Load() || c.isBarred(token.digest) {
+		return false
+	}
+	if c.ends.IsZero() && token.until.IsZero() {
+		return true
+	}
+	now := time.Now()
+	return token.usable(now) && (c.ends.IsZero() || now.Before(c.ends))
+}
+
+// told is the token that the caller is told now.
+func (c *configuredCaller) told() secret {
+	if c.fixed != nil {
+		return c.secret
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.token
+}
+
+// identify makes the caller's name known to the access log (user_id) and to
+// handlers behind the gate, as Caddy's own authentication does.
+func (c *configuredCaller) identify(r *http.Request) {
+	if replacer, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
+		replacer.Set("http.auth.user.id", c.userID)
+	}
+}
+
+// hasOwnToken tells whether there is a token of the gate's own, beside those
+// of clients. If clients are configured, there is one only if it is asked
+// for: a token that nobody was told of is one that nobody would miss.
+func (h *Handler) hasOwnToken() bool {
+	return len(h.Client) == 0 || h.ServerInfo != nil || h.Token != ""
+}
+
+// validateShutdown refuses a shutdown endpoint that nobody could use.
+func (h *Handler) validateShutdown() error {
+	if h.ShutdownEndpoint != "" && !h.hasOwnToken() {
+		return errors.New("shutdown_endpoint: it takes the gate's own token, and there are only clients; give the gate a server_info of its own")
+	}
+	return nil
+}
+
+// clients are the gate's callers: the one with the gate's own token, which has
+// no name here, and those that are named.
+func (h *Handler) clients() []Client {
+	if !h.hasOwnToken() {
+		return h.Client
+	}
+	return append([]Client{{ServerInfo: h.ServerInfo, Token: h.Token}}, h.Client...)
+}
+
+// openCallers finds the state and the token of each caller, and checks the
+// places of their server-info files.
+func (h *Handler) openCallers() error {
+	plan, err := h.RotateEvery.resolve()
+	if err != nil {
+		return h.gateError(err)
+	}
+	if gateIsIn(h.config, h.Name) {
+		return h.gateError(errSameGate)
+	}
+	h.rotation = plan
+	rotatable := plan == nil
+	for _, client := range h.clients() {
+		c, err := h.openCaller(client)
+		if err != nil {
+			if client.Name != "" {
+				err = fmt.Errorf("client %s: %w", client.Name, err)
+			}
+			return h.gateError(err)
+		}
+		if plan != nil && c.fixed == nil {
+			rotatable = true
+			if c.file == nil {
+				return h.gateError(fmt.Errorf("rotate_every: %s has no server_info to learn the next token from; write server_info <path>", c.name))
+			}
+		}
+	}
+	if !rotatable {
+		return h.gateError(errors.New("rotate_every: fixed tokens cannot be rotated; take it out, or the token options"))
+	}
+	return nil
+}
+
+// openCaller finds one caller's state.
+func (h *Handler) openCaller(client Client) (*configuredCaller, error) {
+	file, err := openServerInfoFile(client.ServerInfo)
+	if err != nil {
+		return nil, err
+	}
+	id := callerID{gate: h.Name, client: client.Name}
+	state, err := openCaller(id, h.config)
+	if err != nil {
+		return nil, err
+	}
+	c := &configuredCaller{caller: state, name: id.name(), userID: id.name(), file: file, expires: time.Duration(client.Expires)}
+	h.callers = append(h.callers, c)
+	state.guardAdmin(h.config, !h.allows(riskTCPAdmin))
+	if c.expires > 0 {
+		c.ends = state.began.Add(c.expires)
+	}
+	if file != nil {
+		if err := state.claimFile(h.config, file); err != nil {
+			return nil, err
+		}
+		if former := callerAt(file.resolved()); former != nil {
+			file.takeOver(former.toldBy())
+		}
+		if err := file.check(); err != nil {
+			return nil, err
+		}
+	}
+	if client.Token != "" {
+		if err := h.fixToken(c, client.Token); err != nil {
+			return nil, err
+		}
+	}
+	return c, nil
+}
+
+// openServerInfoFile resolves the place of a server-info file.
+func openServerInfoFile(option *ServerInfo) (*serverInfoFile, error) {
+	if option == nil {
+		return nil, nil
+	}
+	path, err := resolvePath("server_info", option.Path)
+	if err != nil {
+		return nil, err
+	}
+	return newServerInfoFile(path, option.Owner)
+}
+
+// fixToken reads a caller's fixed token.
+func (h *Handler) fixToken(c *configuredCaller, option string) error {
+	token, err := resolveSecret("token", option, h.allows(riskLiteralSecret))
+	if err != nil {
+		return err
+	}
+	if len(token.reveal()) < minTokenLength {
+		return fmt.Errorf("token: it has fewer than %d characters and could be guessed; make one with: openssl rand -base64 33", minTokenLength)
+	}
+	digest := digestOf(token.reveal())
+	for _, other := range h.callers {
+		if other.fixed != nil && other.fixed[0].digest == digest {
+			return fmt.Errorf("token: %s has the same one, so the two could not be told apart; give each its own", other.name)
+		}
+	}
+	c.secret, c.fixed = token, []acceptedToken{{digest: digest}}
+	return nil
+}
+
+// validateClients refuses names that could not be told apart.
+func validateClients(gate string, clients []Client) error {
+	var errs []error
+	seen := map[string]bool{gate: true}
+	for _, client := range clients {
+		switch {
+		case !isName(client.Name):
+			errs = append(errs, fmt.Errorf("client %q: use letters, digits, '.', '_' and '-', 64 at most", client.Name))
+		case client.Name == gate:
+			errs = append(errs, fmt.Errorf("client %s: this is the gate's own name; choose another", client.Name))
+		case seen[client.Name]:
+			errs = append(errs, fmt.Errorf("client %s: named twice", client.Name))
+		case client.Expires < 0:
+			errs = append(errs, fmt.Errorf("client %s: expires is negative", client.Name))
+		}
+		seen[client.Name] = true
+	}
+	return errors.Join(errs...)
+}

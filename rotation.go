@@ -1,0 +1,225 @@
+package responsesproxygate
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+)
+
+// Rotation says how often generated tokens are replaced.
+type Rotation struct {
+	// How long a token is told to callers before the next one takes its
+	// place: one second at least. A reload does not restart it.
+	Interval caddy.Duration `json:"interval"`
+
+	// How long a former token is accepted after its successor is in the
+	// server-info file: less than the interval. With 0 it ends at once, and so
+	// do its WebSockets; callers that are just about to use it get 401.
+	// Default: 5 minutes, or half of a shorter interval.
+	Grace *caddy.Duration `json:"grace,omitempty"`
+}
+
+const (
+	// defaultGrace is enough for callers that read the server-info file at
+	// the start of each task, or on 401.
+	defaultGrace = 5 * time.Minute
+
+	// minInterval bounds what a rotation costs: a file is written each time.
+	minInterval = time.Second
+
+	// maxAccepted bounds the tokens of one caller, and with them what a
+	// comparison costs.
+	maxAccepted = 100
+
+	// retryAfter is when a rotation that failed, for want of disk space say,
+	// is tried again.
+	retryAfter = time.Minute
+)
+
+// rotation is a Rotation with its defaults.
+type rotation struct {
+	interval, grace time.Duration
+}
+
+// resolve validates and fills in what was left out.
+func (r *Rotation) resolve() (*rotation, error) {
+	if r == nil {
+		return nil, nil
+	}
+	resolved := &rotation{interval: time.Duration(r.Interval)}
+	if resolved.interval < minInterval {
+		return nil, fmt.Errorf("rotate_every %v: rotate once a second at most", resolved.interval)
+	}
+	if r.Grace == nil {
+		resolved.grace = min(defaultGrace, resolved.interval/2)
+		return resolved, nil
+	}
+	resolved.grace = time.Duration(*r.Grace)
+	if resolved.grace < 0 || resolved.grace >= resolved.interval {
+		return nil, fmt.Errorf("rotate_every %v %v: the grace is shorter than the interval, and not negative", resolved.interval, resolved.grace)
+	}
+	return resolved, nil
+}
+
+// ended tells whether a caller's access has run out.
+func (p *publication) ended(began, now time.Time) bool {
+	return p.expires > 0 && !now.Before(began.Add(p.expires))
+}
+
+var (
+	errFixedToken = errors.New("the token is a fixed one (the option token); change it where the option points, and reload")
+	errExpired    = errors.New("the caller's access has expired; give it a longer expires and reload, or take its client block out, reload, and put it back")
+	errManyTokens = fmt.Errorf("more than %d tokens are in their grace period; rotate with grace 0", maxAccepted)
+	errNotRunning = errors.New("the caller is not in the running config")
+)
+
+// rotate replaces the caller's generated token. The new one is accepted before
+// anybody can read it, and the old one for as long as grace says once it is in
+// the file. A revoked caller gets its access back.
+//
+// If the file cannot be written, the old token stays the one that is told;
+// but with grace 0, which is for a token that has leaked, it ends all the same.
+func (c *caller) rotate(grace time.Duration) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err := c.rotateLocked(grace)
+	c.schedule()
+	return err
+}
+
+func (c *caller) rotateLocked(grace time.Duration) error {
+	now := time.Now()
+	switch {
+	case c.gone.Load() || !c.current.published:
+		return errNotRunning
+	case c.current.hasFixedToken():
+		return errFixedToken
+	case c.current.ended(c.began, now):
+		return errExpired
+	case grace > 0 && len(c.ring.tokens()) >= maxAccepted:
+		// (those whose grace is over go first)
+		if c.ring.only(c.token, now.Add(grace), now); len(c.ring.tokens()) >= maxAccepted {
+			return errManyTokens
+		}
+	}
+	former, wasRevoked := c.token, c.revoked
+	c.token, c.revoked = newToken(), false
+	c.ring.add(c.token)
+	if err := c.tell(c.current); err != nil {
+		c.ring.drop(c.token)
+		c.token, c.revoked = former, wasRevoked
+		if grace == 0 {
+			c.revokeLocked()
+		}
+		return err
+	}
+	c.rotated = now
+	if grace > 0 {
+		c.ring.only(c.token, now.Add(grace), now)
+		return nil
+	}
+	c.ring.only(c.token, time.Time{}, now)
+	c.sessions.end()
+	return nil
+}
+
+// revoke ends the caller's tokens, its WebSockets and its server-info at once.
+// It holds across reloads, until a rotation makes a new token, or the
+// operator writes another fixed one.
+func (c *caller) revoke() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.gone.Load() || !c.current.published {
+		return errNotRunning
+	}
+	c.revokeLocked()
+	c.schedule()
+	return c.tell(c.current)
+}
+
+func (c *caller) revokeLocked() {
+	if c.current.hasFixedToken() {
+		digest := digestOf(c.current.fixed.reveal())
+		barred := append([]tokenDigest{digest}, c.barredTokens()...)
+		c.barred.Store(&barred)
+	}
+	c.revoked = true
+	c.ring.clear()
+	c.sessions.end()
+}
+
+func (c *caller) barredTokens() []tokenDigest {
+	if barred := c.barred.Load(); barred != nil {
+		return *barred
+	}
+	return nil
+}
+
+func (c *caller) isBarred(digest tokenDigest) bool { return slices.Contains(c.barredTokens(), digest) }
+
+// schedule sets the alarm for what is due next: a rotation, or the end of the
+// caller's access. It is for one who holds the lock.
+func (c *caller) schedule() {
+	if c.alarm != nil {
+		c.alarm.Stop()
+		c.alarm = nil
+	}
+	if at := c.nextDue(); !at.IsZero() && !c.gone.Load() {
+		c.alarm = time.AfterFunc(time.Until(at), c.wake)
+	}
+}
+
+// nextDue is when something is due next; zero is never.
+func (c *caller) nextDue() (at time.Time) {
+	p := &c.current
+	if !p.published || p.ended(c.began, time.Now()) {
+		return time.Time{}
+	}
+	if p.expires > 0 {
+		at = c.began.Add(p.expires)
+	}
+	if p.rotation != nil && !p.hasFixedToken() && !c.revoked {
+		if next := c.rotated.Add(p.rotation.interval); at.IsZero() || next.Before(at) {
+			at = next
+		}
+	}
+	return at
+}
+
+// wake does what is due.
+func (c *caller) wake() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.gone.Load() || !c.current.published {
+		return
+	}
+	p, now := c.current, time.Now()
+	switch {
+	case p.ended(c.began, now):
+		c.ring.clear()
+		c.sessions.end()
+		c.log(c.tell(p), "a client's access has expired")
+	case p.rotation != nil && !p.hasFixedToken() && !c.revoked && !now.Before(c.rotated.Add(p.rotation.interval)):
+		err := c.rotateLocked(p.rotation.grace)
+		c.log(err, "token rotated")
+		if err != nil {
+			c.alarm = time.AfterFunc(min(retryAfter, p.rotation.interval), c.wake)
+			return
+		}
+	}
+	c.schedule()
+}
+
+// log says what became of something that was due.
+func (c *caller) log(err error, done string) {
+	gate, client := zap.String("gate", c.id.gate), zap.String("client", c.id.name())
+	if err != nil {
+		c.current.logger.Error("a token could not be replaced or withdrawn as planned", gate, client, zap.Error(err))
+		return
+	}
+	c.current.logger.Info(done, gate, client)
+}
