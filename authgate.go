@@ -32,11 +32,13 @@ func (p *policy) checkBrowser(r *http.Request) *refusal {
 		return errOriginNotAllowed
 	}
 	// Browsers send Sec-Fetch-Site with every request to a loopback address.
-	// "none" is a person at the address bar: no page can bring that about.
 	// Without the header it is no current browser. (Node's fetch sends
-	// Sec-Fetch-Mode alone, which says nothing.)
+	// Sec-Fetch-Mode alone, which says nothing.) "none" is no page but a
+	// program with a browser's network stack, unless it is a navigation: a
+	// page can bring that about, by a redirect from an address that a person
+	// opens, or by speculation rules (seen in Chromium 156).
 	if site, ok := r.Header["Sec-Fetch-Site"]; ok && !allowedOrigin {
-		if len(site) != 1 || site[0] != "none" {
+		if len(site) != 1 || site[0] != "none" || r.Header.Get("Sec-Fetch-Mode") == "navigate" {
 			return errCrossSiteRequest
 		}
 	}

@@ -76,7 +76,7 @@ func TestAWebPageCannotSpendTheKeyThroughABrowser(t *testing.T) {
 		"a subdomain of the allowed origin":                       {[]string{"https://evil.app.example"}, nil, "origin_not_allowed"},
 		"the gate's own origin":                                   {[]string{"http://127.0.0.1:18080"}, nil, "origin_not_allowed"},
 		"a wildcard":                                              {[]string{"*"}, nil, "origin_not_allowed"},
-		"a person at the address bar":                             {nil, []string{"none"}, "passes"},
+		"a program with a browser's network stack":                {nil, []string{"none"}, "passes"},
 		"another site's page without Origin":                      {nil, []string{"cross-site"}, "cross_site_request"},
 		"a sibling site's page without Origin":                    {nil, []string{"same-site"}, "cross_site_request"},
 		"a page the gate itself seems to serve":                   {nil, []string{"same-origin"}, "cross_site_request"},
@@ -112,6 +112,20 @@ func TestAWebPageCannotSpendTheKeyThroughABrowser(t *testing.T) {
 				t.Errorf("Origin %q, Sec-Fetch-Site %q: got %s, want %s", c.origin, c.site, got, c.want)
 			}
 		})
+	}
+}
+
+// Neither a redirect from an address that a person opened nor a prefetch by
+// speculation rules has an Origin, and Chromium calls the site of both "none".
+func TestAPageCannotPassForAPersonAtTheAddressBar(t *testing.T) {
+	for mode, want := range map[string]string{
+		"navigate": "cross_site_request", "cors": "passes", "no-cors": "passes",
+	} {
+		r := goodRequest()
+		r.Header["Sec-Fetch-Site"], r.Header["Sec-Fetch-Mode"] = []string{"none"}, []string{mode}
+		if got := codeOf(check(testPolicy(), r)); got != want {
+			t.Errorf("Sec-Fetch-Site none, Sec-Fetch-Mode %s: got %s, want %s", mode, got, want)
+		}
 	}
 }
 

@@ -29,7 +29,7 @@ var (
 	errOriginNotAllowed = newRefusal(http.StatusForbidden, "origin_not_allowed",
 		"Requests from web pages are refused. If this page is yours, name its origin in the gate's allow_origin option.")
 	errCrossSiteRequest = newRefusal(http.StatusForbidden, "cross_site_request",
-		"A browser sent this request on behalf of a web page (Sec-Fetch-Site). If this page is yours, name its origin in the gate's allow_origin option.")
+		"A browser sent this request, for a web page or for a person who opened its address (Sec-Fetch-Site). If a page of yours sends it, name the page's origin in the gate's allow_origin option.")
 	errHostNotAllowed = newRefusal(http.StatusForbidden, "host_not_allowed",
 		"The Host of this request is not one the gate answers to. Use 127.0.0.1, [::1] or localhost, or name the host in the gate's allow_host option.")
 	errContentTypeNotJSON = newRefusal(http.StatusUnsupportedMediaType, "content_type_not_json",
