@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
 func gzipped(content []byte) []byte {
@@ -107,7 +108,7 @@ func TestAnswersThatDifferDoSoForAReason(t *testing.T) {
 }
 
 func TestARedirectIsTheCallersAffair(t *testing.T) {
-	codexBinary(t)
+	gatetest.CodexBinary(t)
 	upstream := newUpstream(t)
 	for name, test := range map[string]struct {
 		proxy    *proxy
@@ -166,7 +167,7 @@ func TestAnAnswerThatBreaksOffIsSeenToBreakOff(t *testing.T) {
 }
 
 func TestWithoutAnUpstreamTheCallerIsToldSo(t *testing.T) {
-	codexBinary(t)
+	gatetest.CodexBinary(t)
 	upstream := newUpstream(t)
 	original, ours := startOriginal(t, upstream.responsesURL()), startOurs(t, upstream.responsesURL())
 	upstream.Close()
@@ -179,7 +180,7 @@ func TestWithoutAnUpstreamTheCallerIsToldSo(t *testing.T) {
 }
 
 func TestPathAndQueryOfTheUpstreamURLAreUsed(t *testing.T) {
-	codexBinary(t)
+	gatetest.CodexBinary(t)
 	for _, target := range []string{"/openai/v1/responses?api-version=2025-04-01-preview", "/", "/v1/responses?a=%2F&b=c+d", "/a%20b/responses"} {
 		t.Run(target, func(t *testing.T) {
 			upstream := newUpstream(t)

@@ -11,6 +11,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
 // exampleConfig is the file that users copy their provider from.
@@ -63,7 +65,7 @@ func codexExec(t *testing.T, home string, env, settings []string) result {
 	for _, setting := range settings {
 		args = append(args, "-c", setting)
 	}
-	cmd := command(t, home, codexBinary(t), append(args, "hi")...)
+	cmd := command(t, home, gatetest.CodexBinary(t), append(args, "hi")...)
 	cmd.Env = append(cmd.Env, env...)
 	return run(t, cmd)
 }
@@ -107,7 +109,7 @@ func startAppServer(t *testing.T, home string, settings ...string) *appServer {
 	for _, setting := range settings {
 		args = append(args, "-c", setting)
 	}
-	cmd := command(t, home, codexBinary(t), args...)
+	cmd := command(t, home, gatetest.CodexBinary(t), args...)
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)

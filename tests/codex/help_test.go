@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
 // flagsOf are the flags of the command and its verbs.
@@ -84,7 +86,7 @@ var notOurs = []string{
 }
 
 func TestEveryFlagOfTheOriginalIsOursOrKnownNotToBe(t *testing.T) {
-	original := run(t, command(t, t.TempDir(), codexBinary(t), "responses-api-proxy", "--help"))
+	original := run(t, command(t, t.TempDir(), gatetest.CodexBinary(t), "responses-api-proxy", "--help"))
 	flags := regexp.MustCompile(`(?m)^ +(?:-\w, |    )(--[a-z-]+)`).FindAllStringSubmatch(original.stdout, -1)
 	if len(flags) < 5 {
 		t.Fatalf("the original's help is not understood: %s", original.stdout)

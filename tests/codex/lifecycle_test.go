@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
 // gracePeriod is how long the command lets requests go on after a stop.
@@ -138,7 +139,7 @@ func TestTheOriginalIsKilledByTheSignalThatEndsOurs(t *testing.T) {
 }
 
 func TestOnlyOursKeepsOtherUsersOutOfTheServerInfo(t *testing.T) {
-	codexBinary(t)
+	gatetest.CodexBinary(t)
 	upstream := newUpstream(t)
 	for name, test := range map[string]struct {
 		p    *proxy

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
 // operatorKey is what no caller may ever see.
@@ -60,7 +62,7 @@ func startOriginal(t *testing.T, upstreamURL string, args ...string) *proxy {
 	home := t.TempDir()
 	infoPath := filepath.Join(home, "info.json")
 	args = append([]string{"responses-api-proxy", "--server-info", infoPath, "--upstream-url", upstreamURL}, args...)
-	p := &proxy{process: start(t, command(t, home, codexBinary(t), args...)), infoPath: infoPath}
+	p := &proxy{process: start(t, command(t, home, gatetest.CodexBinary(t), args...)), infoPath: infoPath}
 	p.giveKey(t)
 	p.await(t, "responses-api-proxy listening on 127.0.0.1:")
 	p.readInfo(t)

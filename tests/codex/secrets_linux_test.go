@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
 func TestNoSecretIsWhereOtherProgramsLook(t *testing.T) {
@@ -117,7 +119,7 @@ func TestCPUTimeFromStartToReadyIsReported(t *testing.T) {
 	}
 	ours := cpu(func() *proxy { return startOurs(t, upstream.responsesURL()) })
 	t.Logf("ours: %.0f ms from start to ready, mean of %d launches (wanted: less than 150 ms)", ours, launches)
-	codexBinary(t)
+	gatetest.CodexBinary(t)
 	original := cpu(func() *proxy { return startOriginal(t, upstream.responsesURL()) })
 	t.Logf("the original: %.0f ms; ours takes %.1f times as long", original, ours/max(original, 1))
 }

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
 // row is one request that goes to the original and to ours. What the callers
@@ -83,7 +85,7 @@ func without(lines, others []string) []string {
 
 func compare(t *testing.T, rows map[string]row) {
 	t.Helper()
-	codexBinary(t)
+	gatetest.CodexBinary(t)
 	upstream := newUpstream(t)
 	original := startOriginal(t, upstream.responsesURL())
 	ours := startOurs(t, upstream.responsesURL())
@@ -240,7 +242,7 @@ func TestOnlyOursRefusesWhatItExistsToRefuse(t *testing.T) {
 // they are: only what ours answers is listed.
 func compareRefusals(t *testing.T, rows map[string]row) {
 	t.Helper()
-	codexBinary(t)
+	gatetest.CodexBinary(t)
 	upstream := newUpstream(t)
 	original := startOriginal(t, upstream.responsesURL())
 	ours := startOurs(t, upstream.responsesURL())

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
 // longestKey is the longest key that is taken, in bytes.
@@ -75,11 +77,11 @@ func TestAKeyThatIsNoneEndsTheCommandWithCode1(t *testing.T) {
 }
 
 func TestTheKeysNewlineIsItsEnd(t *testing.T) {
-	codexBinary(t)
+	gatetest.CodexBinary(t)
 	upstream := newUpstream(t)
 	programs := map[string][]string{
 		"ours":         {caddyBinary, "responses-proxy"},
-		"the original": {codexBinary(t), "responses-api-proxy"},
+		"the original": {gatetest.CodexBinary(t), "responses-api-proxy"},
 	}
 	for name, program := range programs {
 		t.Run(name, func(t *testing.T) {

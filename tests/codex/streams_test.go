@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
 // silence is how long an upstream says nothing in the tests of silence: in
@@ -40,7 +42,7 @@ func post(t *testing.T, p *proxy) (*http.Response, error) {
 }
 
 func TestAnUpstreamMayBeSilentForMinutes(t *testing.T) {
-	codexBinary(t)
+	gatetest.CodexBinary(t)
 	t.Parallel()
 	quiet := silence()
 	pause := func(r *http.Request) {
@@ -127,7 +129,7 @@ func TestEveryEventArrivesBeforeTheNextIsSent(t *testing.T) {
 }
 
 func TestTheOriginalHoldsSmallEventsBack(t *testing.T) {
-	codexBinary(t)
+	gatetest.CodexBinary(t)
 	t.Parallel()
 	upstream := newUpstream(t)
 	sent, end := make(chan struct{}), make(chan struct{})

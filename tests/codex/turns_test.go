@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
 // settleFor is how long Codex may take to fall back from what was refused:
@@ -22,7 +24,7 @@ const settleFor = 2 * time.Second
 const overHTTP = "model_providers.gate-command.supports_websockets=false"
 
 func TestEveryProviderOfTheExampleCompletesATurn(t *testing.T) {
-	codexBinary(t)
+	gatetest.CodexBinary(t)
 	upstream := newUpstream(t)
 	gate := startOurs(t, upstream.responsesURL())
 	providers := map[string][]string{ // and their environment
@@ -52,7 +54,7 @@ func TestEveryProviderOfTheExampleCompletesATurn(t *testing.T) {
 }
 
 func TestCodexWithoutTheTokenIsToldWhatIsMissing(t *testing.T) {
-	codexBinary(t)
+	gatetest.CodexBinary(t)
 	upstream := newUpstream(t)
 	gate := startOurs(t, upstream.responsesURL())
 	got := codexExec(t, codexHome(t, gate), []string{"PROXY_TOKEN=of-an-older-launch"}, []string{"model_provider=gate-env"})
@@ -68,7 +70,7 @@ func TestCodexWithoutTheTokenIsToldWhatIsMissing(t *testing.T) {
 }
 
 func TestASessionSurvivesARestartOfTheProxyBetweenTwoTurns(t *testing.T) {
-	codexBinary(t)
+	gatetest.CodexBinary(t)
 	upstream := newUpstream(t)
 	first := startOurs(t, upstream.responsesURL())
 	codex := startAppServer(t, codexHome(t, first), "model_provider=gate-command", "model=gpt-5", overHTTP)
@@ -93,7 +95,7 @@ func TestASessionSurvivesARestartOfTheProxyBetweenTwoTurns(t *testing.T) {
 }
 
 func TestAResumedSessionFindsTheTokenOfTheNewLaunch(t *testing.T) {
-	codexBinary(t)
+	gatetest.CodexBinary(t)
 	upstream := newUpstream(t)
 	first := startOurs(t, upstream.responsesURL())
 	home := codexHome(t, first)
@@ -102,13 +104,13 @@ func TestAResumedSessionFindsTheTokenOfTheNewLaunch(t *testing.T) {
 
 	second := startOursAt(t, first.infoPath, upstream.responsesURL(), "--port", fmt.Sprint(first.port))
 	upstream.forget(nil)
-	resume := command(t, home, codexBinary(t), "exec", "resume", "--last", "--skip-git-repo-check", "-m", "gpt-5", "-c", overHTTP, "hi again")
+	resume := command(t, home, gatetest.CodexBinary(t), "exec", "resume", "--last", "--skip-git-repo-check", "-m", "gpt-5", "-c", overHTTP, "hi again")
 	wantTurn(t, upstream, run(t, resume))
 	wantOperator(t, second, upstream.matching(http.MethodPost, "/v1/responses"))
 }
 
 func TestAStaleTokenIsRenewedWithinOneTurn(t *testing.T) {
-	codexBinary(t)
+	gatetest.CodexBinary(t)
 	upstream := newUpstream(t)
 	gate := startOurs(t, upstream.responsesURL(), "--access-log")
 	home := codexHome(t, gate)
@@ -132,7 +134,7 @@ func TestAStaleTokenIsRenewedWithinOneTurn(t *testing.T) {
 }
 
 func TestModelsAreListedOnceTheirRouteIsAllowed(t *testing.T) {
-	codexBinary(t)
+	gatetest.CodexBinary(t)
 	for name, test := range map[string]struct {
 		args []string
 		want int
@@ -149,7 +151,7 @@ func TestModelsAreListedOnceTheirRouteIsAllowed(t *testing.T) {
 				t.Fatalf("the upstream was asked for its models %d times, want %d", len(asked), test.want)
 			}
 			for _, request := range asked {
-				if want := "/v1/models?client_version=" + codexVersion; request.uri != want {
+				if want := "/v1/models?client_version=" + gatetest.CodexVersion; request.uri != want {
 					t.Errorf("the upstream was asked %s, want %s", request.uri, want)
 				}
 			}

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"net/http"
 	"testing"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
 func TestATurnCompletesOverWebSocket(t *testing.T) {
-	codexBinary(t)
+	gatetest.CodexBinary(t)
 	upstream := newUpstream(t)
 	gate := startOurs(t, upstream.responsesURL(), "--websocket")
 	wantTurn(t, upstream, codexExec(t, codexHome(t, gate), nil, nil))
@@ -32,7 +34,7 @@ func TestATurnCompletesOverWebSocket(t *testing.T) {
 }
 
 func TestWhereWebSocketIsRefusedCodexGoesOverHTTPAtOnce(t *testing.T) {
-	codexBinary(t)
+	gatetest.CodexBinary(t)
 	accepting := newUpstream(t)
 	unhindered := codexExec(t, codexHome(t, startOurs(t, accepting.responsesURL(), "--websocket")), nil, nil)
 	upstream := newUpstream(t)
@@ -54,7 +56,7 @@ func TestWhereWebSocketIsRefusedCodexGoesOverHTTPAtOnce(t *testing.T) {
 }
 
 func TestASessionOverWebSocketSurvivesARestartOfTheProxy(t *testing.T) {
-	codexBinary(t)
+	gatetest.CodexBinary(t)
 	upstream := newUpstream(t)
 	first := startOurs(t, upstream.responsesURL(), "--websocket")
 	codex := startAppServer(t, codexHome(t, first), "model_provider=gate-command", "model=gpt-5")

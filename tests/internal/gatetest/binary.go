@@ -35,7 +35,11 @@ var CaddyBinary string
 var RepoRoot string
 
 // Main finds the Caddy under test, runs the tests and returns the exit code.
-func Main(m *testing.M) int {
+// If StartRole started this process, it plays that role instead.
+func Main(m *testing.M, roles ...Role) int {
+	if name := os.Getenv(roleVariable); name != "" {
+		return play(name, roles)
+	}
 	dir, err := os.MkdirTemp("", "gate-caddy")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "gatetest:", err)

@@ -23,6 +23,7 @@ const OperatorKey = "sk-e2e-operator-4f9c2d7b81aa4cF00dBEEF"
 // Site is a config around one gate. Its zero value is the recommended one.
 type Site struct {
 	Dir     string // default: a new one
+	Info    string // the server-info file; default: info.json in Dir
 	Global  string // lines of global options beside admin
 	Admin   string // the admin option; "" is off, "unix" is a socket in dir
 	Address string // default: http://:0
@@ -62,7 +63,12 @@ func (s Site) With(t testing.TB, up *Upstream) Site {
 }
 
 // InfoPath is where the gate writes its server-info file.
-func (s Site) InfoPath() string { return filepath.Join(s.Dir, "info.json") }
+func (s Site) InfoPath() string {
+	if s.Info != "" {
+		return s.Info
+	}
+	return filepath.Join(s.Dir, "info.json")
+}
 
 // AdminSocket is the socket of the admin endpoint, if Admin is "unix".
 func (s Site) AdminSocket() string { return filepath.Join(s.Dir, "admin.sock") }

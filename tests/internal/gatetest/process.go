@@ -4,6 +4,7 @@ package gatetest
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,7 +52,7 @@ func (o *Output) String() string {
 	return text
 }
 
-// Process is a Caddy that a test started.
+// Process is a Caddy, or another program, that a test started.
 type Process struct {
 	t      testing.TB
 	Cmd    *exec.Cmd
@@ -59,21 +60,33 @@ type Process struct {
 	Done   chan struct{}
 }
 
-// Launch is how to start Caddy.
+// Launch is how to start Caddy, or another program.
 type Launch struct {
-	Dir   string   // holds everything Caddy writes: HOME, XDG directories
-	Env   []string // beside the minimal environment
-	Umask string   // through sh; "" inherits
-	Args  []string
-	User  *syscall.Credential
-	Stdin string
+	Program string   // default: CaddyBinary
+	Dir     string   // holds everything Caddy writes: HOME, XDG directories
+	Env     []string // beside the minimal environment
+	Umask   string   // through sh; "" inherits
+	Limits  string   // arguments of sh's ulimit, such as "-c unlimited"; "" inherits
+	Args    []string
+	User    *syscall.Credential // default: whoever runs the tests
+	Stdin   io.Reader
 }
 
 // Command is the command that Start starts.
 func (l Launch) Command() *exec.Cmd {
 	argv := append([]string{CaddyBinary}, l.Args...)
+	if l.Program != "" {
+		argv[0] = l.Program
+	}
+	before := ""
 	if l.Umask != "" {
-		argv = append([]string{"/bin/sh", "-c", `umask ` + l.Umask + `; exec "$0" "$@"`}, argv...)
+		before += "umask " + l.Umask + " && "
+	}
+	if l.Limits != "" {
+		before += "ulimit " + l.Limits + " && "
+	}
+	if before != "" {
+		argv = append([]string{"/bin/sh", "-c", before + `exec "$0" "$@"`}, argv...)
 	}
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir = l.Dir
@@ -86,9 +99,7 @@ func (l Launch) Command() *exec.Cmd {
 	}, l.Env...)
 	// A test binary that dies must not leave Caddys behind.
 	cmd.SysProcAttr = procAttr(l.User)
-	if l.Stdin != "" {
-		cmd.Stdin = strings.NewReader(l.Stdin)
-	}
+	cmd.Stdin = l.Stdin
 	return cmd
 }
 
@@ -109,7 +120,7 @@ func Start(t testing.TB, l Launch) *Process {
 	p := &Process{t: t, Cmd: l.Command(), Output: newOutput(), Done: make(chan struct{})}
 	p.Cmd.Stdout, p.Cmd.Stderr = p.Output, p.Output
 	if err := p.Cmd.Start(); err != nil {
-		t.Fatalf("starting %s: %v", CaddyBinary, err)
+		t.Fatalf("starting %s: %v", p.Cmd.Path, err)
 	}
 	go func() {
 		_ = p.Cmd.Wait()

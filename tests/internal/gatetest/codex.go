@@ -1,0 +1,88 @@
+//go:build unix
+
+package gatetest
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+)
+
+// CodexVersion is the release that the tests were written against.
+const CodexVersion = "0.169.0"
+
+// CodexBinary is the released Codex CLI, which has the program that the gate
+// replaces. It is found through CODEX_BINARY, on PATH, or in
+// tests/codex/node_modules. Without it, the test is skipped, or fails if CI or
+// REQUIRE_CODEX is set.
+func CodexBinary(t testing.TB) string {
+	t.Helper()
+	binary, err := findCodex()
+	if err == nil {
+		return binary
+	}
+	if os.Getenv("CI") != "" || os.Getenv("REQUIRE_CODEX") != "" {
+		t.Fatal(err)
+	}
+	t.Skip(err)
+	return ""
+}
+
+var findCodex = sync.OnceValues(func() (string, error) {
+	const howToGet = "npm install --prefix tests/codex @openai/codex@" + CodexVersion + ", or set CODEX_BINARY"
+	root, err := findRoot()
+	if err != nil {
+		return "", err
+	}
+	binary := os.Getenv("CODEX_BINARY")
+	if binary == "" {
+		binary, _ = exec.LookPath("codex")
+	}
+	if binary == "" {
+		binary = filepath.Join(root, "tests", "codex", "node_modules", ".bin", "codex")
+	}
+	if _, err := os.Stat(binary); err != nil {
+		return "", fmt.Errorf("the Codex CLI is not installed; run in the repository: %s", howToGet)
+	}
+	if binary, err = filepath.Abs(binary); err != nil {
+		return "", err
+	}
+	binary = nativeCodex(binary)
+	home, err := os.MkdirTemp("", "codex-version")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(home)
+	version := exec.Command(binary, "--version")
+	version.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "CODEX_HOME=" + home}
+	out, err := version.Output()
+	if err != nil {
+		return "", fmt.Errorf("%s --version: %w", binary, err)
+	}
+	if want := "codex-cli " + CodexVersion + "\n"; string(out) != want {
+		return "", fmt.Errorf("%s is %q, not %q; run: %s", binary, out, want, howToGet)
+	}
+	return binary, nil
+})
+
+// nativeCodex finds the program behind npm's wrapper script. Its process id
+// and CPU time are what tests look at, not those of node.
+func nativeCodex(binary string) string {
+	wrapper, err := filepath.EvalSymlinks(binary)
+	if err != nil || filepath.Ext(wrapper) != ".js" {
+		return binary
+	}
+	// node_modules/@openai/codex/bin/codex.js; the other packages are beside
+	// codex or below it, as npm likes.
+	pkg := filepath.Dir(filepath.Dir(wrapper))
+	for _, scope := range []string{filepath.Dir(pkg), filepath.Join(pkg, "node_modules", "@openai")} {
+		found, _ := filepath.Glob(filepath.Join(scope, "codex-*", "vendor", "*", "bin", "codex"))
+		if len(found) == 1 {
+			return found[0]
+		}
+	}
+	return binary
+}
