@@ -8,6 +8,7 @@ import (
 	"os"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -160,6 +161,7 @@ func (c *credential) dropCallerCredentials(r *http.Request) {
 	for _, name := range callerCredentials {
 		delete(header, name)
 	}
+	c.dropLookalikes(header)
 	dropKeySubprotocols(header)
 	upgrade := isWebSocketUpgrade(r)
 	dropConnectionFields(header)
@@ -173,6 +175,30 @@ func (c *credential) dropCallerCredentials(r *http.Request) {
 	// Trailers arrive after every check, and reverse_proxy forwards them.
 	r.Trailer = nil
 	delete(header, "Trailer")
+}
+
+// dropLookalikes removes credentials whose names are written with "_" for "-":
+// an upstream behind CGI or one of its heirs (WSGI, Rack, PHP) cannot tell
+// X_Api_Key from X-Api-Key.
+func (c *credential) dropLookalikes(header http.Header) {
+	own := withDashes(c.headerName)
+	delete(header, own)
+	for name := range header {
+		if strings.IndexByte(name, '_') < 0 {
+			continue
+		}
+		if plain := withDashes(name); plain == own || slices.Contains(callerCredentials, plain) {
+			delete(header, name)
+		}
+	}
+}
+
+// withDashes is the header name for which CGI takes name.
+func withDashes(name string) string {
+	if strings.IndexByte(name, '_') < 0 {
+		return name
+	}
+	return http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))
 }
 
 // dropConnectionFields removes Connection and the fields that it names, which
@@ -205,17 +231,21 @@ const keySubprotocol = "openai-insecure-api-key."
 // dropKeySubprotocols removes keys from the WebSocket subprotocols.
 func dropKeySubprotocols(header http.Header) {
 	values, ok := header["Sec-Websocket-Protocol"]
-	if !ok || !strings.Contains(strings.ToLower(strings.Join(values, ",")), keySubprotocol) {
+	if !ok || !isKeySubprotocol(strings.Join(values, ",")) {
 		return
 	}
-	kept := keepListed(values, func(name string) bool {
-		return !strings.HasPrefix(strings.ToLower(name), keySubprotocol)
-	})
+	kept := keepListed(values, func(name string) bool { return !isKeySubprotocol(name) })
 	if kept == "" {
 		delete(header, "Sec-Websocket-Protocol")
 		return
 	}
 	header["Sec-Websocket-Protocol"] = []string{kept}
+}
+
+// isKeySubprotocol tells whether a subprotocol has a key in it. Not only in
+// front: upstreams may forgive quotes, or bytes that they take for spaces.
+func isKeySubprotocol(name string) bool {
+	return strings.Contains(strings.ToLower(name), keySubprotocol)
 }
 
 // keepListed filters a comma-separated header.

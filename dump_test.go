@@ -257,6 +257,7 @@ func TestSecretsInHeadersDoNotReachDumps(t *testing.T) {
 		{"the operator's key anywhere", "X-Harmless", "a " + dumpTestKey + " b", "[REDACTED]", "[REDACTED]"},
 		{"the gate's token anywhere", "User-Agent", "x" + dumpTestToken, "[REDACTED]", "[REDACTED]"},
 		{"a key among the subprotocols", "Sec-Websocket-Protocol", "realtime,OpenAI-insecure-api-key.sk-x, v1", "realtime, [REDACTED], v1", "realtime, [REDACTED], v1"},
+		{"a key in a subprotocol with quotes", "Sec-Websocket-Protocol", `realtime,"openai-insecure-api-key.sk-x"`, "realtime, [REDACTED]", "realtime, [REDACTED]"},
 		{"subprotocols without a key stay", "Sec-Websocket-Protocol", "realtime,v1", "realtime,v1", "realtime,v1"},
 		{"a challenge stays", "Www-Authenticate", "Bearer", "Bearer", "Bearer"},
 		{"the number of tokens left stays in the answer", "X-Ratelimit-Remaining-Tokens", "7", "[REDACTED]", "7"},

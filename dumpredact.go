@@ -55,13 +55,13 @@ func containsAny(s string, parts []string) bool {
 
 // hideKeySubprotocols hides keys among the WebSocket subprotocols.
 func hideKeySubprotocols(value string) string {
-	if !strings.Contains(strings.ToLower(value), keySubprotocol) {
+	if !isKeySubprotocol(value) {
 		return value
 	}
 	names := strings.Split(value, ",")
 	for i, name := range names {
 		names[i] = strings.TrimSpace(name)
-		if strings.HasPrefix(strings.ToLower(names[i]), keySubprotocol) {
+		if isKeySubprotocol(names[i]) {
 			names[i] = dumpRedacted
 		}
 	}
