@@ -2,8 +2,6 @@ package responsesproxygate
 
 import (
 	"net/http"
-	"slices"
-	"strings"
 	"testing"
 )
 
@@ -165,70 +163,6 @@ func TestABodyNeedsAContentType(t *testing.T) {
 	}
 }
 
-// fetchEssence is "parse a MIME type" of the WHATWG MIME Sniffing standard
-// (§4.4), as far as the essence. It shares nothing with the code under test.
-func fetchEssence(value string) (essence string, ok bool) {
-	value = strings.Trim(value, "\n\r\t ")
-	slash := strings.IndexByte(value, '/')
-	if slash < 0 || !isFetchToken(value[:slash]) {
-		return "", false
-	}
-	subtype := value[slash+1:]
-	if end := strings.IndexByte(subtype, ';'); end >= 0 {
-		subtype = subtype[:end]
-	}
-	subtype = strings.TrimRight(subtype, "\n\r\t ")
-	if !isFetchToken(subtype) {
-		return "", false
-	}
-	lower := []byte(value[:slash] + "/" + subtype)
-	for i, c := range lower {
-		if 'A' <= c && c <= 'Z' {
-			lower[i] = c + 'a' - 'A'
-		}
-	}
-	return string(lower), true
-}
-
-func isFetchToken(s string) bool {
-	const tokens = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-	return s != "" && strings.Trim(s, tokens) == ""
-}
-
-// fetchSplit is "get, decode, and split" of the Fetch standard (§2.2.2) for
-// one value: at commas outside quotes.
-func fetchSplit(value string) []string {
-	var parts []string
-	start, quoted := 0, false
-	for i := 0; i < len(value); i++ {
-		switch {
-		case quoted && value[i] == '\\':
-			i++
-		case value[i] == '"':
-			quoted = !quoted
-		case value[i] == ',' && !quoted:
-			parts = append(parts, value[start:i])
-			start = i + 1
-		}
-	}
-	return append(parts, value[start:])
-}
-
-// wrongToAccept says why a Content-Type must not pass, or "".
-func wrongToAccept(value string) string {
-	if essence, ok := fetchEssence(value); !ok || essence != "application/json" {
-		return "its essence is " + essence
-	}
-	// However a parser splits lists, no part is safelisted for CORS.
-	for _, part := range slices.Concat(fetchSplit(value), strings.Split(value, ",")) {
-		switch essence, _ := fetchEssence(part); essence {
-		case "text/plain", "multipart/form-data", "application/x-www-form-urlencoded":
-			return "a part of it is " + essence
-		}
-	}
-	return ""
-}
-
 func TestAPageCannotSendJSONUnderASafelistedContentType(t *testing.T) {
 	types := []string{
 		"application/json", "APPLICATION/json", "application/j\u017fon", "text/plain", "Text/Plain", "multipart/form-data",
@@ -250,7 +184,7 @@ func TestAPageCannotSendJSONUnderASafelistedContentType(t *testing.T) {
 							continue
 						}
 						accepted++
-						if why := wrongToAccept(value); why != "" {
+						if why := wrongToAccept([]string{value}); why != "" {
 							if wrong++; wrong <= 5 {
 								t.Errorf("Content-Type %q passes, but %s", value, why)
 							}
@@ -266,23 +200,4 @@ func TestAPageCannotSendJSONUnderASafelistedContentType(t *testing.T) {
 	if accepted < 100 {
 		t.Errorf("only %d of %d generated types pass: the test proves little", accepted, seen)
 	}
-}
-
-func FuzzContentTypeIsNeverSafelisted(f *testing.F) {
-	for _, seed := range []string{
-		"application/json", "application/json; charset=utf-8", `application/json; a="b;c"`, "APPLICATION/JSON ;a=b",
-		"text/plain", "text/plain;application/json", "application/json,text/plain", `application/json;a=",text/plain"`,
-		"multipart/form-data; boundary=application/json", "application/x-www-form-urlencoded", "\u00a0application/json",
-		"application/j\u017fon", "application/json\x00", "application/json;a*0=b;a*1=c", "application/json;a*=utf-8''%2c",
-	} {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, value string) {
-		if !isJSON(value) {
-			return
-		}
-		if why := wrongToAccept(value); why != "" {
-			t.Errorf("Content-Type %q passes, but %s", value, why)
-		}
-	})
 }
