@@ -264,7 +264,7 @@ func (c *caller) tell(next publication) error {
 	info.AuthToken = token.reveal()
 	former, said := c.current, c.written
 	switch {
-	case c.revoked || next.ended(c.began, time.Now()):
+	case c.withdrawn(&next) || next.ended(c.began, time.Now()):
 		// There is no token to tell; a file would promise one.
 		if next.file != nil && former.path == next.path {
 			if err := next.file.remove(said); err != nil {
@@ -409,6 +409,13 @@ func (s *sessions) begin(parent context.Context) (ctx context.Context, done func
 		defer s.mu.Unlock()
 		delete(s.ends, &cancel)
 	}
+}
+
+// count is how many are open.
+func (s *sessions) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.ends)
 }
 
 // end ends every open session.
