@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 )
 
@@ -48,6 +49,7 @@ type caller struct {
 	gone     atomic.Bool                   // no config has this caller any more
 	sessions sessions
 	usage    usage
+	metrics  *callerMetrics
 
 	mu        sync.Mutex
 	token     secret                    // the generated token that callers are told
@@ -81,7 +83,10 @@ type publication struct {
 func openCaller(id callerID, config configID) (*caller, error) {
 	value, _, err := callers.LoadOrNew(id, func() (caddy.Destructor, error) {
 		now := time.Now()
-		c := &caller{id: id, began: now, rotated: now, token: newToken(), configs: make(map[configID]*publication)}
+		c := &caller{
+			id: id, began: now, rotated: now, token: newToken(), configs: make(map[configID]*publication),
+			metrics: newCallerMetrics(id),
+		}
 		c.ring.add(c.token)
 		return c, nil
 	})
@@ -331,6 +336,7 @@ func (c *caller) Destruct() error {
 	c.schedule()
 	last, said := c.current, c.written
 	c.mu.Unlock()
+	forget(prometheus.Labels{"gate": c.id.gate, "client": c.id.name()})
 	if last.file == nil {
 		return nil
 	}

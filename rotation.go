@@ -88,6 +88,7 @@ func (c *caller) rotate(grace time.Duration) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	err := c.rotateLocked(grace)
+	c.metrics.rotations.count(err)
 	c.schedule()
 	return err
 }
@@ -172,6 +173,7 @@ func (c *caller) revokeLocked() {
 		}
 	}
 	c.revoked = true
+	c.metrics.revocations.Inc()
 	c.ring.clear()
 	c.sessions.end()
 }
@@ -245,6 +247,7 @@ func (c *caller) wake() {
 		c.log(c.tell(p), "a client's access has expired")
 	case p.rotation != nil && !p.hasFixedToken() && !c.revoked && !now.Before(c.rotated.Add(p.rotation.interval)):
 		err := c.rotateLocked(p.rotation.grace)
+		c.metrics.rotations.count(err)
 		c.log(err, "token rotated")
 		if err != nil {
 			c.alarm = time.AfterFunc(min(retryAfter, p.rotation.interval), c.wake)
