@@ -6,30 +6,24 @@ import (
 	"slices"
 
 	"github.com/caddyserver/caddy/v2"
-	"go.uber.org/zap"
 )
 
 func init() {
-	caddy.RegisterModule(new(adminAPI))
+	caddy.RegisterModule(adminGuard{})
 }
 
-// adminAPI is the gates' part of Caddy's admin endpoint: its routes tell about
-// clients, rotate their tokens and revoke their access.
-//
-// It also keeps an open admin endpoint from ever being opened beside a
+// adminGuard keeps an open admin endpoint from ever being opened beside a
 // gate. The gate's own audit would come too late: Caddy opens the admin
 // endpoint of a new config before it provisions that config's handlers, and
 // when they then refuse it, the old config goes on beside the new, open
 // endpoint. Caddy provisions the modules of admin.api before it opens it.
-type adminAPI struct {
-	logger *zap.Logger
-}
+type adminGuard struct{}
 
 // CaddyModule returns the Caddy module information.
-func (*adminAPI) CaddyModule() caddy.ModuleInfo {
+func (adminGuard) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "admin.api.responses_proxy_gate",
-		New: func() caddy.Module { return new(adminAPI) },
+		New: func() caddy.Module { return new(adminGuard) },
 	}
 }
 
@@ -37,8 +31,7 @@ func (*adminAPI) CaddyModule() caddy.ModuleInfo {
 // config has a gate that does not allow it, or if such a gate runs: it goes on
 // running if the config turns out to be unusable, and Caddy does not close the
 // endpoint again then.
-func (a *adminAPI) Provision(ctx caddy.Context) error {
-	a.logger = ctx.Logger(a)
+func (adminGuard) Provision(ctx caddy.Context) error {
 	config, err := configOf(ctx)
 	if err != nil {
 		return err
@@ -60,6 +53,9 @@ func (a *adminAPI) Provision(ctx caddy.Context) error {
 	}
 	return nil
 }
+
+// Routes implements caddy.AdminRouter. The guard has none.
+func (adminGuard) Routes() []caddy.AdminRoute { return nil }
 
 // hasGateWithout tells whether a part of a config has a gate that does not
 // allow a risk.
@@ -85,6 +81,6 @@ func hasGateWithout(risk string, part any) bool {
 
 // Interface guards
 var (
-	_ caddy.Provisioner = (*adminAPI)(nil)
-	_ caddy.AdminRouter = (*adminAPI)(nil)
+	_ caddy.Provisioner = adminGuard{}
+	_ caddy.AdminRouter = adminGuard{}
 )

@@ -80,6 +80,7 @@ func runProxyCommand(flags caddycmd.Flags) (int, error) {
 		return caddy.ExitCodeFailedStartup, err
 	}
 	commandKey.Store(&key)
+	tuneMemory()
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	caddy.TrapSignals()

@@ -137,7 +137,11 @@ func (o *proxyOptions) logging() *caddy.Logging {
 	}
 	log := func(level string, include, exclude []string) *caddy.CustomLog {
 		return &caddy.CustomLog{
-			BaseLog: caddy.BaseLog{Level: level, EncoderRaw: rawJSON(object{"format": "filter", "fields": fields})},
+			BaseLog: caddy.BaseLog{Level: level, EncoderRaw: rawJSON(object{
+				// (see LogFormat: it saves encoding each request for nothing)
+				"format": "responses_proxy_gate",
+				"wrap":   object{"format": "filter", "fields": fields},
+			})},
 			Include: include,
 			Exclude: exclude,
 		}
@@ -261,6 +265,9 @@ func (u *upstream) reverseProxy() object {
 		// No timeout for the answer: a model may think for many minutes
 		// before its first byte, and a stream may be silent for as long.
 		"keep_alive": object{"max_idle_conns_per_host": 256},
+		// Half of Go's default. Each of an upstream's HTTP/1 connections has both.
+		"read_buffer_size":  2 << 10,
+		"write_buffer_size": 2 << 10,
 	}
 	if u.url.Scheme == "https" {
 		transport["tls"] = object{}
@@ -271,9 +278,14 @@ func (u *upstream) reverseProxy() object {
 		port = "80"
 	}
 	return object{
-		"handler":   "reverse_proxy",
-		"upstreams": []object{{"dial": net.JoinHostPort(u.url.Hostname(), port)}},
-		"transport": transport,
+		"handler": "reverse_proxy",
+		// Small bodies are read whole before they go upstream, which is less
+		// work than to hand them from goroutine to goroutine. The buffer is
+		// kept until the answer ends: one for Codex's 40 KB would nearly
+		// double the memory of a stream.
+		"request_buffers": 4 << 10,
+		"upstreams":       []object{{"dial": net.JoinHostPort(u.url.Hostname(), port)}},
+		"transport":       transport,
 		"headers": object{"request": object{
 			"set": object{"Host": []string{u.url.Host}},
 			// The upstream need not know who calls from this machine.

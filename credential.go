@@ -266,9 +266,8 @@ const fileCheckInterval = time.Second
 // goroutine: a request that comes a second or more after the last look takes
 // another one.
 type watchedFile struct {
-	path    string
-	logger  *zap.Logger
-	reloads attempts
+	path   string
+	logger *zap.Logger
 
 	nextLook atomic.Int64 // Unix nanoseconds
 
@@ -278,8 +277,8 @@ type watchedFile struct {
 }
 
 // openWatchedFile reads the key for the first time; then every fault is an error.
-func openWatchedFile(path string, logger *zap.Logger, reloads attempts) (*watchedFile, secret, error) {
-	w := &watchedFile{path: path, logger: logger, reloads: reloads}
+func openWatchedFile(path string, logger *zap.Logger) (*watchedFile, secret, error) {
+	w := &watchedFile{path: path, logger: logger}
 	key, err := w.read()
 	if err != nil {
 		return nil, secret{}, fmt.Errorf("upstream_bearer_file %s: %w", path, err)
@@ -305,7 +304,6 @@ func (w *watchedFile) refresh(use func(secret)) {
 	if err != nil {
 		if w.seen != nil {
 			w.seen, w.pending = nil, nil
-			w.reloads.count(err)
 			w.logger.Error("cannot read upstream_bearer_file; the old key stays in use", zap.Error(err))
 		}
 		return
@@ -324,7 +322,6 @@ func (w *watchedFile) refresh(use func(secret)) {
 	}
 	w.pending = nil
 	key, err := w.read()
-	w.reloads.count(err)
 	if err != nil {
 		w.seen = info // logged once for this version
 		w.logger.Error("upstream_bearer_file has changed and has no valid key; the old key stays in use", zap.Error(err))

@@ -16,7 +16,6 @@ type refusal struct {
 	status  int
 	code    string
 	message string
-	outcome outcome
 
 	body   []byte
 	header [][2]string // name and value, of this refusal alone
@@ -66,7 +65,7 @@ var (
 
 // newRefusal prepares a refusal whole, so that answering one costs no encoding.
 func newRefusal(status int, code, message string) *refusal {
-	f := &refusal{status: status, code: code, message: message, outcome: newOutcome(code)}
+	f := &refusal{status: status, code: code, message: message}
 	f.body = errorBody(code, message, errorType(status))
 	f.header = append(slices.Clone(ownAnswerHeader),
 		[2]string{"Content-Length", strconv.Itoa(len(f.body))},

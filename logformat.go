@@ -1,0 +1,218 @@
+package responsesproxygate
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"go.uber.org/zap"
+	"go.uber.org/zap/buffer"
+	"go.uber.org/zap/zapcore"
+)
+
+func init() {
+	caddy.RegisterModule(new(LogFormat))
+}
+
+// LogFormat is a format for logs beside a gate. It leaves out the request
+// headers in which callers send tokens and keys, and encodes only what is
+// written.
+//
+// The second is for speed. reverse_proxy makes a logger with the whole
+// request in it for each request, and other formats encode that at once,
+// although an entry is seldom written: only if a stream is cut off, say, or at
+// level DEBUG. This one encodes it when there is an entry. An object that a
+// module changes after it gave it to its logger is therefore logged as it is
+// then; Caddy's own HTTP modules change none.
+type LogFormat struct {
+	// The format that encodes what is written. If it does not delete the
+	// header X-Proxy-Token, the gate refuses to start beside the log.
+	// Default: `filter`, which deletes X-Proxy-Token, Api-Key and X-Api-Key
+	// (Caddy itself redacts Authorization, Proxy-Authorization and Cookie).
+	WrappedRaw json.RawMessage `json:"wrap,omitempty" caddy:"namespace=caddy.logging.encoders inline_key=format"`
+
+	wrapped zapcore.Encoder // (auditLogs looks into it, by this name)
+	fields  []zapcore.Field // of the logger, not yet encoded
+}
+
+// CaddyModule returns the Caddy module information.
+func (*LogFormat) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "caddy.logging.encoders.responses_proxy_gate",
+		New: func() caddy.Module { return new(LogFormat) },
+	}
+}
+
+// Provision loads the format that encodes.
+func (f *LogFormat) Provision(ctx caddy.Context) error {
+	if f.WrappedRaw == nil {
+		fields := make(object)
+		for _, name := range callerCredentials {
+			if !slices.Contains(redactedByCaddy, name) {
+				fields["request>headers>"+name] = object{"filter": "delete"}
+			}
+		}
+		f.WrappedRaw = rawJSON(object{"format": "filter", "fields": fields})
+	}
+	wrapped, err := ctx.LoadModule(f, "WrappedRaw")
+	if err != nil {
+		return fmt.Errorf("loading the format to wrap: %w", err)
+	}
+	encoder, ok := wrapped.(zapcore.Encoder)
+	if !ok {
+		return errors.New("wrap: this is no log format")
+	}
+	f.wrapped = encoder
+	return nil
+}
+
+// ConfigureDefaultFormat implements caddy.ConfiguresFormatterDefault: on a
+// terminal, the wrapped format may want to be readable.
+func (f *LogFormat) ConfigureDefaultFormat(writer caddy.WriterOpener) error {
+	if wrapped, ok := f.wrapped.(caddy.ConfiguresFormatterDefault); ok {
+		return wrapped.ConfigureDefaultFormat(writer)
+	}
+	return nil
+}
+
+// UnmarshalCaddyfile sets up the format from Caddyfile tokens. Syntax:
+//
+//	responses_proxy_gate {
+//		wrap <format>
+//	}
+func (f *LogFormat) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // the format's name
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	for d.NextBlock(0) {
+		if d.Val() != "wrap" || f.WrappedRaw != nil {
+			return d.Errf("%s: the format responses_proxy_gate has one option: wrap <format>", d.Val())
+		}
+		if !d.NextArg() {
+			return d.ArgErr()
+		}
+		name := d.Val()
+		wrapped, err := caddyfile.UnmarshalModule(d, "caddy.logging.encoders."+name)
+		if err != nil {
+			return err
+		}
+		f.WrappedRaw = caddyconfig.JSONModuleObject(wrapped, "format", name, nil)
+	}
+	return nil
+}
+
+// Clone implements zapcore.Encoder. The wrapped encoder is never added to, so
+// the clones share it.
+func (f *LogFormat) Clone() zapcore.Encoder {
+	return &LogFormat{wrapped: f.wrapped, fields: slices.Clip(f.fields)}
+}
+
+// EncodeEntry implements zapcore.Encoder.
+func (f *LogFormat) EncodeEntry(entry zapcore.Entry, fields []zapcore.Field) (*buffer.Buffer, error) {
+	return f.wrapped.EncodeEntry(entry, slices.Concat(f.fields, fields))
+}
+
+func (f *LogFormat) add(field zapcore.Field) { f.fields = append(f.fields, field) }
+
+// What follows implements zapcore.ObjectEncoder.
+
+// AddArray keeps a field of the logger.
+func (f *LogFormat) AddArray(key string, value zapcore.ArrayMarshaler) error {
+	f.add(zap.Array(key, value))
+	return nil
+}
+
+// AddObject keeps a field of the logger.
+func (f *LogFormat) AddObject(key string, value zapcore.ObjectMarshaler) error {
+	f.add(zap.Object(key, value))
+	return nil
+}
+
+// AddReflected keeps a field of the logger.
+func (f *LogFormat) AddReflected(key string, value any) error {
+	f.add(zap.Reflect(key, value))
+	return nil
+}
+
+// AddBinary keeps a copy: whoever logs bytes may use their buffer again.
+func (f *LogFormat) AddBinary(key string, value []byte) { f.add(zap.Binary(key, slices.Clone(value))) }
+
+// AddByteString keeps a copy, as AddBinary does.
+func (f *LogFormat) AddByteString(key string, value []byte) {
+	f.add(zap.ByteString(key, slices.Clone(value)))
+}
+
+// AddBool keeps a field of the logger.
+func (f *LogFormat) AddBool(key string, value bool) { f.add(zap.Bool(key, value)) }
+
+// AddComplex128 keeps a field of the logger.
+func (f *LogFormat) AddComplex128(key string, value complex128) { f.add(zap.Complex128(key, value)) }
+
+// AddComplex64 keeps a field of the logger.
+func (f *LogFormat) AddComplex64(key string, value complex64) { f.add(zap.Complex64(key, value)) }
+
+// AddDuration keeps a field of the logger.
+func (f *LogFormat) AddDuration(key string, value time.Duration) { f.add(zap.Duration(key, value)) }
+
+// AddFloat64 keeps a field of the logger.
+func (f *LogFormat) AddFloat64(key string, value float64) { f.add(zap.Float64(key, value)) }
+
+// AddFloat32 keeps a field of the logger.
+func (f *LogFormat) AddFloat32(key string, value float32) { f.add(zap.Float32(key, value)) }
+
+// AddInt keeps a field of the logger.
+func (f *LogFormat) AddInt(key string, value int) { f.add(zap.Int(key, value)) }
+
+// AddInt64 keeps a field of the logger.
+func (f *LogFormat) AddInt64(key string, value int64) { f.add(zap.Int64(key, value)) }
+
+// AddInt32 keeps a field of the logger.
+func (f *LogFormat) AddInt32(key string, value int32) { f.add(zap.Int32(key, value)) }
+
+// AddInt16 keeps a field of the logger.
+func (f *LogFormat) AddInt16(key string, value int16) { f.add(zap.Int16(key, value)) }
+
+// AddInt8 keeps a field of the logger.
+func (f *LogFormat) AddInt8(key string, value int8) { f.add(zap.Int8(key, value)) }
+
+// AddString keeps a field of the logger.
+func (f *LogFormat) AddString(key, value string) { f.add(zap.String(key, value)) }
+
+// AddTime keeps a field of the logger.
+func (f *LogFormat) AddTime(key string, value time.Time) { f.add(zap.Time(key, value)) }
+
+// AddUint keeps a field of the logger.
+func (f *LogFormat) AddUint(key string, value uint) { f.add(zap.Uint(key, value)) }
+
+// AddUint64 keeps a field of the logger.
+func (f *LogFormat) AddUint64(key string, value uint64) { f.add(zap.Uint64(key, value)) }
+
+// AddUint32 keeps a field of the logger.
+func (f *LogFormat) AddUint32(key string, value uint32) { f.add(zap.Uint32(key, value)) }
+
+// AddUint16 keeps a field of the logger.
+func (f *LogFormat) AddUint16(key string, value uint16) { f.add(zap.Uint16(key, value)) }
+
+// AddUint8 keeps a field of the logger.
+func (f *LogFormat) AddUint8(key string, value uint8) { f.add(zap.Uint8(key, value)) }
+
+// AddUintptr keeps a field of the logger.
+func (f *LogFormat) AddUintptr(key string, value uintptr) { f.add(zap.Uintptr(key, value)) }
+
+// OpenNamespace puts the fields that follow under key.
+func (f *LogFormat) OpenNamespace(key string) { f.add(zap.Namespace(key)) }
+
+// Interface guards
+var (
+	_ caddy.Module                     = (*LogFormat)(nil)
+	_ caddy.Provisioner                = (*LogFormat)(nil)
+	_ caddy.ConfiguresFormatterDefault = (*LogFormat)(nil)
+	_ caddyfile.Unmarshaler            = (*LogFormat)(nil)
+	_ zapcore.Encoder                  = (*LogFormat)(nil)
+)
