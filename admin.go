@@ -6,24 +6,30 @@ import (
 	"slices"
 
 	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
 )
 
 func init() {
-	caddy.RegisterModule(adminGuard{})
+	caddy.RegisterModule(new(adminAPI))
 }
 
-// adminGuard keeps an open admin endpoint from ever being opened beside a
+// adminAPI is the gates' part of Caddy's admin endpoint: its routes tell about
+// clients, rotate their tokens and revoke their access.
+//
+// It also keeps an open admin endpoint from ever being opened beside a
 // gate. The gate's own audit would come too late: Caddy opens the admin
 // endpoint of a new config before it provisions that config's handlers, and
 // when they then refuse it, the old config goes on beside the new, open
 // endpoint. Caddy provisions the modules of admin.api before it opens it.
-type adminGuard struct{}
+type adminAPI struct {
+	logger *zap.Logger
+}
 
 // CaddyModule returns the Caddy module information.
-func (adminGuard) CaddyModule() caddy.ModuleInfo {
+func (*adminAPI) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{
 		ID:  "admin.api.responses_proxy_gate",
-		New: func() caddy.Module { return new(adminGuard) },
+		New: func() caddy.Module { return new(adminAPI) },
 	}
 }
 
@@ -31,7 +37,8 @@ func (adminGuard) CaddyModule() caddy.ModuleInfo {
 // config has a gate that does not allow it, or if such a gate runs: it goes on
 // running if the config turns out to be unusable, and Caddy does not close the
 // endpoint again then.
-func (adminGuard) Provision(ctx caddy.Context) error {
+func (a *adminAPI) Provision(ctx caddy.Context) error {
+	a.logger = ctx.Logger(a)
 	config, err := configOf(ctx)
 	if err != nil {
 		return err
@@ -53,9 +60,6 @@ func (adminGuard) Provision(ctx caddy.Context) error {
 	}
 	return nil
 }
-
-// Routes implements caddy.AdminRouter. The guard has none.
-func (adminGuard) Routes() []caddy.AdminRoute { return nil }
 
 // hasGateWithout tells whether a part of a config has a gate that does not
 // allow a risk.
@@ -81,6 +85,6 @@ func hasGateWithout(risk string, part any) bool {
 
 // Interface guards
 var (
-	_ caddy.Provisioner = adminGuard{}
-	_ caddy.AdminRouter = adminGuard{}
+	_ caddy.Provisioner = (*adminAPI)(nil)
+	_ caddy.AdminRouter = (*adminAPI)(nil)
 )

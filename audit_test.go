@@ -169,7 +169,7 @@ func TestAnOpenAdminEndpointIsNotOpenedForAMoment(t *testing.T) {
 				t.Fatal(err)
 			}
 			config.Admin, config.AppsRaw = c.admin, caddy.ModuleMap{"http": json.RawMessage(c.app)}
-			refusedWith(t, adminGuard{}.Provision(ctx), c.says)
+			refusedWith(t, new(adminAPI).Provision(ctx), c.says)
 		})
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 )
 
@@ -48,6 +49,7 @@ type caller struct {
 	gone     atomic.Bool                   // no config has this caller any more
 	sessions sessions
 	usage    usage
+	metrics  *callerMetrics
 
 	mu        sync.Mutex
 	token     secret                    // the generated token that callers are told
@@ -81,7 +83,10 @@ type publication struct {
 func openCaller(id callerID, config configID) (*caller, error) {
 	value, _, err := callers.LoadOrNew(id, func() (caddy.Destructor, error) {
 		now := time.Now()
-		c := &caller{id: id, began: now, rotated: now, token: newToken(), configs: make(map[configID]*publication)}
+		c := &caller{
+			id: id, began: now, rotated: now, token: newToken(), configs: make(map[configID]*publication),
+			metrics: newCallerMetrics(id),
+		}
 		c.ring.add(c.token)
 		return c, nil
 	})
@@ -264,7 +269,7 @@ func (c *caller) tell(next publication) error {
 	info.AuthToken = token.reveal()
 	former, said := c.current, c.written
 	switch {
-	case c.revoked || next.ended(c.began, time.Now()):
+	case c.withdrawn(&next) || next.ended(c.began, time.Now()):
 		// There is no token to tell; a file would promise one.
 		if next.file != nil && former.path == next.path {
 			if err := next.file.remove(said); err != nil {
@@ -331,6 +336,7 @@ func (c *caller) Destruct() error {
 	c.schedule()
 	last, said := c.current, c.written
 	c.mu.Unlock()
+	forget(prometheus.Labels{"gate": c.id.gate, "client": c.id.name()})
 	if last.file == nil {
 		return nil
 	}
@@ -409,6 +415,13 @@ func (s *sessions) begin(parent context.Context) (ctx context.Context, done func
 		defer s.mu.Unlock()
 		delete(s.ends, &cancel)
 	}
+}
+
+// count is how many are open.
+func (s *sessions) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.ends)
 }
 
 // end ends every open session.

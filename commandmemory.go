@@ -4,7 +4,7 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
-	"runtime/metrics"
+	gometrics "runtime/metrics"
 	"sync/atomic"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
@@ -41,12 +41,12 @@ func tuneMemory() {
 
 // gcPacer sets the collector's target anew after each collection.
 type gcPacer struct {
-	held    []metrics.Sample
+	held    []gometrics.Sample
 	percent atomic.Int64 // what was set last
 }
 
 func newGCPacer() *gcPacer {
-	return &gcPacer{held: []metrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/scan/stack:bytes"}, {Name: "/gc/scan/globals:bytes"}}}
+	return &gcPacer{held: []gometrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/scan/stack:bytes"}, {Name: "/gc/scan/globals:bytes"}}}
 }
 
 // collected is what is dropped at once, so that its clean-up runs after the
@@ -54,10 +54,10 @@ func newGCPacer() *gcPacer {
 type collected struct{ _ [64]byte }
 
 func (p *gcPacer) pace() {
-	metrics.Read(p.held)
+	gometrics.Read(p.held)
 	var held uint64
 	for _, sample := range p.held {
-		if sample.Value.Kind() == metrics.KindUint64 {
+		if sample.Value.Kind() == gometrics.KindUint64 {
 			held += sample.Value.Uint64()
 		}
 	}

@@ -266,8 +266,9 @@ const fileCheckInterval = time.Second
 // goroutine: a request that comes a second or more after the last look takes
 // another one.
 type watchedFile struct {
-	path   string
-	logger *zap.Logger
+	path    string
+	logger  *zap.Logger
+	reloads attempts
 
 	nextLook atomic.Int64 // Unix nanoseconds
 
@@ -277,8 +278,8 @@ type watchedFile struct {
 }
 
 // openWatchedFile reads the key for the first time; then every fault is an error.
-func openWatchedFile(path string, logger *zap.Logger) (*watchedFile, secret, error) {
-	w := &watchedFile{path: path, logger: logger}
+func openWatchedFile(path string, logger *zap.Logger, reloads attempts) (*watchedFile, secret, error) {
+	w := &watchedFile{path: path, logger: logger, reloads: reloads}
 	key, err := w.read()
 	if err != nil {
 		return nil, secret{}, fmt.Errorf("upstream_bearer_file %s: %w", path, err)
@@ -304,6 +305,7 @@ func (w *watchedFile) refresh(use func(secret)) {
 	if err != nil {
 		if w.seen != nil {
 			w.seen, w.pending = nil, nil
+			w.reloads.count(err)
 			w.logger.Error("cannot read upstream_bearer_file; the old key stays in use", zap.Error(err))
 		}
 		return
@@ -322,6 +324,7 @@ func (w *watchedFile) refresh(use func(secret)) {
 	}
 	w.pending = nil
 	key, err := w.read()
+	w.reloads.count(err)
 	if err != nil {
 		w.seen = info // logged once for this version
 		w.logger.Error("upstream_bearer_file has changed and has no valid key; the old key stays in use", zap.Error(err))

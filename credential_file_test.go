@@ -34,7 +34,7 @@ func watch(t *testing.T, content string) *watching {
 func (w *watching) start(t *testing.T) {
 	t.Helper()
 	core, logs := observer.New(zap.DebugLevel)
-	file, key, err := openWatchedFile(w.path, zap.New(core))
+	file, key, err := openWatchedFile(w.path, zap.New(core), testReloads)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -267,7 +267,7 @@ func TestAKeyFileMustBeRightAtTheStart(t *testing.T) {
 		"malformed": {keyFile(t, "Bearer "+testKey, 0o600), "bare key"},
 		"too long":  {keyFile(t, testKey+strings.Repeat("k", maxSecretLength), 0o600), "longer than"},
 	} {
-		file, key, err := openWatchedFile(c.path, zap.NewNop())
+		file, key, err := openWatchedFile(c.path, zap.NewNop(), testReloads)
 		if err == nil || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), c.path) || leaks(err.Error()) {
 			t.Errorf("%s: the error is %v; it should say %q and the path", name, err, c.says)
 		}

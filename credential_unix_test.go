@@ -24,7 +24,7 @@ func TestAKeyFileThatOthersCanUseIsRefused(t *testing.T) {
 	for mode := range os.FileMode(0o1000) {
 		path := keyFile(t, testKey, mode|0o400) // (root reads it in any case)
 		_, fromPlaceholder := resolveSecret("upstream_bearer", "{file."+path+"}", true)
-		_, _, watched := openWatchedFile(path, nil)
+		_, _, watched := openWatchedFile(path, nil, testReloads)
 		mode |= 0o400
 		for _, err := range []error{fromPlaceholder, watched} {
 			// Others may do nothing but execute; the group may read.
@@ -42,7 +42,7 @@ func TestAFIFOInPlaceOfAKeyFileBlocksNobody(t *testing.T) {
 	if _, err := resolveSecret("upstream_bearer", "{file."+fifo+"}", true); err == nil || !strings.Contains(err.Error(), "not a regular file") {
 		t.Errorf("as a placeholder: %v", err)
 	}
-	if _, _, err := openWatchedFile(fifo, nil); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+	if _, _, err := openWatchedFile(fifo, nil, testReloads); err == nil || !strings.Contains(err.Error(), "not a regular file") {
 		t.Errorf("as upstream_bearer_file: %v", err)
 	}
 	w := watch(t, testKey)

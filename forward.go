@@ -15,14 +15,18 @@ import (
 // print the request's headers as they came in, the token among them.
 //
 // The key is the one that was injected into r.
-func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, key secret) error {
+func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, caller *configuredCaller, key secret) error {
 	answer := &answerWriter{
 		ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
 		handler:               h,
 		request:               r,
+		caller:                caller,
 	}
+	caller.metrics.inFlight.Inc()
+	defer answer.observe()
 	defer answer.finishWithheld()
 	err := next.ServeHTTP(answer, r)
+	answer.whole = err == nil || !answer.wroteHeader
 	switch {
 	case err == nil && answer.wroteHeader:
 		return nil
@@ -40,6 +44,7 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp
 	}
 	if status := errorStatus(err); status == statusClientGone {
 		answer.WriteHeader(statusClientGone) // for the access log; nobody reads it
+		answer.outcome, answer.upstream = outcomeClientGone, 0
 		return nil
 	}
 	answer.refuse(failure(err))
@@ -93,7 +98,12 @@ type answerWriter struct {
 	caddyhttp.ResponseWriterWrapper
 	handler     *Handler
 	request     *http.Request
+	caller      *configuredCaller
 	wroteHeader bool
+	status      int         // the caller's answer's; 0 before there is one
+	upstream    int         // the status from behind the gate; 0 before there is one
+	outcome     outcome     // so far
+	whole       bool        // what is behind the gate did not break off
 	withheld    http.Header // not nil once the upstream's answer is withheld: where its headers go instead
 	discarded   int64       // bytes of the withheld answer
 }
@@ -117,7 +127,7 @@ func (a *answerWriter) WriteHeader(status int) {
 		a.ResponseWriter.WriteHeader(status) // informational; the final one follows
 		return
 	}
-	a.wroteHeader = true
+	a.wroteHeader, a.status, a.upstream = true, status, status
 	if status == http.StatusUnauthorized {
 		a.withhold(header)
 		return
@@ -135,6 +145,7 @@ func (a *answerWriter) withhold(header http.Header) {
 		zap.String("gate", a.handler.Name))
 	clear(header)
 	a.handler.policy.allowCORS(header, a.request)
+	a.outcome, a.status = errUpstreamUnauthorized.outcome, errUpstreamUnauthorized.status
 	errUpstreamUnauthorized.write(a.ResponseWriter)
 	a.withheld = make(http.Header)
 }
@@ -169,11 +180,30 @@ func (a *answerWriter) finishWithheld() {
 
 // refuse answers in place of a next handler that did not.
 func (a *answerWriter) refuse(refused *refusal) {
-	a.wroteHeader = true
+	a.wroteHeader, a.outcome, a.status = true, refused.outcome, refused.status
 	header := a.ResponseWriter.Header()
 	dropCORS(header)
 	a.handler.policy.allowCORS(header, a.request)
 	refused.write(a.ResponseWriter)
+}
+
+// observe counts the request, which has ended.
+func (a *answerWriter) observe() {
+	if !a.whole && a.withheld == nil {
+		a.outcome = outcomeCutOff
+		if a.request.Context().Err() != nil {
+			a.outcome = outcomeClientGone
+		}
+	}
+	metrics := a.caller.metrics
+	metrics.inFlight.Dec()
+	metrics.requests[a.outcome].Inc()
+	switch {
+	case a.outcome == outcomeCutOff, a.upstream == 0 && a.status >= http.StatusInternalServerError:
+		metrics.answered(0)
+	case a.upstream != 0:
+		metrics.answered(a.upstream)
+	}
 }
 
 // Write implements http.ResponseWriter.

@@ -24,10 +24,10 @@ func jsonLines(log func(*zap.Logger)) (eager, lazy string) {
 	return out[0].String(), out[1].String()
 }
 
-// counted is an object that counts how often it is encoded.
-type counted struct{ times int }
+// countedObject is an object that counts how often it is encoded.
+type countedObject struct{ times int }
 
-func (c *counted) MarshalLogObject(enc zapcore.ObjectEncoder) error {
+func (c *countedObject) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 	c.times++
 	enc.AddString("a", "b")
 	return nil
@@ -37,7 +37,7 @@ func TestTheLogFormatWritesWhatItsWrappedFormatWould(t *testing.T) {
 	names := zapcore.ArrayMarshalerFunc(func(enc zapcore.ArrayEncoder) error { enc.AppendString("n"); return nil })
 	failing := zapcore.ObjectMarshalerFunc(func(zapcore.ObjectEncoder) error { return errors.New("no") })
 	fields := []zap.Field{
-		zap.Array("array", names), zap.Object("object", new(counted)), zap.Object("failing", failing), zap.Inline(new(counted)),
+		zap.Array("array", names), zap.Object("object", new(countedObject)), zap.Object("failing", failing), zap.Inline(new(countedObject)),
 		zap.Binary("binary", []byte{0, 1}), zap.ByteString("bytes", []byte("b")), zap.Bool("bool", true),
 		zap.Complex128("c128", 1i), zap.Complex64("c64", 2i), zap.Duration("duration", time.Minute), zap.Time("time", time.Unix(1, 0)),
 		zap.Float64("f64", 1.5), zap.Float32("f32", 2.5), zap.Error(errors.New("e")), zap.Stringer("stringer", time.Second),
@@ -75,7 +75,7 @@ func TestTheLogFormatKeepsBytesAsTheyWere(t *testing.T) {
 }
 
 func TestTheLogFormatEncodesNothingThatIsNotWritten(t *testing.T) {
-	request := new(counted)
+	request := new(countedObject)
 	_, _ = jsonLines(func(logger *zap.Logger) {
 		request.times = 0 // what the other format did does not count
 		logger = logger.With(zap.Object("request", request)).With(zap.Int("more", 1))

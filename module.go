@@ -132,6 +132,7 @@ type Handler struct {
 	config     configID
 	policy     *policy
 	credential *credential
+	metrics    *gateMetrics
 	callers    []*configuredCaller
 	rotation   *rotation // nil: only on demand
 	dumper     *dumper   // nil: no dumps
@@ -200,6 +201,10 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 			return h.gateError(err)
 		}
 	}
+	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
+		return h.gateError(err)
+	}
+	h.metrics = openGateMetrics(h.Name)
 	if err := h.openCredential(); err != nil {
 		return err
 	}
@@ -232,29 +237,31 @@ func (h *Handler) Validate() error {
 // ServeHTTP lets r pass, or answers it.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	if refused := h.policy.checkBrowser(r); refused != nil {
-		return h.refuse(w, r, refused)
+		return h.refuse(w, r, nil, refused)
 	}
 	if isPreflight(r) {
+		h.count(nil, outcomePreflight)
 		leaveBody(w, r)
 		h.policy.answerPreflight(w, r)
 		return nil
 	}
 	caller, refused := h.policy.checkCaller(r)
 	if refused != nil {
-		return h.refuse(w, r, refused)
+		return h.refuse(w, r, caller, refused)
 	}
 	caller.usage.count()
 	caller.identify(r)
 	if h.policy.isShutdown(r) {
+		h.count(caller, outcomeShutdown)
 		return h.shutDown(w, r)
 	}
 	if isWebSocketUpgrade(r) {
-		ctx, done := caller.sessions.begin(r.Context())
+		ctx, done := caller.openWebSocket(r.Context())
 		defer done()
 		r = r.WithContext(ctx)
-		if _, refused := h.policy.checkCaller(r); refused != nil {
+		if caller, refused := h.policy.checkCaller(r); refused != nil {
 			// withdrawn just before the session could be ended with the others
-			return h.refuse(w, r, refused)
+			return h.refuse(w, r, caller, refused)
 		}
 	}
 	presented := h.credential.current()
@@ -263,7 +270,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	h.credential.dropCallerCredentials(r)
 	h.credential.inject(r.Header, presented)
 	defer h.credential.withdraw(r.Header)
-	return h.forward(exchange.record(w), r, next, presented.key)
+	return h.forward(exchange.record(w), r, next, caller, presented.key)
 }
 
 // Cleanup implements caddy.CleanerUpper. It also runs after a failed
@@ -274,12 +281,18 @@ func (h *Handler) Cleanup() error {
 	for _, c := range h.callers {
 		errs = append(errs, closeCaller(h.config, c.caller))
 	}
+	if h.metrics != nil {
+		_, err := gates.Delete(h.Name)
+		errs = append(errs, err)
+	}
 	h.callers = nil // (the policy keeps its own: requests may still be under way)
 	return errors.Join(errs...)
 }
 
 // refuse answers r with a refusal. A page on an allowed origin may read it.
-func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, refused *refusal) error {
+// The caller is nil if it is not known.
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, caller *configuredCaller, refused *refusal) error {
+	h.count(caller, refused.outcome)
 	if check := h.logger.Check(zap.DebugLevel, "refused"); check != nil {
 		check.Write(zap.String("gate", h.Name), zap.String("code", refused.code), zap.String("remote_addr", r.RemoteAddr))
 	}
@@ -340,7 +353,7 @@ func (h *Handler) openCredential() error {
 		if err != nil {
 			return h.gateError(err)
 		}
-		file, key, err := openWatchedFile(path, h.logger)
+		file, key, err := openWatchedFile(path, h.logger, h.metrics.reloads)
 		if err != nil {
 			return h.gateError(err)
 		}

@@ -16,6 +16,7 @@ type refusal struct {
 	status  int
 	code    string
 	message string
+	outcome outcome
 
 	body   []byte
 	header [][2]string // name and value, of this refusal alone
@@ -65,7 +66,7 @@ var (
 
 // newRefusal prepares a refusal whole, so that answering one costs no encoding.
 func newRefusal(status int, code, message string) *refusal {
-	f := &refusal{status: status, code: code, message: message}
+	f := &refusal{status: status, code: code, message: message, outcome: newOutcome(code)}
 	f.body = errorBody(code, message, errorType(status))
 	f.header = append(slices.Clone(ownAnswerHeader),
 		[2]string{"Content-Length", strconv.Itoa(len(f.body))},

@@ -75,6 +75,7 @@ var (
 	errExpired    = errors.New("the caller's access has expired; give it a longer expires and reload, or take its client block out, reload, and put it back")
 	errManyTokens = fmt.Errorf("more than %d tokens are in their grace period; rotate with grace 0", maxAccepted)
 	errNotRunning = errors.New("the caller is not in the running config")
+	errIsRevoked  = errors.New("the caller's access is revoked")
 )
 
 // rotate replaces the caller's generated token. The new one is accepted before
@@ -87,8 +88,31 @@ func (c *caller) rotate(grace time.Duration) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	err := c.rotateLocked(grace)
+	c.metrics.rotations.count(err)
 	c.schedule()
 	return err
+}
+
+// rotateWith is rotate with a grace that may be the default one: that of
+// rotate_every, if there is one. It returns the one that it used. A revoked
+// caller is left out unless readmit says otherwise.
+func (c *caller) rotateWith(grace *time.Duration, readmit bool) (used time.Duration, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case grace != nil:
+		used = *grace
+	case c.current.rotation != nil:
+		used = c.current.rotation.grace
+	default:
+		used = defaultGrace
+	}
+	if c.revoked && !readmit {
+		return used, errIsRevoked
+	}
+	err = c.rotateLocked(used)
+	c.schedule()
+	return used, err
 }
 
 func (c *caller) rotateLocked(grace time.Duration) error {
@@ -143,13 +167,31 @@ func (c *caller) revoke() error {
 
 func (c *caller) revokeLocked() {
 	if c.current.hasFixedToken() {
-		digest := digestOf(c.current.fixed.reveal())
-		barred := append([]tokenDigest{digest}, c.barredTokens()...)
-		c.barred.Store(&barred)
+		if digest := digestOf(c.current.fixed.reveal()); !c.isBarred(digest) {
+			barred := append([]tokenDigest{digest}, c.barredTokens()...)
+			c.barred.Store(&barred)
+		}
 	}
 	c.revoked = true
+	c.metrics.revocations.Inc()
 	c.ring.clear()
 	c.sessions.end()
+}
+
+// withdrawn tells whether the caller's token was revoked, as far as a config
+// is concerned: another fixed token than the revoked one is good.
+func (c *caller) withdrawn(p *publication) bool {
+	if p.hasFixedToken() {
+		return c.isBarred(digestOf(p.fixed.reveal()))
+	}
+	return c.revoked
+}
+
+// isRevoked tells whether the caller has no token now.
+func (c *caller) isRevoked() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.withdrawn(&c.current)
 }
 
 func (c *caller) barredTokens() []tokenDigest {
@@ -205,6 +247,7 @@ func (c *caller) wake() {
 		c.log(c.tell(p), "a client's access has expired")
 	case p.rotation != nil && !p.hasFixedToken() && !c.revoked && !now.Before(c.rotated.Add(p.rotation.interval)):
 		err := c.rotateLocked(p.rotation.grace)
+		c.metrics.rotations.count(err)
 		c.log(err, "token rotated")
 		if err != nil {
 			c.alarm = time.AfterFunc(min(retryAfter, p.rotation.interval), c.wake)

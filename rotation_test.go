@@ -18,16 +18,22 @@ import (
 // rotating is a published caller with a server-info file.
 func rotating(t *testing.T, p publication) *configuredCaller {
 	t.Helper()
+	return rotatingClient(t, "codex", p)
+}
+
+// rotatingClient is one of several published callers of a gate.
+func rotatingClient(t *testing.T, client string, p publication) *configuredCaller {
+	t.Helper()
 	file, err := newServerInfoFile(filepath.Join(t.TempDir(), "info.json"), "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	const config = 1
-	state, err := openCaller(callerID{gate: t.Name(), client: "codex"}, config)
+	state, err := openCaller(callerID{gate: t.Name(), client: client}, config)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &configuredCaller{caller: state, name: "codex", file: file, secret: p.fixed}
+	c := &configuredCaller{caller: state, name: client, file: file, secret: p.fixed}
 	if p.hasFixedToken() {
 		c.fixed = []acceptedToken{{digest: digestOf(p.fixed.reveal())}}
 	}
@@ -246,6 +252,34 @@ func TestAFixedTokenCanBeRevokedAndNotRotated(t *testing.T) {
 	}
 	if c.takes(testToken) || c.inFile(t) != "" {
 		t.Error("it is still taken, or told")
+	}
+	for range 3 { // again changes nothing
+		if err := c.revoke(); err != nil || len(c.barredTokens()) != 1 {
+			t.Errorf("revoked again: %v; %d tokens are barred", err, len(c.barredTokens()))
+		}
+	}
+}
+
+func TestAnotherFixedTokenTakesTheRevokedOnesPlace(t *testing.T) {
+	c := rotating(t, publication{fixed: newSecret(testToken)})
+	if err := c.revoke(); err != nil {
+		t.Fatal(err)
+	}
+	const other = "another-fixed-token-of-the-operators-choice"
+	next := c.current
+	next.fixed, c.fixed = newSecret(other), []acceptedToken{{digest: digestOf(other)}}
+	if err := c.publish(1, next); err != nil { // a reload
+		t.Fatal(err)
+	}
+	if c.inFile(t) != other || !c.takes(other) {
+		t.Error("the new token is not told, or not taken")
+	}
+	next.fixed, c.fixed = newSecret(testToken), []acceptedToken{{digest: digestOf(testToken)}}
+	if err := c.publish(1, next); err != nil {
+		t.Fatal(err)
+	}
+	if c.inFile(t) != "" || c.takes(testToken) {
+		t.Error("a reload brings the revoked token back")
 	}
 }
 

@@ -111,7 +111,9 @@ func TestAnotherHeaderIsNoToken(t *testing.T) {
 
 // tokensOf is a set with one caller, whose token was generated.
 func tokensOf(name, token string) *tokenSet {
-	c := &configuredCaller{caller: &caller{id: callerID{gate: name}, token: newSecret(token)}, name: name, userID: name}
+	id := callerID{gate: name}
+	state := &caller{id: id, token: newSecret(token), metrics: newCallerMetrics(id)}
+	c := &configuredCaller{caller: state, name: name, userID: name}
 	c.ring.add(c.token)
 	return &tokenSet{callers: []*configuredCaller{c}}
 }

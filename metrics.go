@@ -1,0 +1,207 @@
+package responsesproxygate
+
+import (
+	"context"
+	"errors"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are the gate's collectors. There is one set per process, which every
+// config registers with the registry of its own: so counts outlive reloads.
+//
+// Labels are names from the config and codes from fixed lists, and never
+// anything that a caller sends.
+var metrics = struct {
+	requests, upstreamResponses, credentialReloads, tokenRotations, tokenRevocations *prometheus.CounterVec
+	inFlight, webSockets                                                             *prometheus.GaugeVec
+}{
+	requests: newCounter("requests_total",
+		"Requests that have ended, by what became of them: forwarded, or the code of the gate's own answer. The client is empty where the token was not known to be anybody's.",
+		"gate", "client", "code"),
+	upstreamResponses: newCounter("upstream_responses_total",
+		"Answers from behind the gate, by the class of their status; error is none, or one that broke off.",
+		"gate", "client", "class"),
+	credentialReloads: newCounter("credential_reloads_total",
+		"Times that the operator's key was read again because its file had changed or could not be read.",
+		"gate", "outcome"),
+	tokenRotations: newCounter("token_rotations_total",
+		"Rotations of a caller's token, planned and on demand.",
+		"gate", "client", "outcome"),
+	tokenRevocations: newCounter("token_revocations_total",
+		"Times that a caller's tokens were revoked.",
+		"gate", "client"),
+	inFlight: newGauge("requests_in_flight",
+		"Requests that have passed the gate and not ended yet, streams and WebSockets included.",
+		"gate", "client"),
+	webSockets: newGauge("websockets_open",
+		"WebSockets that have passed the gate and not ended yet.",
+		"gate", "client"),
+}
+
+const metricsNamespace, metricsSubsystem = "caddy", "responses_proxy_gate"
+
+func newCounter(name, help string, labels ...string) *prometheus.CounterVec {
+	return prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: name, Help: help,
+	}, labels)
+}
+
+func newGauge(name, help string, labels ...string) *prometheus.GaugeVec {
+	return prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Namespace: metricsNamespace, Subsystem: metricsSubsystem, Name: name, Help: help,
+	}, labels)
+}
+
+// collectors are the metrics, for what is done to each of them.
+func collectors() []interface {
+	prometheus.Collector
+	DeletePartialMatch(prometheus.Labels) int
+} {
+	return []interface {
+		prometheus.Collector
+		DeletePartialMatch(prometheus.Labels) int
+	}{
+		metrics.requests, metrics.upstreamResponses, metrics.credentialReloads, metrics.tokenRotations,
+		metrics.tokenRevocations, metrics.inFlight, metrics.webSockets,
+	}
+}
+
+// registerMetrics shows the metrics at the config's metrics endpoints. Another
+// gate of the config may have done so before.
+func registerMetrics(registry *prometheus.Registry) error {
+	for _, collector := range collectors() {
+		err := registry.Register(collector)
+		if already := (prometheus.AlreadyRegisteredError{}); errors.As(err, &already) && already.ExistingCollector == collector {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// forget deletes the series of a caller or a gate that is in no config any
+// more, so that their number is bounded by the config. What still runs goes on
+// counting where nobody looks.
+func forget(labels prometheus.Labels) {
+	for _, collector := range collectors() {
+		collector.DeletePartialMatch(labels)
+	}
+}
+
+// gateMetrics are what is counted of a gate, and of requests of nobody known.
+// They are bound once, so that a request looks nothing up.
+type gateMetrics struct {
+	name     string
+	requests []prometheus.Counter // by outcome; nil for those after the token
+	reloads  attempts
+}
+
+// gates holds the metrics of gates, by their names, for as long as a config
+// has them: *gateMetrics.
+var gates = caddy.NewUsagePool()
+
+// openGateMetrics begins to count for a gate, or goes on. Each call needs one
+// gates.Delete.
+func openGateMetrics(gate string) *gateMetrics {
+	value, _, _ := gates.LoadOrNew(gate, func() (caddy.Destructor, error) {
+		m := &gateMetrics{name: gate, requests: make([]prometheus.Counter, len(outcomeCodes))}
+		for o, code := range outcomeCodes {
+			if outcome(o).beforeToken() {
+				m.requests[o] = metrics.requests.WithLabelValues(gate, "", code)
+			}
+		}
+		m.reloads = newAttempts(metrics.credentialReloads, gate)
+		return m, nil
+	})
+	return value.(*gateMetrics)
+}
+
+// Destruct implements caddy.Destructor: no config has the gate any more.
+func (m *gateMetrics) Destruct() error {
+	forget(prometheus.Labels{"gate": m.name})
+	return nil
+}
+
+// callerMetrics are what is counted of a caller, bound once.
+type callerMetrics struct {
+	requests             []prometheus.Counter // by outcome; nil for those before the token
+	upstream             [len(statusClasses)]prometheus.Counter
+	inFlight, webSockets prometheus.Gauge
+	rotations            attempts
+	revocations          prometheus.Counter
+}
+
+func newCallerMetrics(id callerID) *callerMetrics {
+	gate, client := id.gate, id.name()
+	m := &callerMetrics{
+		requests:    make([]prometheus.Counter, len(outcomeCodes)),
+		inFlight:    metrics.inFlight.WithLabelValues(gate, client),
+		webSockets:  metrics.webSockets.WithLabelValues(gate, client),
+		rotations:   newAttempts(metrics.tokenRotations, gate, client),
+		revocations: metrics.tokenRevocations.WithLabelValues(gate, client),
+	}
+	for o, code := range outcomeCodes {
+		if !outcome(o).beforeToken() {
+			m.requests[o] = metrics.requests.WithLabelValues(gate, client, code)
+		}
+	}
+	for i, class := range statusClasses {
+		m.upstream[i] = metrics.upstreamResponses.WithLabelValues(gate, client, class)
+	}
+	return m
+}
+
+// statusClasses are the classes of upstream answers, by the first digit of
+// their status. The only final 1xx is 101, a WebSocket's.
+var statusClasses = [...]string{"error", "1xx", "2xx", "3xx", "4xx", "5xx"}
+
+// answered counts an answer from behind the gate; with status 0, the lack of one.
+func (m *callerMetrics) answered(status int) {
+	m.upstream[min(status/100, len(statusClasses)-1)].Inc()
+}
+
+// count counts a request that has ended. The caller is nil if it is not known.
+func (h *Handler) count(caller *configuredCaller, o outcome) {
+	if o.beforeToken() {
+		h.metrics.requests[o].Inc()
+		return
+	}
+	caller.metrics.requests[o].Inc()
+}
+
+// attempts counts what can fail.
+type attempts struct {
+	ok, failed prometheus.Counter
+}
+
+func newAttempts(vec *prometheus.CounterVec, labels ...string) attempts {
+	with := func(outcome string) prometheus.Counter {
+		return vec.WithLabelValues(append(labels[:len(labels):len(labels)], outcome)...)
+	}
+	return attempts{ok: with("ok"), failed: with("error")}
+}
+
+func (a attempts) count(err error) {
+	if err != nil {
+		a.failed.Inc()
+		return
+	}
+	a.ok.Inc()
+}
+
+// openWebSocket begins a session; done must be called at its end.
+func (c *caller) openWebSocket(parent context.Context) (ctx context.Context, done func()) {
+	ctx, end := c.sessions.begin(parent)
+	c.metrics.webSockets.Inc()
+	return ctx, func() {
+		c.metrics.webSockets.Dec()
+		end()
+	}
+}
+
+// Interface guard
+var _ caddy.Destructor = (*gateMetrics)(nil)
