@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
@@ -25,6 +26,10 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp
 	caller.metrics.inFlight.Inc()
 	defer answer.observe()
 	defer answer.finishWithheld()
+	if r.ContentLength != 0 {
+		answer.body.ReadCloser = r.Body
+		r.Body = &answer.body
+	}
 	err := next.ServeHTTP(answer, r)
 	answer.whole = err == nil || !answer.wroteHeader
 	switch {
@@ -47,8 +52,33 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp
 		answer.outcome, answer.upstream = outcomeClientGone, 0
 		return nil
 	}
-	answer.refuse(failure(err))
+	refused := failure(err)
+	if refused == errUpstreamUnreachable && answer.body.broken.Load() {
+		// The caller's fault, not the upstream's. What follows on the
+		// connection may be the rest of the body: it is no next request.
+		refused = errRequestFailed
+		if r.ProtoMajor == 1 {
+			w.Header().Set("Connection", "close")
+		}
+	}
+	answer.refuse(refused)
 	return nil
+}
+
+// callersBody notes whether the caller's body could not be read to its end,
+// because it breaks off or its framing is malformed.
+type callersBody struct {
+	io.ReadCloser
+	broken atomic.Bool
+}
+
+// Read implements io.Reader.
+func (b *callersBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF && !errors.Is(err, http.ErrBodyReadAfterClose) {
+		b.broken.Store(true)
+	}
+	return n, err
 }
 
 // statusClientGone is what Caddy uses when the client has closed the
@@ -99,6 +129,7 @@ type answerWriter struct {
 	handler     *Handler
 	request     *http.Request
 	caller      *configuredCaller
+	body        callersBody
 	wroteHeader bool
 	status      int         // the caller's answer's; 0 before there is one
 	upstream    int         // the status from behind the gate; 0 before there is one

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/iotest"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
@@ -65,6 +66,38 @@ func TestAFailureUpstreamIsAnsweredByTheGate(t *testing.T) {
 			logged := fmt.Sprint(entries[0].Message, entries[0].ContextMap())
 			if strings.Contains(logged, testToken) || leaks(logged) || !strings.Contains(logged, "/v1/responses") {
 				t.Errorf("logged %s", logged)
+			}
+		})
+	}
+}
+
+// What a caller got wrong is no reason to look at the upstream, or to try again.
+func TestABrokenRequestBodyIsTheCallersFault(t *testing.T) {
+	for name, c := range map[string]struct {
+		broken     error
+		protoMajor int
+		err        error
+		code       string
+		connection string
+	}{
+		"malformed":                      {errors.New("invalid byte in chunk length"), 1, caddyhttp.Error(502, io.EOF), "request_failed", "close"},
+		"broken off":                     {io.ErrUnexpectedEOF, 1, caddyhttp.Error(502, io.EOF), "request_failed", "close"},
+		"malformed, over HTTP/2":         {io.ErrUnexpectedEOF, 2, caddyhttp.Error(502, io.EOF), "request_failed", ""},
+		"too large":                      {&http.MaxBytesError{Limit: 1}, 1, &http.MaxBytesError{Limit: 1}, "request_too_large", ""},
+		"malformed, and a late upstream": {io.ErrUnexpectedEOF, 1, caddyhttp.Error(504, io.EOF), "upstream_timeout", ""},
+		"whole, and no upstream":         {io.EOF, 1, caddyhttp.Error(502, io.EOF), "upstream_unreachable", ""},
+		"closed, and no upstream":        {http.ErrBodyReadAfterClose, 1, caddyhttp.Error(502, io.EOF), "upstream_unreachable", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h, _ := testGate()
+			r := goodRequest()
+			r.ProtoMajor, r.Body = c.protoMajor, io.NopCloser(iotest.ErrReader(c.broken))
+			w := answerTo(t, h, r, func(_ http.ResponseWriter, r *http.Request) error {
+				_, _ = r.Body.Read(make([]byte, 1))
+				return c.err
+			})
+			if got := w.Header().Get(codeHeaderName); got != c.code || w.Header().Get("Connection") != c.connection {
+				t.Errorf("the answer is %q with Connection %q, want %q, %q", got, w.Header().Get("Connection"), c.code, c.connection)
 			}
 		})
 	}
