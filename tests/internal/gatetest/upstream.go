@@ -23,6 +23,7 @@ type Upstream struct {
 	mu     sync.Mutex
 	raw    bytes.Buffer
 	conns  int
+	byConn []*bytes.Buffer
 	seen   []SeenRequest
 	answer http.HandlerFunc
 }
@@ -107,6 +108,17 @@ func (up *Upstream) BytesSeen() string {
 	return up.raw.String()
 }
 
+// Conversations are the bytes of each connection that was opened since the
+// last Forget. Unless keepalive is off, later requests may use an older one.
+func (up *Upstream) Conversations() (all []string) {
+	up.mu.Lock()
+	defer up.mu.Unlock()
+	for _, conn := range up.byConn {
+		all = append(all, conn.String())
+	}
+	return all
+}
+
 // Forget starts the record anew.
 func (up *Upstream) Forget() {
 	up.mu.Lock()
@@ -114,6 +126,7 @@ func (up *Upstream) Forget() {
 	up.raw.Reset()
 	up.seen = nil
 	up.conns = 0
+	up.byConn = nil
 }
 
 // SawNothing fails the test if the upstream was contacted at all since the
@@ -167,19 +180,23 @@ func (l recordingListener) Accept() (net.Conn, error) {
 	}
 	l.Up.mu.Lock()
 	l.Up.conns++
+	own := new(bytes.Buffer)
+	l.Up.byConn = append(l.Up.byConn, own)
 	l.Up.mu.Unlock()
-	return recordingConn{conn, l.Up}, nil
+	return recordingConn{conn, l.Up, own}, nil
 }
 
 type recordingConn struct {
 	net.Conn
-	Up *Upstream
+	Up  *Upstream
+	own *bytes.Buffer
 }
 
 func (c recordingConn) Read(data []byte) (int, error) {
 	n, err := c.Conn.Read(data)
 	c.Up.mu.Lock()
 	c.Up.raw.Write(data[:n])
+	c.own.Write(data[:n])
 	c.Up.mu.Unlock()
 	return n, err
 }
