@@ -103,6 +103,10 @@ func readAnswer(reader *bufio.Reader) string {
 	return strings.TrimSpace(fmt.Sprint(response.StatusCode, " ", response.Header.Get("X-Responses-Proxy-Gate")))
 }
 
+// bodiless is for requests that say they have no body, and then send one. They
+// may have gone upstream by then, without it.
+const bodiless = -1
+
 // checkUpstream looks at what reached the upstream, twice: as net/http
 // understood it, and byte by byte with a parser that forgives nothing.
 func checkUpstream(t *testing.T, g *gatetest.Gate, pass int) {
@@ -121,10 +125,13 @@ func checkUpstream(t *testing.T, g *gatetest.Gate, pass int) {
 		}
 		for _, r := range requests {
 			checkSeen(t, g, r.line, r.header)
+			if pass == bodiless && r.body != "" {
+				t.Errorf("the upstream saw the body %q", r.body)
+			}
 		}
 		whole += len(requests)
 	}
-	if whole != pass {
+	if whole != pass && (pass != bodiless || whole > 1) {
 		t.Errorf("%d whole requests went upstream, want %d:\n%q", whole, pass, g.Up.Conversations())
 	}
 }
