@@ -3,10 +3,12 @@ package responsesproxygate
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/signal"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -18,7 +20,7 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "responses-proxy",
-		Usage: "[--port <n>] [--server-info <file>] [--http-shutdown] [--upstream-url <url>] [--dump-dir <dir>] | token | status | shutdown",
+		Usage: "[--port <n>] [--server-info <file>] [--http-shutdown] [--upstream-url <url>] [--dump-dir <dir>] | token | status | shutdown | clients | rotate | revoke",
 		Short: "Lets local programs use the OpenAI Responses API without seeing the key",
 		Long: `
 Runs a proxy on 127.0.0.1 that holds an OpenAI API key for programs that must
@@ -36,7 +38,10 @@ the server-info file, which only its owner can read; without --server-info the
 token is printed once to stderr.
 
 The process is hardened: it leaves no core dumps, other processes of its user
-cannot read its memory, and it has no admin endpoint.
+cannot read its memory, and it has no admin endpoint. With --admin-socket it has
+one on a unix socket, for the verbs clients, rotate and revoke (--address
+unix/PATH). Whoever runs as the same user can then reconfigure the proxy, and so
+read the key.
 `,
 		CobraFunc: func(cmd *cobra.Command) {
 			flags := cmd.Flags()
@@ -51,9 +56,12 @@ cannot read its memory, and it has no admin endpoint.
 			flags.StringArray("allow-route", nil, "Further route, as \"METHOD PATH\" or \"METHOD PATH any_query\" (repeatable)")
 			flags.Bool("websocket", false, "Allow WebSocket on /v1/responses")
 			flags.Bool("access-log", false, "Log every request to stderr, without its secrets")
+			flags.String("rotate-every", "", "Replace the token regularly, as \"INTERVAL\" or \"INTERVAL GRACE\", such as \"12h 5m\" (needs --server-info)")
+			flags.String("admin-socket", "", "Unix socket for the verbs clients, rotate and revoke; only the proxy's own user can use it")
 			cmd.Args = cobra.NoArgs
 			cmd.RunE = caddycmd.WrapCommandFuncForCobra(runProxyCommand)
 			addVerbs(cmd)
+			addAdminVerbs(cmd)
 		},
 	})
 }
@@ -74,6 +82,11 @@ func runProxyCommand(flags caddycmd.Flags) (int, error) {
 	// Before the key is in memory.
 	if err := hardenProcess(); err != nil {
 		return caddy.ExitCodeFailedStartup, err
+	}
+	if options.adminSocket != "" {
+		if err := makeFilesPrivate(); err != nil {
+			return caddy.ExitCodeFailedStartup, fmt.Errorf("--admin-socket: %w", err)
+		}
 	}
 	key, err := readKey(os.Stdin, os.Stderr)
 	if err != nil {
@@ -121,13 +134,16 @@ type proxyOptions struct {
 	allowRoute     []string
 	websocket      bool
 	accessLog      bool
+	rotateEvery    *Rotation
+	adminSocket    string
 }
 
 func proxyOptionsFrom(flags caddycmd.Flags) (*proxyOptions, error) {
 	port, portErr := flags.GetUint16("port")
 	origins, originErr := flags.GetStringArray("allow-origin")
 	routes, routeErr := flags.GetStringArray("allow-route")
-	if err := errors.Join(portErr, originErr, routeErr); err != nil {
+	err := errors.Join(portErr, originErr, routeErr)
+	if err != nil {
 		return nil, err
 	}
 	options := &proxyOptions{
@@ -146,7 +162,75 @@ func proxyOptionsFrom(flags caddycmd.Flags) (*proxyOptions, error) {
 	if options.owner != "" && options.serverInfo == "" {
 		return nil, errors.New("--owner says who owns the server-info file; it needs --server-info")
 	}
+	if options.rotateEvery, err = rotationFlag(flags.String("rotate-every")); err != nil {
+		return nil, err
+	}
+	if options.rotateEvery != nil && options.serverInfo == "" {
+		return nil, errors.New("--rotate-every: callers learn the next token from the server-info file; it needs --server-info")
+	}
+	if options.adminSocket, err = adminSocketFlag(flags.String("admin-socket")); err != nil {
+		return nil, fmt.Errorf("--admin-socket: %w", err)
+	}
 	return options, nil
+}
+
+// rotationFlag reads --rotate-every, which has the words of rotate_every.
+func rotationFlag(flag string) (*Rotation, error) {
+	if flag == "" {
+		return nil, nil
+	}
+	words := strings.Fields(flag)
+	durations := make([]caddy.Duration, len(words))
+	for i, word := range words {
+		duration, err := caddy.ParseDuration(word)
+		if err != nil || len(words) > 2 {
+			return nil, fmt.Errorf("--rotate-every %q: write \"INTERVAL\" or \"INTERVAL GRACE\", such as \"12h 5m\"", flag)
+		}
+		durations[i] = caddy.Duration(duration)
+	}
+	if len(words) == 0 {
+		return nil, errors.New("--rotate-every is blank; write an interval, such as 12h")
+	}
+	rotation := &Rotation{Interval: durations[0]}
+	if len(words) == 2 {
+		rotation.Grace = &durations[1]
+	}
+	return rotation, nil
+}
+
+// adminSocketFlag checks the place of the admin socket as that of a server-info
+// file: who could exchange the socket could answer in the proxy's name. Caddy
+// removes what it finds at the path, so there must not be anything but a socket.
+func adminSocketFlag(path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	file, err := newServerInfoFile(path, "")
+	if err != nil {
+		return "", withoutOption(err)
+	}
+	parent, err := file.findParent()
+	if err != nil {
+		return "", withoutOption(err)
+	}
+	if len(parent.missing) > 0 {
+		return "", fmt.Errorf("the directory %s does not exist; make it, for its owner alone", file.dir)
+	}
+	if strings.ContainsAny(file.path, "|{}") {
+		return "", fmt.Errorf("%s: Caddy gives the characters | { } a meaning of their own; name another path", file.path)
+	}
+	if found, err := os.Lstat(file.path); err == nil && found.Mode()&fs.ModeSocket == 0 {
+		return "", fmt.Errorf("%s exists and is not a socket; remove it, or name another path", file.path)
+	}
+	if conn, err := net.Dial("unix", file.path); err == nil {
+		return "", errors.Join(fmt.Errorf("%s is in use by another process; end it, or name another path", file.path), conn.Close())
+	}
+	return file.path, nil
+}
+
+// withoutOption is an error about a server-info file's place for another flag.
+func withoutOption(err error) error {
+	return errors.New(strings.TrimPrefix(err.Error(), "server_info "))
 }
 
 // checkPortIsFree refuses a port that is taken. Caddy itself would share it

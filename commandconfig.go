@@ -75,8 +75,12 @@ func (o *proxyOptions) config() (*caddy.Config, error) {
 		GracePeriod: caddy.Duration(commandGracePeriod),
 	}
 	persist := false
+	admin := &caddy.AdminConfig{Disabled: o.adminSocket == "", Config: &caddy.ConfigSettings{Persist: &persist}}
+	if o.adminSocket != "" {
+		admin.Listen = "unix/" + o.adminSocket
+	}
 	return &caddy.Config{
-		Admin:   &caddy.AdminConfig{Disabled: true, Config: &caddy.ConfigSettings{Persist: &persist}},
+		Admin:   admin,
 		Logging: o.logging(),
 		AppsRaw: caddy.ModuleMap{
 			"http": rawJSON(app),
@@ -97,6 +101,7 @@ func (o *proxyOptions) gate(routes []Route) *Handler {
 		AllowRoute:     routes,
 		DumpDir:        o.dumpDir,
 		HardenProcess:  true,
+		RotateEvery:    o.rotateEvery,
 	}
 	if o.serverInfo != "" {
 		gate.ServerInfo = &ServerInfo{Path: o.serverInfo, Owner: o.owner}
@@ -153,6 +158,9 @@ func (o *proxyOptions) logging() *caddy.Logging {
 	}
 	if o.accessLog {
 		logs["access"] = log("INFO", []string{access}, nil)
+	}
+	if o.adminSocket != "" {
+		logs["admin"] = log("INFO", []string{string(new(adminAPI).CaddyModule().ID)}, nil)
 	}
 	return &caddy.Logging{Logs: logs}
 }

@@ -24,3 +24,11 @@ func exitGracefully(logger *zap.Logger) {
 		logger.Error("cannot shut down", zap.Error(err))
 	}
 }
+
+// makeFilesPrivate takes all access of others away from files that this
+// process makes from now on: Caddy sets the mode of its admin socket only after
+// others could have connected to it.
+func makeFilesPrivate() error {
+	syscall.Umask(0o077)
+	return nil
+}

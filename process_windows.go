@@ -1,6 +1,7 @@
 package responsesproxygate
 
 import (
+	"errors"
 	"os"
 
 	"github.com/caddyserver/caddy/v2"
@@ -28,4 +29,9 @@ func exitGracefully(logger *zap.Logger) {
 		os.Exit(caddy.ExitCodeFailedQuit)
 	}
 	os.Exit(caddy.ExitCodeSuccess)
+}
+
+// makeFilesPrivate is for sockets, which have no owner here.
+func makeFilesPrivate() error {
+	return errors.New("not on Windows, where every user could use the socket; leave it out")
 }

@@ -18,10 +18,14 @@ var flagsOf = map[string][]string{
 	"responses-proxy": {
 		"--port", "--server-info", "--owner", "--http-shutdown", "--upstream-url", "--upstream-header",
 		"--dump-dir", "--allow-origin", "--allow-route", "--websocket", "--access-log",
+		"--rotate-every", "--admin-socket",
 	},
 	"responses-proxy token":    {"--server-info"},
 	"responses-proxy status":   {"--server-info"},
 	"responses-proxy shutdown": {"--server-info", "--path"},
+	"responses-proxy clients":  {"--json", "--config", "--adapter", "--address"},
+	"responses-proxy rotate":   {"--gate", "--client", "--all", "--grace", "--config", "--adapter", "--address"},
+	"responses-proxy revoke":   {"--gate", "--client", "--config", "--adapter", "--address"},
 }
 
 // wantAll checks that text has every word.
@@ -50,7 +54,7 @@ func TestHelpTellsEveryFlag(t *testing.T) {
 		wantAll(t, help, flags)
 		wantAll(t, help, []string{"caddy " + name})
 	}
-	wantAll(t, caddy(t, "responses-proxy", "--help"), []string{"token", "status", "shutdown"})
+	wantAll(t, caddy(t, "responses-proxy", "--help"), []string{"token", "status", "shutdown", "clients", "rotate", "revoke"})
 	wantAll(t, caddy(t, "help"), []string{"responses-proxy"})
 }
 
@@ -71,7 +75,7 @@ func TestCompletionOffersEveryFlag(t *testing.T) {
 	// The script asks the binary for what to offer.
 	wantAll(t, caddy(t, "completion", "bash"), []string{"__complete"})
 	wantAll(t, caddy(t, "__complete", "responses-"), []string{"responses-proxy"})
-	wantAll(t, caddy(t, "__complete", "responses-proxy", ""), []string{"token", "status", "shutdown"})
+	wantAll(t, caddy(t, "__complete", "responses-proxy", ""), []string{"token", "status", "shutdown", "clients", "rotate", "revoke"})
 	for name, flags := range flagsOf {
 		wantAll(t, caddy(t, append(append([]string{"__complete"}, strings.Fields(name)...), "--")...), flags)
 	}
