@@ -39,6 +39,8 @@ func (a *adminAPI) adminPaths() map[string]adminMethods {
 		adminGate + "/rotate":   {http.MethodPost: a.rotateGate},
 		adminClient + "/rotate": {http.MethodPost: a.rotateClient},
 		adminClient + "/revoke": {http.MethodPost: a.revokeClient},
+		adminShared:             {http.MethodPut: a.addShared, http.MethodDelete: a.removeShared},
+		adminShared + "/rotate": {http.MethodPost: a.rotateShared},
 		adminPrefix:             nil, // whatever else begins like this
 	}
 }

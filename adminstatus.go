@@ -15,12 +15,16 @@ type gatesStatus struct {
 type gateStatus struct {
 	Name    string         `json:"name"`
 	Clients []clientStatus `json:"clients"`
+
+	// Where the shared clients are; absent in a gate that has none.
+	Storage *sharedStatus `json:"storage,omitempty"`
 }
 
 // The kinds of tokens, and the states of a client's access.
 const (
 	kindGenerated = "generated"
 	kindFixed     = "fixed"
+	kindShared    = "shared"
 
 	stateActive  = "active"
 	stateRevoked = "revoked"
@@ -31,8 +35,8 @@ const (
 type clientStatus struct {
 	Name string `json:"name"`
 
-	// Where the token comes from: "generated" at the launch, or "fixed" in
-	// the config.
+	// Where the token comes from: "generated" at the launch, "fixed" in the
+	// config, or "shared" through Caddy's storage.
 	Kind string `json:"kind"`
 
 	// "active", "revoked" or "expired".
@@ -82,6 +86,10 @@ func statusOfGates(now time.Time) []gateStatus {
 	})
 	gates := make([]gateStatus, 0, len(byName)) // (an empty list is not null)
 	for _, gate := range byName {
+		if f := fleetOf(gate.Name); f != nil {
+			storage, shared := f.status(now)
+			gate.Storage, gate.Clients = storage, append(gate.Clients, shared...)
+		}
 		slices.SortFunc(gate.Clients, func(a, b clientStatus) int { return cmp.Compare(a.Name, b.Name) })
 		gates = append(gates, *gate)
 	}

@@ -43,6 +43,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //			token       <placeholder>
 //			expires     <duration>
 //		}
+//		shared_clients       [<sync interval>]
 //		rotate_every         <interval> [<grace>]
 //		allow_origin         <origin>...
 //		allow_host           <host>...
@@ -115,6 +116,12 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string) error {
 		return unmarshalServerInfo(d, &h.ServerInfo)
 	case "client":
 		return h.unmarshalClient(d)
+	case "shared_clients":
+		h.SharedClients = new(SharedClients)
+		if d.CountRemainingArgs() == 0 {
+			return nil
+		}
+		return oneDuration(d, &h.SharedClients.SyncEvery)
 	case "rotate_every":
 		return h.unmarshalRotation(d)
 	case "allow_origin":

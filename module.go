@@ -82,6 +82,10 @@ type Handler struct {
 	// Default: none; there is one caller, who is called what the gate is.
 	Client []Client `json:"client,omitempty"`
 
+	// Clients that several gates share through Caddy's `storage`, beside those
+	// of the config. Default: none.
+	SharedClients *SharedClients `json:"shared_clients,omitempty"`
+
 	// How often generated tokens are replaced, those of clients included.
 	// Fixed ones are not. Every caller with a generated token then needs a
 	// `server_info`. Default: a token lasts as long as the launch.
@@ -134,6 +138,7 @@ type Handler struct {
 	credential *credential
 	metrics    *gateMetrics
 	callers    []*configuredCaller
+	fleet      *fleet    // nil: no shared clients
 	rotation   *rotation // nil: only on demand
 	dumper     *dumper   // nil: no dumps
 	stderr     io.Writer
@@ -211,6 +216,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.openCallers(); err != nil {
 		return err
 	}
+	if err := h.openFleet(ctx); err != nil {
+		return err
+	}
 	if err := h.openDumps(); err != nil {
 		return err
 	}
@@ -219,7 +227,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		hosts:        bareHosts(h.AllowHost),
 		routes:       h.AllowRoute,
 		shutdownPath: h.ShutdownEndpoint,
-		tokens:       &tokenSet{callers: h.callers},
+		tokens:       &tokenSet{callers: h.callers, fleet: h.fleet},
 	}
 	return h.publishWhenStarted(ctx)
 }
@@ -281,11 +289,14 @@ func (h *Handler) Cleanup() error {
 	for _, c := range h.callers {
 		errs = append(errs, closeCaller(h.config, c.caller))
 	}
+	if h.fleet != nil {
+		errs = append(errs, leaveFleet(h.config, h.fleet))
+	}
 	if h.metrics != nil {
 		_, err := gates.Delete(h.Name)
 		errs = append(errs, err)
 	}
-	h.callers = nil // (the policy keeps its own: requests may still be under way)
+	h.callers, h.fleet = nil, nil // (the policy keeps its own: requests may still be under way)
 	return errors.Join(errs...)
 }
 
@@ -402,6 +413,7 @@ func (h *Handler) publish() error {
 	for _, c := range h.callers {
 		c.start(h.config)
 	}
+	h.fleet.start(h.config)
 	info, err := describeServer(h.server, h.AllowHost, h.AllowRoute)
 	if err != nil {
 		return h.gateError(err)

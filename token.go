@@ -104,15 +104,27 @@ func (r *tokenRing) clear() { r.accepted.Store(nil) }
 // tokenSet finds out whose token a request presents.
 type tokenSet struct {
 	callers []*configuredCaller
+	fleet   *fleet // nil: there are no shared clients
 }
 
 // match finds the caller whose token this is. Every digest of every caller is
 // compared, in constant time, whether or not one before it was right; only
-// then does it matter whether the token that was found is still usable.
+// then does it matter whether the token that was found is still usable. What
+// the config says comes before what the storage says.
 func (s *tokenSet) match(presented string) (*configuredCaller, bool) {
 	digest := digestOf(presented)
 	var found *configuredCaller
 	var as acceptedToken
+	for _, c := range s.fleet.clients() {
+		for _, token := range c.accepted() {
+			if subtle.ConstantTimeCompare(digest[:], token.digest[:]) == 1 {
+				found, as = c, token
+			}
+		}
+	}
+	if found != nil && s.isTaken(found) {
+		found = nil
+	}
 	for _, c := range s.callers {
 		for _, token := range c.accepted() {
 			if subtle.ConstantTimeCompare(digest[:], token.digest[:]) == 1 {

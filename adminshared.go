@@ -1,0 +1,205 @@
+package responsesproxygate
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+)
+
+// adminShared is where the admin endpoint has a gate's shared clients. Tokens
+// never go through it: whoever adds a client makes its token and sends the digest.
+const adminShared = adminGate + "/shared/{client}"
+
+// addOptions is the body of PUT: a further shared client.
+type addOptions struct {
+	// The SHA-256 digest of the client's token, in hexadecimal. The gate
+	// cannot see whether the token is a good one: make it of 256 random bits.
+	SHA256 string `json:"sha256"`
+
+	// When the client's access ends, from now, such as "30d". Default: never.
+	Expires string `json:"expires,omitempty"`
+}
+
+// rotateSharedOptions is the body of a shared client's rotation.
+type rotateSharedOptions struct {
+	// The SHA-256 digest of the client's next token, in hexadecimal.
+	SHA256 string `json:"sha256"`
+
+	// How long former tokens are still accepted; "0s" for one that has leaked.
+	// Default: 5 minutes.
+	Grace *string `json:"grace,omitempty"`
+}
+
+// addShared registers a client, and answers what holds now.
+func (a *adminAPI) addShared(r *http.Request) (any, error) {
+	var options addOptions
+	if err := readAdminBody(r, &options); err != nil {
+		return nil, err
+	}
+	digest, err := parseDigest(options.SHA256)
+	if err != nil {
+		return nil, adminError(http.StatusBadRequest, fmt.Errorf("sha256: %w", err))
+	}
+	expires, err := parseExpires(options.Expires)
+	if err != nil {
+		return nil, adminError(http.StatusBadRequest, err)
+	}
+	return a.changeShared(r, "added", func(f *fleet, client string) error {
+		return f.add(r.Context(), client, digest, expires)
+	})
+}
+
+// parseExpires reads how long a client's access lasts; "" is for ever.
+func parseExpires(text string) (time.Duration, error) {
+	if text == "" {
+		return 0, nil
+	}
+	expires, err := caddy.ParseDuration(text)
+	if err != nil || expires <= 0 {
+		return 0, fmt.Errorf("expires %q: write a duration above zero, such as 12h or 30d", text)
+	}
+	return expires, nil
+}
+
+// rotateShared gives a client another token, and answers what holds now.
+func (a *adminAPI) rotateShared(r *http.Request) (any, error) {
+	var options rotateSharedOptions
+	if err := readAdminBody(r, &options); err != nil {
+		return nil, err
+	}
+	digest, err := parseDigest(options.SHA256)
+	if err != nil {
+		return nil, adminError(http.StatusBadRequest, fmt.Errorf("sha256: %w", err))
+	}
+	grace := defaultGrace
+	if options.Grace != nil {
+		if grace, err = parseGrace(*options.Grace); err != nil {
+			return nil, adminError(http.StatusBadRequest, err)
+		}
+	}
+	return a.changeShared(r, "rotated", func(f *fleet, client string) error {
+		return f.rotate(r.Context(), client, digest, grace)
+	})
+}
+
+// removeShared takes a client's access away.
+func (a *adminAPI) removeShared(r *http.Request) (any, error) {
+	if err := readAdminBody(r, new(struct{})); err != nil {
+		return nil, err
+	}
+	return a.changeShared(r, "removed", func(f *fleet, client string) error {
+		return f.remove(r.Context(), client)
+	})
+}
+
+// changeShared changes the client that the request's path names.
+func (a *adminAPI) changeShared(r *http.Request, done string, change func(f *fleet, client string) error) (any, error) {
+	gate, client := r.PathValue("gate"), r.PathValue("client")
+	if len(callersOf(gate)) == 0 {
+		return nil, errNoSuchGate(gate)
+	}
+	f := fleetOf(gate)
+	if err := change(f, client); err != nil {
+		a.logger.Warn("a shared client was not "+done, zap.String("gate", gate), zap.String("client", client), zap.Error(err))
+		return nil, adminError(statusOfChange(err), fmt.Errorf("gate %s, shared client %q: %w", gate, client, err))
+	}
+	a.logger.Info("shared client "+done, zap.String("gate", gate), zap.String("client", client))
+	for _, c := range f.clients() {
+		if c.name == client {
+			return c.sharedStatus(time.Now()), nil
+		}
+	}
+	return struct{}{}, nil
+}
+
+// statusOfChange is the HTTP status for why a change was not made.
+func statusOfChange(err error) int {
+	var outage *outageError
+	switch {
+	case errors.As(err, &outage), errors.Is(err, errSlowStorage):
+		return http.StatusServiceUnavailable
+	case errors.Is(err, errNoFleet), errors.Is(err, errNoSharedClient):
+		return http.StatusNotFound
+	case errors.Is(err, errClientName):
+		return http.StatusBadRequest
+	case errors.Is(err, errManyClients), errors.Is(err, errManyTokens):
+		return http.StatusTooManyRequests
+	}
+	return http.StatusConflict
+}
+
+// fleetOf is the fleet of a gate; nil without one.
+func fleetOf(gate string) (found *fleet) {
+	fleets.Range(func(name, value any) bool {
+		if name == gate {
+			found = value.(*fleet)
+		}
+		return found == nil
+	})
+	return found
+}
+
+// sharedStatus is what the admin endpoint tells of what a gate knows of the
+// storage.
+type sharedStatus struct {
+	// When the shared clients were last found to be as they are known, or
+	// changed here. Never: nothing is known, and all are refused.
+	LastRead *time.Time `json:"last_read,omitempty"`
+
+	// Why the storage cannot be read as it should.
+	Error string `json:"error,omitempty"`
+}
+
+// status describes the shared clients as this replica knows them.
+func (f *fleet) status(now time.Time) (storage *sharedStatus, clients []clientStatus) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	storage = new(sharedStatus)
+	if !f.lastRead.IsZero() {
+		storage.LastRead = optionalTime(f.lastRead)
+	}
+	if f.failure != nil {
+		storage.Error = f.failure.Error()
+	}
+	for _, c := range f.clients() {
+		status := c.sharedStatus(now)
+		if f.current.reserved[c.name] {
+			status.Error = errReservedName.Error()
+		}
+		clients = append(clients, status)
+	}
+	return storage, clients
+}
+
+// sharedStatus describes a shared client. What is counted is this replica's.
+func (c *configuredCaller) sharedStatus(now time.Time) clientStatus {
+	s := clientStatus{
+		Name:             c.name,
+		Kind:             kindShared,
+		State:            stateActive,
+		Began:            inSeconds(c.began),
+		AgeSeconds:       int64(now.Sub(c.began).Seconds()),
+		AcceptedRequests: c.usage.accepted.Load(),
+		OpenWebSockets:   c.sessions.count(),
+	}
+	if last := c.usage.last.Load(); last != 0 {
+		s.LastUsed = optionalTime(time.Unix(0, last))
+	}
+	if !c.ends.IsZero() {
+		s.Expires = optionalTime(c.ends)
+		if !now.Before(c.ends) {
+			s.State = stateExpired
+			return s
+		}
+	}
+	for _, token := range c.ring.tokens() {
+		if token.usable(now) {
+			s.AcceptedTokens++
+		}
+	}
+	return s
+}

@@ -1,0 +1,109 @@
+package responsesproxygate
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+)
+
+// digestText is a token's digest as the admin endpoint takes it.
+func digestText(token string) string {
+	digest := digestOf(token)
+	return hex.EncodeToString(digest[:])
+}
+
+func sharedAt(h *Handler, client string) string {
+	return "gates/" + url.PathEscape(h.Name) + "/shared/" + client
+}
+
+func TestSharedClientsChangeThroughTheAdminEndpoint(t *testing.T) {
+	endpoint := newAdminEndpoint()
+	h := withStorage(t, t.TempDir()).starts(t, t.Name(), sharing)
+	at := sharedAt(h, "ci")
+	first, second := newToken().reveal(), newToken().reveal()
+
+	added := endpoint.do(http.MethodPut, at, fmt.Sprintf(`{"sha256":%q,"expires":"30d"}`, digestText(first)))
+	if added.Code != http.StatusOK || !strings.Contains(added.Body.String(), `"kind":"shared","state":"active"`) {
+		t.Errorf("adding: %d %s", added.Code, added.Body)
+	}
+	if user, ok := passes(t, h, first); !ok || user != "ci" {
+		t.Errorf("it passes: %t, as %q", ok, user)
+	}
+	if rotated := endpoint.do(http.MethodPost, at+"/rotate", fmt.Sprintf(`{"sha256":%q,"grace":"0s"}`, digestText(second))); rotated.Code != http.StatusOK {
+		t.Errorf("rotating: %d %s", rotated.Code, rotated.Body)
+	}
+	if _, ok := passes(t, h, first); ok {
+		t.Error("the former token passes")
+	}
+	if _, ok := passes(t, h, second); !ok {
+		t.Error("the next token is refused")
+	}
+
+	var listed gatesStatus
+	if err := json.Unmarshal(endpoint.do(http.MethodGet, "gates", "").Body.Bytes(), &listed); err != nil {
+		t.Fatal(err)
+	}
+	for _, gate := range listed.Gates {
+		if gate.Name != h.Name {
+			continue
+		}
+		if len(gate.Clients) != 2 || gate.Storage == nil || gate.Storage.LastRead == nil || gate.Storage.Error != "" {
+			t.Fatalf("the list has %+v", gate)
+		}
+		if c := gate.Clients[1]; c.Name != "ci" || c.Kind != kindShared || c.AcceptedRequests != 2 || c.AcceptedTokens != 1 || c.Expires == nil || c.LastUsed == nil {
+			t.Errorf("the list has %+v", c)
+		}
+	}
+
+	if removed := endpoint.do(http.MethodDelete, at, ""); removed.Code != http.StatusOK || removed.Body.String() != "{}\n" {
+		t.Errorf("removing: %d %s", removed.Code, removed.Body)
+	}
+	if _, ok := passes(t, h, second); ok {
+		t.Error("a removed client passes")
+	}
+	for _, entry := range endpoint.logs.All() {
+		if text := fmt.Sprint(entry.Message, entry.ContextMap()); strings.Contains(text, first) || strings.Contains(text, second) || strings.Contains(text, digestText(first)) {
+			t.Errorf("the log has %s", text)
+		}
+	}
+}
+
+func TestTheAdminEndpointRefusesChangesThatItCannotMake(t *testing.T) {
+	endpoint := newAdminEndpoint()
+	h := withStorage(t, t.TempDir()).starts(t, t.Name(), sharing)
+	alone := withStorage(t, t.TempDir()).starts(t, t.Name()+"-alone", "")
+	digest := fmt.Sprintf(`{"sha256":%q`, digestText(newToken().reveal()))
+	addsTo(t, h, "there")
+	for name, attempt := range map[string]struct {
+		method, path, body string
+		status             int
+	}{
+		"a token in place of its digest": {http.MethodPut, sharedAt(h, "ci"), fmt.Sprintf(`{"sha256":%q}`, newToken().reveal()), 400},
+		"no digest":                      {http.MethodPut, sharedAt(h, "ci"), "", 400},
+		"an end that is no duration":     {http.MethodPut, sharedAt(h, "ci"), digest + `,"expires":"soon"}`, 400},
+		"an end at once":                 {http.MethodPut, sharedAt(h, "ci"), digest + `,"expires":"0s"}`, 400},
+		"a misspelt option":              {http.MethodPut, sharedAt(h, "ci"), digest + `,"expire":"1h"}`, 400},
+		"a grace that is none":           {http.MethodPost, sharedAt(h, "there") + "/rotate", digest + `,"grace":"-1s"}`, 400},
+		"a name that is none":            {http.MethodPut, sharedAt(h, "a%2Fb"), digest + `}`, 400},
+		"a name that is taken":           {http.MethodPut, sharedAt(h, "there"), digest + `}`, 409},
+		"the gate's name":                {http.MethodPut, sharedAt(h, h.Name), digest + `}`, 409},
+		"a client that is not there":     {http.MethodDelete, sharedAt(h, "ci"), "", 404},
+		"rotating one that is not there": {http.MethodPost, sharedAt(h, "ci") + "/rotate", digest + `}`, 404},
+		"a gate without shared clients":  {http.MethodPut, sharedAt(alone, "ci"), digest + `}`, 404},
+		"a gate that is not there":       {http.MethodPut, "gates/none/shared/ci", digest + `}`, 404},
+		"another method":                 {http.MethodPost, sharedAt(h, "ci"), digest + `}`, 405},
+		"a query":                        {http.MethodDelete, sharedAt(h, "there") + "?gate=x", "", 400},
+	} {
+		got := endpoint.do(attempt.method, attempt.path, attempt.body)
+		if got.Code != attempt.status {
+			t.Errorf("%s: %d %s, want %d", name, got.Code, got.Body, attempt.status)
+		}
+	}
+	if n := len(h.fleet.clients()); n != 1 {
+		t.Errorf("there are %d clients after all that", n)
+	}
+}

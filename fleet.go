@@ -1,0 +1,440 @@
+package responsesproxygate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/certmagic"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
+)
+
+// fleets holds what gates know of their shared clients, across config reloads,
+// by the gate's name: a *fleet.
+var fleets = caddy.NewUsagePool()
+
+// fleet is what a gate knows of the clients that it shares with other replicas.
+type fleet struct {
+	gate     string
+	known    atomic.Pointer[sharedList] // nil: nothing yet, so nobody passes
+	wake     chan struct{}              // something is due earlier than planned
+	changing chan struct{}              // holds one value while a change is made here
+	stop     context.CancelFunc
+	stopped  chan struct{} // closed when the loop has ended
+
+	mu       sync.Mutex
+	configs  map[configID]*fleetConfig
+	current  *fleetConfig // the one that holds
+	changes  uint64       // made here, so that what was read before one is not taken for news
+	lastRead time.Time    // when the storage last had what is known
+	trouble  string       // what kind of trouble was logged; "" is none
+	failure  error        // the trouble as it is now
+	ignored  map[string]bool
+}
+
+// fleetConfig is what a config says of the shared clients.
+type fleetConfig struct {
+	store    *sharedStore
+	every    time.Duration
+	reserved map[string]bool // names of the gate and of configured clients
+	logger   *zap.Logger
+	first    *reading // what the storage had when the config was loaded; nil: it is the former config's storage
+}
+
+// sharedList is what is known of the shared clients. It is replaced as a whole.
+type sharedList struct {
+	mark    string // of the storage's last change that is in it; "" has all be read again
+	existed bool   // there has been a mark, so there must be one
+	read    time.Time
+	clients []*configuredCaller
+	records map[string]*clientRecord
+}
+
+// openFleet finds what the gate knows of its shared clients, or begins to learn.
+func (h *Handler) openFleet(ctx caddy.Context) error {
+	if h.SharedClients == nil {
+		return nil
+	}
+	every, err := h.SharedClients.resolve()
+	if err != nil {
+		return h.gateError(err)
+	}
+	c := &fleetConfig{
+		store:    &sharedStore{storage: ctx.Storage(), identity: identify(ctx.Storage()), gate: h.Name},
+		every:    every,
+		reserved: map[string]bool{h.Name: true},
+		logger:   h.logger,
+	}
+	for _, client := range h.Client {
+		c.reserved[client.Name] = true
+	}
+	if err := c.store.audit(); err != nil {
+		return h.gateError(err)
+	}
+	h.fleet = joinFleet(ctx, h.config, c)
+	return nil
+}
+
+// joinFleet adds a config to those that use a gate's fleet. It needs one leaveFleet.
+func joinFleet(ctx context.Context, config configID, c *fleetConfig) *fleet {
+	value, _, _ := fleets.LoadOrNew(c.store.gate, func() (caddy.Destructor, error) {
+		return newFleet(c.store.gate), nil
+	})
+	f := value.(*fleet)
+	f.join(ctx, config, c)
+	return f
+}
+
+// join adds a config. It holds at once if there is no other, and else when it
+// is started.
+func (f *fleet) join(ctx context.Context, config configID, c *fleetConfig) {
+	f.mu.Lock()
+	former := f.current
+	f.mu.Unlock()
+	if former == nil || former.store.identity != c.store.identity {
+		// Known before the first request comes, in which a client of long
+		// standing would be refused.
+		first := c.store.readWithin(ctx, "")
+		c.first = &first
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.configs[config] = c
+	if f.current == nil {
+		f.useLocked(c)
+	}
+}
+
+// leaveFleet is for a config that ends. If the gate goes on without shared
+// clients, their WebSockets end.
+func leaveFleet(config configID, f *fleet) error {
+	f.mu.Lock()
+	left := f.configs[config]
+	delete(f.configs, config)
+	if f.current == left {
+		for _, remaining := range f.configs {
+			// The new config has failed, and this is the old one.
+			f.useLocked(remaining)
+		}
+	}
+	f.mu.Unlock()
+	gone, err := fleets.Delete(f.gate)
+	if gone && gateRunsWithout(config, f.gate) {
+		f.end()
+	}
+	return err
+}
+
+func newFleet(gate string) *fleet {
+	ctx, stop := context.WithCancel(context.Background())
+	f := &fleet{
+		gate: gate, wake: make(chan struct{}, 1), changing: make(chan struct{}, 1), stop: stop, stopped: make(chan struct{}),
+		configs: make(map[configID]*fleetConfig), ignored: make(map[string]bool),
+	}
+	go f.run(ctx)
+	return f
+}
+
+// start has a config hold.
+func (f *fleet) start(config configID) {
+	if f == nil {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.useLocked(f.configs[config])
+}
+
+// useLocked has a config hold. From another storage than before, nothing of
+// what was known counts.
+func (f *fleet) useLocked(c *fleetConfig) {
+	if c == f.current {
+		return
+	}
+	former := f.current
+	f.current = c
+	if former == nil || former.store.identity != c.store.identity {
+		f.trouble, f.failure, f.lastRead = "", nil, time.Time{}
+		if former != nil {
+			f.replaceLocked(nil)
+		}
+		if c.first != nil {
+			f.takeLocked(*c.first)
+		}
+	}
+	f.nudge()
+}
+
+// nudge has the loop look what is due.
+func (f *fleet) nudge() {
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Destruct implements caddy.Destructor: no config has shared clients in this
+// gate any more, or Caddy exits.
+func (f *fleet) Destruct() error {
+	f.stop()
+	if list := f.known.Load(); list != nil {
+		for _, c := range list.clients {
+			c.gone.Store(true)
+			forget(prometheus.Labels{"gate": f.gate, "client": c.name})
+		}
+	}
+	return nil
+}
+
+// end ends all sessions.
+func (f *fleet) end() {
+	for _, c := range f.clients() {
+		c.sessions.end()
+	}
+}
+
+// clients are the shared clients as they are known.
+func (f *fleet) clients() []*configuredCaller {
+	if f == nil {
+		return nil
+	}
+	if list := f.known.Load(); list != nil {
+		return list.clients
+	}
+	return nil
+}
+
+var errVanished = errors.New("the shared clients are no longer in it; put them back, or restart every replica to begin anew")
+
+// takeLocked takes what was read for the truth.
+func (f *fleet) takeLocked(r reading) {
+	known := f.known.Load()
+	switch {
+	case r.err != nil:
+		f.troubleLocked("storage", r.err)
+		return
+	case r.mark == "" && known != nil && known.existed:
+		// An unmounted folder looks so, or a database that has lost its data.
+		f.troubleLocked("storage", errVanished)
+		return
+	case r.same:
+		f.troubleLocked("", nil)
+		return
+	}
+	list := &sharedList{mark: r.mark, existed: r.mark != "", read: time.Now(), records: r.records}
+	var damage []error
+	for _, client := range slices.Sorted(maps.Keys(r.damaged)) {
+		damage = append(damage, r.damaged[client])
+		list.mark = "" // look again next time
+		if known != nil && known.records[client] != nil {
+			list.records[client] = known.records[client]
+		}
+	}
+	f.replaceLocked(list)
+	if len(damage) > 0 {
+		f.troubleLocked("record", errors.Join(damage...))
+		return
+	}
+	f.troubleLocked("", nil)
+}
+
+// replaceLocked replaces what is known, and ends the sessions of those whose
+// access has been taken away.
+func (f *fleet) replaceLocked(list *sharedList) {
+	former := make(map[string]*configuredCaller)
+	for _, c := range f.clients() {
+		former[c.name] = c
+	}
+	var ended []*configuredCaller
+	if list != nil {
+		list.clients = make([]*configuredCaller, 0, len(list.records))
+		for _, name := range slices.Sorted(maps.Keys(list.records)) {
+			record := list.records[name]
+			c, lost := f.client(record, former[name])
+			list.clients = append(list.clients, c)
+			if lost {
+				ended = append(ended, c)
+			}
+			if was := former[name]; was != nil && was.caller == c.caller {
+				delete(former, name)
+			}
+			f.warnOfReservedLocked(name)
+		}
+	}
+	f.known.Store(list)
+	for name, c := range former {
+		c.gone.Store(true)
+		c.sessions.end()
+		if (list == nil || list.records[name] == nil) && !f.current.reserved[name] {
+			forget(prometheus.Labels{"gate": f.gate, "client": name})
+		}
+	}
+	for _, c := range ended {
+		c.sessions.end()
+	}
+}
+
+// client is a client as its record has it now. What is counted of it, and its
+// sessions, are those of before, unless it was removed and added again.
+// lost says that a token was taken away from it ahead of its time.
+func (f *fleet) client(record *clientRecord, former *configuredCaller) (c *configuredCaller, lost bool) {
+	tokens, _ := record.accepted() // (parseRecord has refused others)
+	c = &configuredCaller{name: record.Client, userID: record.Client, ends: record.Expires}
+	if former != nil && former.began.Equal(record.Created) {
+		c.caller = former.caller
+		for _, token := range former.ring.tokens() {
+			is := func(t acceptedToken) bool { return t.digest == token.digest }
+			lost = lost || token.usable(time.Now()) && !slices.ContainsFunc(tokens, is)
+		}
+	} else {
+		id := callerID{gate: f.gate, client: record.Client}
+		c.caller = &caller{id: id, began: record.Created, metrics: newCallerMetrics(id)}
+	}
+	c.ring.accepted.Store(&tokens)
+	return c, lost
+}
+
+// warnOfReservedLocked says, once, that a client is ignored.
+func (f *fleet) warnOfReservedLocked(name string) {
+	if !f.current.reserved[name] || f.ignored[name] {
+		return
+	}
+	f.ignored[name] = true
+	f.current.logger.Warn("a shared client has the name of the gate or of a configured client, which comes first; remove the shared one, or rename the other",
+		zap.String("gate", f.gate), zap.String("client", name))
+}
+
+// troubleLocked logs the beginning of each outage, once, and its end.
+func (f *fleet) troubleLocked(kind string, err error) {
+	f.failure = err
+	if kind != "storage" {
+		f.lastRead = time.Now()
+	}
+	if kind == f.trouble {
+		return
+	}
+	f.trouble = kind
+	gate := zap.String("gate", f.gate)
+	switch {
+	case kind == "":
+		f.current.logger.Info("the shared clients can be read again", gate)
+	case f.known.Load() == nil:
+		f.current.logger.Error("the storage's shared clients cannot be read, and none is known: all are refused until it can", gate, zap.Error(err))
+	default:
+		f.current.logger.Error("the storage's shared clients cannot be read as they should: those that are known pass as before, changes do not get here", gate, zap.Error(err))
+	}
+}
+
+// run reads the storage again and again, and ends what expires in between.
+func (f *fleet) run(ctx context.Context) {
+	defer close(f.stopped)
+	var (
+		reader  *fleetConfig   // whose storage is being read
+		pending <-chan reading // nil: none is
+		began   time.Time      // when the last read began
+		changes uint64         // made before it
+	)
+	for {
+		f.mu.Lock()
+		c, now := f.current, time.Now()
+		if c == nil {
+			c = &fleetConfig{every: time.Hour}
+		}
+		if reader != c && reader != nil {
+			pending, began = nil, time.Time{} // (its goroutine ends by itself)
+		}
+		if pending == nil && c.store != nil && !now.Before(began.Add(c.every)) {
+			reader, began, changes = c, now, f.changes
+			pending = c.store.readApart(ctx, f.sinceLocked(now))
+		}
+		f.mu.Unlock()
+		due := began.Add(c.every)
+		if c.store == nil {
+			due = now.Add(c.every)
+		} else if pending != nil {
+			due = began.Add(readPatience)
+		}
+		if end := f.endExpired(now); !end.IsZero() && end.Before(due) {
+			due = end
+		}
+		timer := time.NewTimer(time.Until(due))
+		select {
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		case <-f.wake:
+		case r := <-pending:
+			pending = nil
+			f.mu.Lock()
+			switch {
+			case reader != f.current:
+			case changes != f.changes:
+				began = time.Time{} // it may be from before the change: again, at once
+			default:
+				f.takeLocked(r)
+			}
+			f.mu.Unlock()
+		case <-timer.C:
+			if pending != nil && !time.Now().Before(began.Add(readPatience)) {
+				f.mu.Lock()
+				f.troubleLocked("storage", errHangs)
+				f.mu.Unlock()
+				began = time.Now() // (the read is still under way)
+			}
+		}
+		timer.Stop()
+	}
+}
+
+// fullReadEvery is how often all is read even if the mark is the same: for
+// what was changed by other means, or by a process that was killed before it
+// could say so.
+const fullReadEvery = time.Minute
+
+// sinceLocked is the mark of what is known; "" is for all to be read.
+func (f *fleet) sinceLocked(now time.Time) string {
+	known := f.known.Load()
+	if known == nil || now.Sub(known.read) >= fullReadEvery {
+		return ""
+	}
+	return known.mark
+}
+
+// endExpired ends the sessions of clients whose access has expired, and tells
+// when the next one's does. Whether a request passes does not depend on it.
+func (f *fleet) endExpired(now time.Time) (next time.Time) {
+	for _, c := range f.clients() {
+		switch {
+		case c.ends.IsZero():
+		case !now.Before(c.ends):
+			c.sessions.end()
+		case next.IsZero() || c.ends.Before(next):
+			next = c.ends
+		}
+	}
+	return next
+}
+
+// isTaken tells whether a shared client has a name that a configured caller has.
+func (s *tokenSet) isTaken(c *configuredCaller) bool {
+	return c.name == c.id.gate || slices.ContainsFunc(s.callers, func(other *configuredCaller) bool { return other.name == c.name })
+}
+
+// identify tells storages apart, by their place and not by their value: each
+// reload makes a new one. One that does not describe itself is always another.
+func identify(storage certmagic.Storage) string {
+	if described, ok := storage.(fmt.Stringer); ok {
+		return fmt.Sprintf("%T %s", storage, described)
+	}
+	return fmt.Sprintf("%T %p", storage, storage)
+}
+
+// Interface guard
+var _ caddy.Destructor = (*fleet)(nil)

@@ -1,0 +1,140 @@
+package responsesproxygate
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/caddyserver/certmagic"
+)
+
+func TestAChangeThatCannotBeMadeIsRefusedWithTheReason(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newReplica(t, newMemoryStorage())
+		token := a.adds(t, "ci", 0)
+		fresh := digestOf("fresh")
+		for name, attempt := range map[string]struct {
+			change func(context.Context) error
+			want   error
+		}{
+			"adding a name twice":         {func(ctx context.Context) error { return a.add(ctx, "ci", fresh, 0) }, errClientExists},
+			"adding a name with a slash":  {func(ctx context.Context) error { return a.add(ctx, "../ci", fresh, 0) }, errClientName},
+			"adding no name":              {func(ctx context.Context) error { return a.add(ctx, "", fresh, 0) }, errClientName},
+			"adding another's token":      {func(ctx context.Context) error { return a.add(ctx, "other", digestOf(token), 0) }, errTokenInUse},
+			"rotating to another's token": {func(ctx context.Context) error { a.adds(t, "b", 0); return a.rotate(ctx, "b", digestOf(token), 0) }, errTokenInUse},
+			"rotating one that is not":    {func(ctx context.Context) error { return a.rotate(ctx, "none", fresh, 0) }, errNoSharedClient},
+			"removing one that is not":    {func(ctx context.Context) error { return a.remove(ctx, "none") }, errNoSharedClient},
+			"without shared clients":      {func(ctx context.Context) error { return (*fleet)(nil).add(ctx, "ci", fresh, 0) }, errNoFleet},
+		} {
+			if err := attempt.change(t.Context()); !errors.Is(err, attempt.want) {
+				t.Errorf("%s: %v, want %v", name, err, attempt.want)
+			}
+		}
+		a.wants(t, "after all that", token, "ci")
+	})
+}
+
+func TestRotatingWithAGraceAgainAndAgainIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := newReplica(t, newMemoryStorage())
+		a.adds(t, "ci", 0)
+		var err error
+		for rotations := 1; err == nil; rotations++ {
+			if rotations > maxAccepted {
+				t.Fatalf("%d rotations", rotations)
+			}
+			err = a.rotate(t.Context(), "ci", digestOf(newToken().reveal()), time.Hour)
+		}
+		if !errors.Is(err, errManyTokens) {
+			t.Error(err)
+		}
+	})
+}
+
+func TestChangesOfManyReplicasAtOnceAreAllKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := newMemoryStorage()
+		var group sync.WaitGroup
+		tokens := make([]map[string]string, 4)
+		for i := range tokens {
+			replica, added := newReplica(t, storage), make(map[string]string)
+			tokens[i] = added
+			group.Go(func() {
+				for j := range 20 {
+					name := string(rune('a'+i)) + string(rune('a'+j))
+					added[replica.adds(t, name, 0)] = name
+				}
+			})
+		}
+		group.Wait()
+		fresh := newReplica(t, storage)
+		for _, added := range tokens {
+			for token, name := range added {
+				fresh.wants(t, "on a replica that starts", token, name)
+			}
+		}
+	})
+}
+
+func TestTwoChangesOfOneClientAtOnceDoNotBothSucceed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := newMemoryStorage()
+		a, b := newReplica(t, storage), newReplica(t, storage)
+		var group sync.WaitGroup
+		errs := make([]error, 2)
+		for i, replica := range []*testReplica{a, b} {
+			group.Go(func() { errs[i] = replica.add(t.Context(), "ci", digestOf(newToken().reveal()), 0) })
+		}
+		group.Wait()
+		if (errs[0] == nil) == (errs[1] == nil) {
+			t.Errorf("adding one client on two replicas: %v, %v", errs[0], errs[1])
+		}
+		// A lock is no guarantee: here, another process writes all the same.
+		token := a.adds(t, "other", 0)
+		storage.mu.Lock()
+		former := storage.values[a.config.store.key("other")]
+		storage.before = func(operation, key string) {
+			if operation == "store" && strings.HasSuffix(key, "/changed") {
+				storage.put("other", former)
+			}
+		}
+		storage.mu.Unlock()
+		if err := a.rotate(t.Context(), "other", digestOf("lost"), 0); !errors.Is(err, errChangedAtOnce) {
+			t.Errorf("a rotation that was overwritten: %v", err)
+		}
+		time.Sleep(defaultSyncEvery)
+		a.wants(t, "after it was overwritten", "lost", "")
+		a.wants(t, "after it was overwritten", token, "other")
+	})
+}
+
+// A process that had the lock before one that was killed goes on refreshing
+// the file (certmagic v0.25.6), so it never gets stale.
+func TestALockInFilesThatNeverGetsStaleDoesNotStopChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := &certmagic.FileStorage{Path: t.TempDir()}
+		a := newReplica(t, storage)
+		token := a.adds(t, "leaked", 0)
+		time.Sleep(time.Minute)
+		if err := storage.Lock(t.Context(), a.config.store.key("leaked")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		began := time.Now()
+		if err := a.remove(t.Context(), "leaked"); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(began); took > 2*lockPatience {
+			t.Errorf("it takes %v", took)
+		}
+		a.wants(t, "after it was removed", token, "")
+		if err := storage.Unlock(t.Context(), a.config.store.key("leaked")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute) // (certmagic looks every five seconds whether the file is still there)
+	})
+}
