@@ -50,6 +50,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		allow_route          <METHOD> <path> [any_query]
 //		shutdown_endpoint    [<path>]
 //		dump_dir             <path>
+//		log_accepted
 //		harden_process
 //		insecure_allow       <risk>...
 //	}
@@ -138,12 +139,12 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string) error {
 		return oneArgument(d, &h.ShutdownEndpoint)
 	case "dump_dir":
 		return oneArgument(d, &h.DumpDir)
+	case "log_accepted":
+		h.LogAccepted = true
+		return noArgument(d)
 	case "harden_process":
 		h.HardenProcess = true
-		if d.CountRemainingArgs() != 0 {
-			return d.Err("harden_process takes no value")
-		}
-		return nil
+		return noArgument(d)
 	case "insecure_allow":
 		return someArguments(d, &h.InsecureAllow)
 	}
@@ -232,6 +233,14 @@ func unknownOption(d *caddyfile.Dispenser, of string) error {
 
 func isOptionName(s string) bool {
 	return len(s) <= 32 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz_") == ""
+}
+
+// noArgument refuses arguments of an option that has none.
+func noArgument(d *caddyfile.Dispenser) error {
+	if d.CountRemainingArgs() != 0 {
+		return d.Errf("%s takes no value", d.Val())
+	}
+	return nil
 }
 
 // oneArgument reads the one argument of an option, which is not empty.

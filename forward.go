@@ -22,6 +22,7 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp
 		handler:               h,
 		request:               r,
 		caller:                caller,
+		accepted:              h.trail.begin(r, caller),
 	}
 	caller.metrics.inFlight.Inc()
 	defer answer.observe()
@@ -130,6 +131,7 @@ type answerWriter struct {
 	request     *http.Request
 	caller      *configuredCaller
 	body        callersBody
+	accepted    *acceptedRequest
 	wroteHeader bool
 	status      int         // the caller's answer's; 0 before there is one
 	upstream    int         // the status from behind the gate; 0 before there is one
@@ -218,7 +220,7 @@ func (a *answerWriter) refuse(refused *refusal) {
 	refused.write(a.ResponseWriter)
 }
 
-// observe counts the request, which has ended.
+// observe counts and writes what became of the request, which has ended.
 func (a *answerWriter) observe() {
 	if !a.whole && a.withheld == nil {
 		a.outcome = outcomeCutOff
@@ -235,6 +237,7 @@ func (a *answerWriter) observe() {
 	case a.upstream != 0:
 		metrics.answered(a.upstream)
 	}
+	a.accepted.end(a.outcome, a.status)
 }
 
 // Write implements http.ResponseWriter.

@@ -117,6 +117,13 @@ type Handler struct {
 	// Default: none.
 	DumpDir string `json:"dump_dir,omitempty"`
 
+	// Whether requests that were let through are written to the audit trail,
+	// each when it has ended. Refusals always are: by the logger
+	// `http.handlers.responses_proxy_gate.audit`, at level WARN if a web page
+	// is behind them and INFO if not. Never with a query, a header or a body.
+	// Default: no.
+	LogAccepted bool `json:"log_accepted,omitempty"`
+
 	// Whether Caddy's whole process forgoes core dumps and denies other
 	// processes of its user to read its memory (Linux: not dumpable, core
 	// limit 0; macOS: no ptrace, core limit 0; elsewhere less). It cannot be
@@ -141,6 +148,7 @@ type Handler struct {
 	fleet      *fleet    // nil: no shared clients
 	rotation   *rotation // nil: only on demand
 	dumper     *dumper   // nil: no dumps
+	trail      *auditTrail
 	stderr     io.Writer
 }
 
@@ -229,6 +237,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		shutdownPath: h.ShutdownEndpoint,
 		tokens:       &tokenSet{callers: h.callers, fleet: h.fleet},
 	}
+	h.openAuditTrail()
 	return h.publishWhenStarted(ctx)
 }
 
@@ -260,8 +269,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	caller.usage.count()
 	caller.identify(r)
 	if h.policy.isShutdown(r) {
-		h.count(caller, outcomeShutdown)
-		return h.shutDown(w, r)
+		return h.shutDown(w, r, caller)
 	}
 	if isWebSocketUpgrade(r) {
 		ctx, done := caller.openWebSocket(r.Context())
@@ -285,6 +293,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 // Provision, so it gives back only what this instance took.
 func (h *Handler) Cleanup() error {
 	h.dumper.close()
+	h.trail.close()
 	var errs []error
 	for _, c := range h.callers {
 		errs = append(errs, closeCaller(h.config, c.caller))
@@ -304,9 +313,7 @@ func (h *Handler) Cleanup() error {
 // The caller is nil if it is not known.
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, caller *configuredCaller, refused *refusal) error {
 	h.count(caller, refused.outcome)
-	if check := h.logger.Check(zap.DebugLevel, "refused"); check != nil {
-		check.Write(zap.String("gate", h.Name), zap.String("code", refused.code), zap.String("remote_addr", r.RemoteAddr))
-	}
+	h.trail.refused(r, caller, refused)
 	h.policy.allowCORS(w.Header(), r)
 	leaveBody(w, r)
 	refused.write(w)

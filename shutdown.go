@@ -7,7 +7,9 @@ import (
 )
 
 // shutDown answers 200 and then lets Caddy exit gracefully.
-func (h *Handler) shutDown(w http.ResponseWriter, r *http.Request) error {
+func (h *Handler) shutDown(w http.ResponseWriter, r *http.Request, caller *configuredCaller) error {
+	h.count(caller, outcomeShutdown)
+	h.trail.begin(r, caller).end(outcomeShutdown, http.StatusOK)
 	h.logger.Info("shutting down on a caller's request",
 		zap.String("gate", h.Name), zap.String("remote_addr", r.RemoteAddr))
 	leaveBody(w, r)

@@ -1,0 +1,243 @@
+package responsesproxygate
+
+import (
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+const (
+	// A flood of refusals of one caller (or of nobody known) and one code is
+	// written up to floodLimit lines in floodWindow. The rest is counted, and
+	// the count written when the window closes: whoever has no token must not
+	// be able to fill the disk.
+	floodLimit  = 10
+	floodWindow = 10 * time.Second
+
+	// maxLoggedPath is how much of a path is written, in bytes.
+	maxLoggedPath = 128
+
+	// maxScannedPath is how much of a path is looked at: what is written of it
+	// is never from beyond.
+	maxScannedPath = 4 << 10
+
+	// secretLength is how long a segment of a path is that may be a token or
+	// a key, or most of one. Tokens have 32 characters or more.
+	secretLength = 24
+)
+
+// auditTrail writes one line for each refusal and, if the operator wants it,
+// for each request that was let through. There is nothing in it of a query, a
+// header or a body.
+type auditTrail struct {
+	logger     *zap.Logger // for http.handlers.responses_proxy_gate.audit
+	gate       string
+	policy     *policy
+	credential *credential
+	accepted   bool // requests that were let through are written, too
+	closed     atomic.Bool
+	floods     map[*configuredCaller]flood // the key nil is for those nobody knows
+}
+
+// flood counts the refusals of one caller in the window that is open, by outcome.
+type flood []atomic.Int64
+
+// openAuditTrail begins the trail of a gate that is otherwise provisioned.
+func (h *Handler) openAuditTrail() {
+	t := &auditTrail{
+		logger:     h.logger.Named("audit"),
+		gate:       h.Name,
+		policy:     h.policy,
+		credential: h.credential,
+		accepted:   h.LogAccepted,
+		floods:     map[*configuredCaller]flood{nil: make(flood, len(outcomeCodes))},
+	}
+	for _, c := range h.policy.tokens.callers {
+		t.floods[c] = make(flood, len(outcomeCodes))
+	}
+	h.trail = t
+}
+
+// refused writes that r was refused. The caller is nil if it is not known.
+func (t *auditTrail) refused(r *http.Request, caller *configuredCaller, refused *refusal) {
+	level := refused.level()
+	if !t.logger.Core().Enabled(level) || !t.admits(caller, refused) {
+		return
+	}
+	if line := t.logger.Check(level, "refused"); line != nil {
+		line.Write(append(t.describe(r, caller), zap.String("code", refused.code), zap.Int("status", refused.status))...)
+	}
+}
+
+// admits tells whether a refusal is to be written. It neither allocates nor
+// looks at a clock, except for the first one in a window.
+func (t *auditTrail) admits(caller *configuredCaller, refused *refusal) bool {
+	if t.closed.Load() {
+		return true // nobody would write the count any more; and few requests are left
+	}
+	seen := &t.floods[caller][refused.outcome]
+	n := seen.Add(1)
+	if n == 1 {
+		time.AfterFunc(floodWindow, func() { t.closeWindow(caller, refused.outcome, refused.level()) })
+	}
+	return n <= floodLimit
+}
+
+// closeWindow writes how many refusals were not.
+func (t *auditTrail) closeWindow(caller *configuredCaller, o outcome, level zapcore.Level) {
+	dropped := t.floods[caller][o].Swap(0) - floodLimit
+	if dropped <= 0 {
+		return
+	}
+	if line := t.logger.Check(level, "refused, and not written one by one"); line != nil {
+		line.Write(zap.String("gate", t.gate), zap.String("client", nameOf(caller)),
+			zap.String("code", outcomeCodes[o]), zap.Int64("dropped", dropped))
+	}
+}
+
+// close closes every window: the gate's config is being replaced, or Caddy exits.
+func (t *auditTrail) close() {
+	if t == nil {
+		return
+	}
+	t.closed.Store(true)
+	for caller, seen := range t.floods {
+		for o := range seen {
+			t.closeWindow(caller, outcome(o), levelOf(outcome(o)))
+		}
+	}
+}
+
+// level is WARN for what only a browser does: some web page tries to use the
+// gate, or its own name for the gate.
+func (f *refusal) level() zapcore.Level { return levelOf(f.outcome) }
+
+func levelOf(o outcome) zapcore.Level {
+	switch o {
+	case errOriginNotAllowed.outcome, errCrossSiteRequest.outcome, errHostNotAllowed.outcome:
+		return zap.WarnLevel
+	}
+	return zap.InfoLevel
+}
+
+// acceptedRequest is a request that was let through and will be written when
+// it has ended. Nil is one that will not.
+type acceptedRequest struct {
+	trail  *auditTrail
+	began  time.Time
+	fields []zap.Field // as the request was before handlers behind the gate rewrote it
+}
+
+// begin notes a request that was let through.
+func (t *auditTrail) begin(r *http.Request, caller *configuredCaller) *acceptedRequest {
+	if !t.accepted {
+		return nil
+	}
+	return &acceptedRequest{trail: t, began: time.Now(), fields: t.describe(r, caller)}
+}
+
+// end writes what became of it, with the status that the caller got.
+func (a *acceptedRequest) end(o outcome, status int) {
+	if a == nil {
+		return
+	}
+	a.trail.logger.Info("accepted", append(a.fields, zap.String("code", outcomeCodes[o]), zap.Int("status", status),
+		zap.Duration("duration", time.Since(a.began)))...)
+}
+
+// describe says who asked for what.
+func (t *auditTrail) describe(r *http.Request, caller *configuredCaller) []zap.Field {
+	fields := append(make([]zap.Field, 0, 10),
+		zap.String("gate", t.gate), zap.String("client", nameOf(caller)), zap.String("remote_addr", r.RemoteAddr))
+	// trusted_proxies may name a client other than the connection's.
+	remote, _, _ := net.SplitHostPort(r.RemoteAddr)
+	if ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string); ip != "" && ip != remote {
+		fields = append(fields, zap.String("client_ip", ip))
+	}
+	return append(fields, zap.String("method", loggedMethod(r.Method)), zap.String("path", t.loggedPath(r)))
+}
+
+// nameOf is a caller's name, or "" for one who is not known.
+func nameOf(caller *configuredCaller) string {
+	if caller == nil {
+		return ""
+	}
+	return caller.name
+}
+
+// knownMethods may stand in a log as they are. Any other is the caller's own
+// text.
+var knownMethods = append(slices.Clone(routeMethods), http.MethodOptions, http.MethodConnect, http.MethodTrace)
+
+func loggedMethod(method string) string {
+	if slices.Contains(knownMethods, method) {
+		return method
+	}
+	return "other"
+}
+
+// loggedPath is r's path, escaped, so that it is visible ASCII; without what
+// may be a secret, and not longer than maxLoggedPath and a mark.
+func (t *auditTrail) loggedPath(r *http.Request) string {
+	if r.URL.RawPath == "" {
+		for i := range t.policy.routes {
+			if path := t.policy.routes[i].Path; path == r.URL.Path {
+				return path
+			}
+		}
+	}
+	if t.hasSecret(r) {
+		return redacted
+	}
+	escaped := r.URL.EscapedPath()
+	var path strings.Builder
+	for i, segment := range strings.Split(escaped[:min(len(escaped), maxScannedPath)], "/") {
+		if i > 0 {
+			path.WriteByte('/')
+		}
+		if len(segment)-2*strings.Count(segment, "%") >= secretLength { // its characters
+			segment = redacted
+		}
+		path.WriteString(segment)
+		if path.Len() > maxLoggedPath {
+			return path.String()[:maxLoggedPath] + "..."
+		}
+	}
+	return path.String()
+}
+
+// hasSecret tells whether r's path has a secret of the gate's in it, or what r
+// presents as a token. Secrets may have a slash in them, so that their
+// segments look harmless.
+func (t *auditTrail) hasSecret(r *http.Request) bool {
+	path := r.URL.Path
+	if len(path) < secretLength {
+		return false
+	}
+	if strings.Contains(path, t.credential.value.Load().key.reveal()) {
+		return true
+	}
+	for _, c := range t.policy.tokens.callers {
+		if c.fixed != nil && strings.Contains(path, c.secret.reveal()) {
+			return true
+		}
+	}
+	for _, name := range []string{"X-Proxy-Token", "Authorization"} {
+		for _, value := range r.Header[name] {
+			if _, token, ok := strings.Cut(value, " "); ok && name == "Authorization" {
+				value = strings.TrimLeft(token, " ")
+			}
+			if len(value) >= secretLength && strings.Contains(path, value) {
+				return true
+			}
+		}
+	}
+	return false
+}
