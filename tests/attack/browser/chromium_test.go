@@ -98,6 +98,8 @@ func startBrowser(t *testing.T, a *attacker) context.Context {
 	t.Cleanup(stop)
 	ctx, end := chromedp.NewContext(allocator)
 	t.Cleanup(end)
+	overdue := time.AfterFunc(2*patience, end) // a deadline on ctx would outlast the start
+	defer overdue.Stop()
 	if err := chromedp.Do(ctx); err != nil {
 		t.Fatalf("starting %s: %v", binary, err)
 	}
