@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 )
 
 // forward passes r on and streams the answer back. A failure of the next
@@ -42,28 +43,39 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp
 		answer.refuse(errNoUpstream)
 		return nil
 	}
-	h.logFailure(r, err, key)
+	refused := answer.failure(err)
+	clientGone := errorStatus(err) == statusClientGone
+	level := zap.ErrorLevel
+	if !answer.wroteHeader && (clientGone || refused == errRateLimited || refused == errRequestTooLarge) {
+		level = zap.InfoLevel // the caller's own doing: the operator has nothing to mend
+	}
+	h.logFailure(level, r, err, key)
 	if answer.wroteHeader {
 		// Too late for another answer. Cut the connection, so that what was
 		// sent so far cannot be taken for the whole.
 		panic(http.ErrAbortHandler)
 	}
-	if status := errorStatus(err); status == statusClientGone {
+	if clientGone {
 		answer.WriteHeader(statusClientGone) // for the access log; nobody reads it
 		answer.outcome, answer.upstream = outcomeClientGone, 0
 		return nil
 	}
-	refused := failure(err)
-	if refused == errUpstreamUnreachable && answer.body.broken.Load() {
-		// The caller's fault, not the upstream's. What follows on the
-		// connection may be the rest of the body: it is no next request.
-		refused = errRequestFailed
-		if r.ProtoMajor == 1 {
-			w.Header().Set("Connection", "close")
-		}
-	}
 	answer.refuse(refused)
 	return nil
+}
+
+// failure is the answer for an error of the next handler.
+func (a *answerWriter) failure(err error) *refusal {
+	refused := failure(err)
+	if refused != errUpstreamUnreachable || !a.body.broken.Load() {
+		return refused
+	}
+	// The caller's fault, not the upstream's. What follows on the connection
+	// may be the rest of the body: it is no next request.
+	if a.request.ProtoMajor == 1 {
+		a.ResponseWriter.Header().Set("Connection", "close")
+	}
+	return errRequestFailed
 }
 
 // callersBody notes whether the caller's body could not be read to its end,
@@ -86,7 +98,7 @@ func (b *callersBody) Read(p []byte) (int, error) {
 // connection (from nginx; there is no standard one).
 const statusClientGone = 499
 
-// failure is the answer for an error of the next handler.
+// failure is the answer for an error, by its kind.
 func failure(err error) *refusal {
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		return errRequestTooLarge
@@ -94,6 +106,8 @@ func failure(err error) *refusal {
 	switch status := errorStatus(err); {
 	case status == http.StatusRequestEntityTooLarge:
 		return errRequestTooLarge
+	case status == http.StatusTooManyRequests:
+		return errRateLimited // a rate limit behind the gate; it has set Retry-After
 	case status == http.StatusGatewayTimeout:
 		return errUpstreamTimeout
 	case status == http.StatusServiceUnavailable:
@@ -114,8 +128,8 @@ func errorStatus(err error) int {
 
 // logFailure logs what failed, without the request's headers. The error may
 // quote what the upstream sent, which may quote the key.
-func (h *Handler) logFailure(r *http.Request, err error, key secret) {
-	h.logger.Error("request failed behind the gate",
+func (h *Handler) logFailure(level zapcore.Level, r *http.Request, err error, key secret) {
+	h.logger.Log(level, "request failed behind the gate",
 		zap.String("gate", h.Name),
 		zap.String("method", r.Method),
 		zap.String("path", r.URL.Path),

@@ -32,6 +32,7 @@ func TestAFailureUpstreamIsAnsweredByTheGate(t *testing.T) {
 		"a body that is too large":            {&http.MaxBytesError{Limit: 1}, 413, "request_too_large"},
 		"a body that is too large, wrapped":   {fmt.Errorf("wrapped: %w", &http.MaxBytesError{Limit: 1}), 413, "request_too_large"},
 		"a body that is too large, in a 502":  {caddyhttp.Error(502, &http.MaxBytesError{Limit: 1}), 413, "request_too_large"},
+		"a rate limit behind the gate":        {caddyhttp.Error(429, nil), 429, "rate_limited"},
 		"Caddy's 413":                         {caddyhttp.Error(413, io.EOF), 413, "request_too_large"},
 		"Caddy's 400":                         {caddyhttp.Error(400, io.EOF), 400, "request_failed"},
 		"Caddy's 401, which is not the token": {caddyhttp.Error(401, io.EOF), 400, "request_failed"},
@@ -60,7 +61,11 @@ func TestAFailureUpstreamIsAnsweredByTheGate(t *testing.T) {
 				t.Error("the upstream's CORS headers came through")
 			}
 			entries := logs.All()
-			if len(entries) != 1 || entries[0].Level != zap.ErrorLevel {
+			level := zap.ErrorLevel
+			if c.status == 413 || c.status == 429 || c.status == 499 {
+				level = zap.InfoLevel // nothing for the operator to mend
+			}
+			if len(entries) != 1 || entries[0].Level != level {
 				t.Fatalf("logged %v", entries)
 			}
 			logged := fmt.Sprint(entries[0].Message, entries[0].ContextMap())

@@ -58,6 +58,8 @@ var (
 		"The upstream did not answer in time. Try again; the operator's log says why.")
 	errRequestTooLarge = newRefusal(http.StatusRequestEntityTooLarge, "request_too_large",
 		"The request body is larger than this server allows.")
+	errRateLimited = newRefusal(http.StatusTooManyRequests, "rate_limited",
+		"This caller has made too many requests. Wait as long as Retry-After says, if it is there, and try again.")
 	errRequestFailed = newRefusal(http.StatusBadRequest, "request_failed",
 		"The server could not handle this request; the operator's log says why.")
 	errNoUpstream = newRefusal(http.StatusBadGateway, "upstream_missing",
@@ -107,6 +109,8 @@ func errorType(status int) string {
 		return "authentication_error"
 	case status == http.StatusForbidden:
 		return "permission_error"
+	case status == http.StatusTooManyRequests:
+		return "rate_limit_error"
 	case status >= http.StatusInternalServerError:
 		return "server_error"
 	}

@@ -31,6 +31,9 @@ import (
 // CaddyBinary is the Caddy under test. Every user may run it.
 var CaddyBinary string
 
+// tempRoot goes when the tests have run. Every user can enter it.
+var tempRoot string
+
 // RepoRoot is where Caddyfile.example and cmd/caddy are.
 var RepoRoot string
 
@@ -64,6 +67,7 @@ func prepare(dir string) (err error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return err
 	}
+	tempRoot = dir
 	if RepoRoot, err = findRoot(); err != nil {
 		return err
 	}

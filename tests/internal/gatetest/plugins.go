@@ -1,0 +1,71 @@
+package gatetest
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// Plugins are the Caddy modules of others that the examples use.
+var Plugins = []string{
+	"github.com/mholt/caddy-ratelimit@v0.1.0",
+	"github.com/pberkel/caddy-storage-redis@v1.8.1",
+}
+
+// PluginBinary is a Caddy with the gate and Plugins in it: the one that
+// CADDY_PLUGINS_BINARY names, or one that ./xcaddy.sh builds in a copy of the
+// repository, once for each test binary.
+func PluginBinary(t testing.TB) string {
+	t.Helper()
+	binary, err := pluginBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return binary
+}
+
+var pluginBinary = sync.OnceValues(func() (string, error) {
+	if binary := os.Getenv("CADDY_PLUGINS_BINARY"); binary != "" {
+		return filepath.Abs(binary)
+	}
+	// Beside the Caddy under test, so that it goes when that one goes.
+	dir, err := os.MkdirTemp(tempRoot, "plugins")
+	if err != nil {
+		return "", err
+	}
+	args := []string{"build"}
+	for _, plugin := range Plugins {
+		args = append(args, "--with", plugin)
+	}
+	sources, err := filepath.Glob(filepath.Join(RepoRoot, "*"))
+	if err != nil {
+		return "", err
+	}
+	for _, source := range sources {
+		name := filepath.Base(source)
+		if !strings.HasSuffix(name, ".go") && name != "go.mod" && name != "go.sum" && name != "xcaddy.sh" {
+			continue
+		}
+		info, err := os.Stat(source)
+		if err != nil {
+			return "", err
+		}
+		content, err := os.ReadFile(source)
+		if err != nil {
+			return "", err
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), content, info.Mode().Perm()); err != nil {
+			return "", err
+		}
+	}
+	build := exec.Command(filepath.Join(dir, "xcaddy.sh"), args...)
+	build.Dir = dir
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("xcaddy.sh %s: %w\n%s", strings.Join(args, " "), err, out)
+	}
+	return filepath.Join(dir, "caddy"), nil
+})
