@@ -2,7 +2,9 @@ package responsesproxygate
 
 import (
 	"net/http"
+	"strconv"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"go.uber.org/zap"
@@ -14,10 +16,12 @@ type discard struct {
 	status int
 }
 
-func (d *discard) Header() http.Header            { return d.header }
-func (d *discard) Write(data []byte) (int, error) { return len(data), nil }
-func (d *discard) WriteHeader(status int)         { d.status = status }
-func (d *discard) reset()                         { clear(d.header); d.status = 0 }
+func (d *discard) Header() http.Header             { return d.header }
+func (d *discard) Write(data []byte) (int, error)  { return len(data), nil }
+func (d *discard) WriteHeader(status int)          { d.status = status }
+func (d *discard) reset()                          { clear(d.header); d.status = 0 }
+func (d *discard) FlushError() error               { return nil }
+func (d *discard) SetReadDeadline(time.Time) error { return nil }
 func answerNothing(w http.ResponseWriter, _ *http.Request) error {
 	w.WriteHeader(http.StatusOK)
 	return nil
@@ -41,6 +45,11 @@ var benchmarked = []struct {
 	{"pass-charset", changed(func(r *http.Request) { r.Header.Set("Content-Type", "application/json; charset=utf-8") }), nil},
 	{"pass-localhost", changed(func(r *http.Request) { r.Host = "localhost:18080" }), nil},
 	{"pass-ipv6", changed(func(r *http.Request) { r.Host = "[::1]:18080" }), nil},
+	{"pass-codex", changed(func(r *http.Request) {
+		for _, name := range []string{"Accept", "User-Agent", "Originator", "Openai-Beta", "Conversation-Id", "Session-Id", "X-Codex-Turn"} {
+			r.Header.Set(name, "as long as such a value usually is")
+		}
+	}), nil},
 	{"origin", changed(func(r *http.Request) { r.Header.Set("Origin", "https://attacker.example") }), errOriginNotAllowed},
 	{"sec-fetch-site", changed(func(r *http.Request) { r.Header.Set("Sec-Fetch-Site", "cross-site") }), errCrossSiteRequest},
 	{"host", changed(func(r *http.Request) { r.Host = "attacker.example" }), errHostNotAllowed},
@@ -140,6 +149,54 @@ func BenchmarkCheckCaller(b *testing.B) {
 	}
 }
 
+// What a request costs beside the checks: what injection needs (the header's
+// value and the answer's writer), or the values of a refusal's headers.
+func TestARequestAllocatesLittle(t *testing.T) {
+	h, _ := testGate()
+	h.logger = zap.NewNop()
+	for _, c := range benchmarked {
+		most := 2.0
+		if c.want != nil {
+			most = 1
+		}
+		w, r := &discard{header: make(http.Header)}, c.r.Clone(t.Context())
+		r.RequestURI = c.r.RequestURI
+		if allocs := testing.AllocsPerRun(1000, func() { serveAgain(t, h, w, r, c.r.Header) }); allocs > most {
+			t.Errorf("%s: a request allocates %v times, want %v at most", c.name, allocs, most)
+		}
+	}
+}
+
+// serveAgain serves r with the headers it had, because the gate changes them.
+func serveAgain(tb testing.TB, h *Handler, w *discard, r *http.Request, header http.Header) {
+	for name, values := range header {
+		r.Header[name] = values
+	}
+	w.reset()
+	if err := h.ServeHTTP(w, r, caddyhttp.HandlerFunc(answerNothing)); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+func BenchmarkRefuse(b *testing.B) {
+	h, _ := testGate()
+	h.logger = zap.NewNop()
+	for _, c := range benchmarked {
+		if c.want == nil {
+			continue
+		}
+		b.Run(c.name, func(b *testing.B) {
+			w := &discard{header: make(http.Header)}
+			caller := h.policy.tokens.callers[0]
+			b.ReportAllocs()
+			for b.Loop() {
+				w.reset()
+				_ = h.refuse(w, c.r, caller, c.want)
+			}
+		})
+	}
+}
+
 func BenchmarkRefusalWrite(b *testing.B) {
 	w := &discard{header: make(http.Header)}
 	b.ReportAllocs()
@@ -149,8 +206,75 @@ func BenchmarkRefusalWrite(b *testing.B) {
 	}
 }
 
-// BenchmarkServeHTTP is what a request costs in the gate as a whole. The
-// request's headers are put back each time, because the gate changes them.
+func BenchmarkPreflight(b *testing.B) {
+	p := testPolicy()
+	p.origins = []string{"https://app.example"}
+	r := changed(func(r *http.Request) {
+		r.Method = http.MethodOptions
+		r.Header = http.Header{
+			"Origin":                         {"https://app.example"},
+			"Access-Control-Request-Method":  {"POST"},
+			"Access-Control-Request-Headers": {"content-type, x-proxy-token"},
+		}
+	})
+	w := &discard{header: make(http.Header)}
+	b.ReportAllocs()
+	for b.Loop() {
+		w.reset()
+		p.answerPreflight(w, r)
+	}
+}
+
+// BenchmarkInject is what becomes of a request's headers once it has passed.
+func BenchmarkInject(b *testing.B) {
+	h, _ := testGate()
+	for _, c := range benchmarked {
+		if c.want != nil && c.want != errWebSocketNotEnabled {
+			continue
+		}
+		b.Run(c.name, func(b *testing.B) {
+			r := c.r.Clone(b.Context())
+			b.ReportAllocs()
+			for b.Loop() {
+				for name, values := range c.r.Header {
+					r.Header[name] = values
+				}
+				h.credential.dropCallerCredentials(r)
+				h.credential.inject(r.Header, h.credential.current())
+				h.credential.withdraw(r.Header)
+			}
+		})
+	}
+}
+
+// BenchmarkForward is what the answer's writer costs a request, and each event
+// of its stream.
+func BenchmarkForward(b *testing.B) {
+	h, _ := testGate()
+	h.logger = zap.NewNop()
+	caller, key := h.policy.tokens.callers[0], newSecret(testKey)
+	event := []byte("event: response.output_text.delta\ndata: {\"delta\":\"word\"}\n\n")
+	for _, events := range []int{0, 1, 1000} {
+		b.Run(strconv.Itoa(events)+"-events", func(b *testing.B) {
+			w, r := &discard{header: http.Header{"Content-Type": {"text/event-stream"}}}, goodRequest()
+			stream := caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+				w.WriteHeader(http.StatusOK)
+				flush := http.NewResponseController(w).Flush
+				for range events {
+					_, _ = w.Write(event)
+					_ = flush()
+				}
+				return nil
+			})
+			b.ReportAllocs()
+			for b.Loop() {
+				_ = h.forward(w, r, stream, caller, key)
+			}
+		})
+	}
+}
+
+// BenchmarkServeHTTP is what a request costs in the gate as a whole.
 func BenchmarkServeHTTP(b *testing.B) {
 	h, _ := testGate()
 	h.logger = zap.NewNop()
@@ -160,13 +284,7 @@ func BenchmarkServeHTTP(b *testing.B) {
 			r.RequestURI = c.r.RequestURI
 			b.ReportAllocs()
 			for b.Loop() {
-				for name, values := range c.r.Header {
-					r.Header[name] = values
-				}
-				w.reset()
-				if err := h.ServeHTTP(w, r, caddyhttp.HandlerFunc(answerNothing)); err != nil {
-					b.Fatal(err)
-				}
+				serveAgain(b, h, w, r, c.r.Header)
 			}
 		})
 	}

@@ -280,6 +280,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 			return h.refuse(w, r, caller, refused)
 		}
 	}
+	return h.pass(w, r, next, caller)
+}
+
+// pass lets r go on, with the operator's credential in place of the caller's.
+func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, caller *configuredCaller) error {
 	presented := h.credential.current()
 	exchange := h.dumper.begin(r, caller.told().reveal(), presented.key.reveal())
 	defer exchange.finish()
