@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -43,7 +44,8 @@ type auditTrail struct {
 	credential *credential
 	accepted   bool // requests that were let through are written, too
 	closed     atomic.Bool
-	floods     map[*configuredCaller]flood // the key nil is for those nobody knows
+	unknown    flood    // of those nobody knows
+	floods     sync.Map // of those who are: flood by *caller; shared clients come and go
 }
 
 // flood counts the refusals of one caller in the window that is open, by outcome.
@@ -57,10 +59,7 @@ func (h *Handler) openAuditTrail() {
 		policy:     h.policy,
 		credential: h.credential,
 		accepted:   h.LogAccepted,
-		floods:     map[*configuredCaller]flood{nil: make(flood, len(outcomeCodes))},
-	}
-	for _, c := range h.policy.tokens.callers {
-		t.floods[c] = make(flood, len(outcomeCodes))
+		unknown:    make(flood, len(outcomeCodes)),
 	}
 	h.trail = t
 }
@@ -82,22 +81,35 @@ func (t *auditTrail) admits(caller *configuredCaller, refused *refusal) bool {
 	if t.closed.Load() {
 		return true // nobody would write the count any more; and few requests are left
 	}
-	seen := &t.floods[caller][refused.outcome]
+	seen := &t.floodOf(caller)[refused.outcome]
 	n := seen.Add(1)
 	if n == 1 {
-		time.AfterFunc(floodWindow, func() { t.closeWindow(caller, refused.outcome, refused.level()) })
+		time.AfterFunc(floodWindow, func() { t.closeWindow(nameOf(caller), seen, refused.outcome) })
 	}
 	return n <= floodLimit
 }
 
+// floodOf is where the refusals of a caller are counted. It allocates once for
+// each.
+func (t *auditTrail) floodOf(caller *configuredCaller) flood {
+	if caller == nil {
+		return t.unknown
+	}
+	if known, ok := t.floods.Load(caller.caller); ok {
+		return known.(flood)
+	}
+	known, _ := t.floods.LoadOrStore(caller.caller, make(flood, len(outcomeCodes)))
+	return known.(flood)
+}
+
 // closeWindow writes how many refusals were not.
-func (t *auditTrail) closeWindow(caller *configuredCaller, o outcome, level zapcore.Level) {
-	dropped := t.floods[caller][o].Swap(0) - floodLimit
+func (t *auditTrail) closeWindow(client string, seen *atomic.Int64, o outcome) {
+	dropped := seen.Swap(0) - floodLimit
 	if dropped <= 0 {
 		return
 	}
-	if line := t.logger.Check(level, "refused, and not written one by one"); line != nil {
-		line.Write(zap.String("gate", t.gate), zap.String("client", nameOf(caller)),
+	if line := t.logger.Check(levelOf(o), "refused, and not written one by one"); line != nil {
+		line.Write(zap.String("gate", t.gate), zap.String("client", client),
 			zap.String("code", outcomeCodes[o]), zap.Int64("dropped", dropped))
 	}
 }
@@ -108,11 +120,16 @@ func (t *auditTrail) close() {
 		return
 	}
 	t.closed.Store(true)
-	for caller, seen := range t.floods {
-		for o := range seen {
-			t.closeWindow(caller, outcome(o), levelOf(outcome(o)))
+	closeWindows := func(client string, f flood) {
+		for o := range f {
+			t.closeWindow(client, &f[o], outcome(o))
 		}
 	}
+	closeWindows("", t.unknown)
+	t.floods.Range(func(known, f any) bool {
+		closeWindows(known.(*caller).id.name(), f.(flood))
+		return true
+	})
 }
 
 // level is WARN for what only a browser does: some web page tries to use the

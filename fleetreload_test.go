@@ -3,6 +3,7 @@ package responsesproxygate
 import (
 	"encoding/json"
 	"fmt"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -167,6 +168,25 @@ func TestSharedClientsAreNotReadOftenerThanTheStorageBears(t *testing.T) {
 		_, err := withStorage(t, t.TempDir()).load(t.Name(), fmt.Sprintf(`, "shared_clients": {"sync_every": %s}`, option))
 		if err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("sync_every %s: %v", option, err)
+		}
+	}
+}
+
+// Shared clients come and go while a config runs. What the gate counts and
+// writes of them must not rely on those that were there when it was loaded.
+func TestASharedClientThatAsksForTooMuchIsRefusedLikeAnyOther(t *testing.T) {
+	h := withStorage(t, t.TempDir()).starts(t, t.Name(), sharing)
+	token := addsTo(t, h, "ci")
+	for range 2 * floodLimit {
+		r := goodRequest()
+		r.Header["Authorization"] = []string{"Bearer " + token}
+		r.RequestURI, r.URL.Path = "/v1/files", "/v1/files"
+		w := httptest.NewRecorder()
+		if err := h.ServeHTTP(w, r, caddyhttp.HandlerFunc(answerNothing)); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.Header().Get(codeHeaderName); got != "route_not_allowed" {
+			t.Fatalf("%d %q", w.Code, got)
 		}
 	}
 }

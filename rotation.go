@@ -111,6 +111,7 @@ func (c *caller) rotateWith(grace *time.Duration, readmit bool) (used time.Durat
 		return used, errIsRevoked
 	}
 	err = c.rotateLocked(used)
+	c.metrics.rotations.count(err)
 	c.schedule()
 	return used, err
 }
