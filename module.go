@@ -286,7 +286,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 // pass lets r go on, with the operator's credential in place of the caller's.
 func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, caller *configuredCaller) error {
 	presented := h.credential.current()
-	exchange := h.dumper.begin(r, caller.told().reveal(), presented.key.reveal())
+	exchange := h.beginDump(r, caller, presented.key)
 	defer exchange.finish()
 	h.credential.dropCallerCredentials(r)
 	h.credential.inject(r.Header, presented)
@@ -399,6 +399,15 @@ func (h *Handler) openDumps() error {
 	}
 	h.dumper, err = newDumper(path, h.logger)
 	return h.gateError(err)
+}
+
+// beginDump takes down a request, if exchanges are dumped. Only then is the
+// caller's state looked at, which a rotation may hold while it waits for a disk.
+func (h *Handler) beginDump(r *http.Request, caller *configuredCaller, key secret) *exchange {
+	if h.dumper == nil {
+		return nil
+	}
+	return h.dumper.begin(r, caller.told().reveal(), key.reveal())
 }
 
 // publishWhenStarted writes the server-info once the server listens: only
