@@ -280,6 +280,10 @@ func TestTheStatusTellsWhatAnOperatorAsks(t *testing.T) {
 		if got.Header().Get("Content-Type") != "application/json" || got.Header().Get("Cache-Control") != "no-store" {
 			t.Errorf("the header is %v", got.Header())
 		}
+		time.Sleep(29 * time.Minute) // the end of the former token's grace
+		if got := c.status(time.Now()); got.AcceptedTokens != 1 || got.State != stateActive {
+			t.Errorf("after the grace: %+v", got)
+		}
 		if err := fixed.revoke(); err != nil {
 			t.Fatal(err)
 		}

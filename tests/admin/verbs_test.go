@@ -109,6 +109,11 @@ func TestAnotherUserCannotReachTheAdminSocket(t *testing.T) {
 		if info.Mode().Perm() != 0o200 {
 			t.Errorf("%s: its mode is %v", name, info.Mode())
 		}
+		// Caddy sets that mode only after it has made the socket.
+		if status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", g.PID())); err == nil && name != "of a Caddyfile" &&
+			!strings.Contains(string(status), "\nUmask:\t0077\n") {
+			t.Errorf("%s: others could connect to it before: %s", name, status)
+		}
 		for _, verb := range [][]string{{"clients"}, {"rotate"}, {"revoke", "--client", "default"}} {
 			home := gatetest.NobodysDir(t)
 			out, code := gatetest.Run(t, gatetest.Launch{Dir: home, User: nobody, Args: append([]string{"responses-proxy"}, atSocket(g, verb...)...)})
@@ -165,7 +170,7 @@ func TestTheCommandRefusesAnAdminSocketThatOthersCouldExchange(t *testing.T) {
 		"in place of a file":            {"--admin-socket " + open + "/notes.txt", "is not a socket"},
 		"of another proxy":              {"--admin-socket " + used, "in use by another process"},
 		"with a mode of its own":        {"--admin-socket " + open + "/a.sock|0777", "another path"},
-		"and a blank rotation":          {"--rotate-every 12h", "it needs --server-info"},
+		"and a rotation without a file": {"--rotate-every 12h", "it needs --server-info"},
 		"and a rotation of no time":     {"--rotate-every often --server-info " + open + "/info.json", "INTERVAL GRACE"},
 	} {
 		t.Run(name, func(t *testing.T) {
