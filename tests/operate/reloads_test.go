@@ -21,8 +21,8 @@ import (
 func reloadable(t *testing.T) (*gatetest.Gate, *loadUpstream) {
 	up := newLoadUpstream(t)
 	g := gatetest.StartReloadable(t, nil, gatetest.Site{
-		To:    up.URL,
-		Gate:  "allow_route POST /v1/responses\nallow_route GET /v1/responses\nallow_origin https://app0.example",
+		To:   up.URL,
+		Gate: "allow_route POST /v1/responses\nallow_route GET /v1/responses\nallow_origin https://app0.example",
 		// Caddy keeps a former config's idle upstream connections for as long
 		// as keepalive says, two minutes by default.
 		Proxy: "stream_close_delay 1h\ntransport http {\nkeepalive 1s\n}",
