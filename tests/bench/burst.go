@@ -10,13 +10,15 @@ import (
 )
 
 // burst lets a number of connections come at once to a fresh process, each
-// with one request.
+// with one request. They stay open, as those of real callers do, until the last
+// of them has its answer.
 type burst struct{ connections int }
 
 func (b burst) run(ctx context.Context, m *measurement) error {
 	request := request{}.bytes(m.target)
 	var (
 		mu            sync.Mutex
+		open          []*connection
 		callers       sync.WaitGroup
 		took          = newTimings()
 		failed, hangs float64
@@ -27,16 +29,19 @@ func (b burst) run(ctx context.Context, m *measurement) error {
 		callers.Go(func() {
 			<-atOnce
 			begin := time.Now()
-			status, err := once(m.target.addr, request, deadline)
+			conn, h, err := ask(m.target.addr, request, deadline)
 			latency := time.Since(begin)
 			mu.Lock()
+			if conn != nil {
+				open = append(open, conn)
+			}
 			defer mu.Unlock()
 			switch {
 			case timedOut(err):
 				hangs++
-			case err != nil || status != 200:
+			case err != nil || h.status != 200:
 				failed++
-				m.complain(fmt.Sprintf("status %d (%v)", status, err))
+				m.complain(fmt.Sprintf("status %d (%v)", h.status, err))
 			default:
 				took.add(latency)
 			}
@@ -47,6 +52,9 @@ func (b burst) run(ctx context.Context, m *measurement) error {
 	close(atOnce)
 	callers.Wait()
 	used = m.cpu() - used
+	for _, conn := range open {
+		_ = conn.Close()
+	}
 	took.into(m.figures, latency)
 	m.figures[requestsDone] = float64(took.TotalCount())
 	m.figures[errorsSeen], m.figures[hung] = failed, hangs
@@ -54,15 +62,4 @@ func (b burst) run(ctx context.Context, m *measurement) error {
 		m.figures[cpuPerRequest] = used.Seconds() * 1e6 / float64(took.TotalCount())
 	}
 	return ctx.Err()
-}
-
-// once is one request on a connection of its own.
-func once(addr string, request []byte, deadline time.Time) (status int, err error) {
-	conn, err := dial(addr, deadline)
-	if err != nil {
-		return 0, err
-	}
-	defer conn.Close()
-	h, err := conn.exchange(request)
-	return h.status, err
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"gonum.org/v1/plot"
+	"gonum.org/v1/plot/font"
 	"gonum.org/v1/plot/plotter"
 	"gonum.org/v1/plot/vg"
 	"gonum.org/v1/plot/vg/draw"
@@ -66,6 +67,7 @@ func (r report) chart(path string) error {
 
 // drawPanel draws a panel: a bar for each peer, with its value in figures.
 func drawPanel(title string, bars []bar, logarithmic bool) (*plot.Plot, error) {
+	plot.DefaultFont = font.Font{Typeface: "Liberation", Variant: "Sans"}
 	slices.Reverse(bars) // the axis goes upwards
 	p := plot.New()
 	p.Title.Text = title

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -108,17 +109,21 @@ func TestEventsThatDoNotComeAreLost(t *testing.T) {
 		return fmt.Sprintf("%x\r\n%s\r\n", len(data), data)
 	}
 	const start, end = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "0\r\n\r\n"
+	var all []int
+	for n := range eventsPerStream {
+		all = append(all, n)
+	}
 	for name, c := range map[string]struct {
 		numbers   []int
 		end       bool
 		lost, cut float64
 	}{
-		"all of them":          {numbers: []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, end: true},
-		"cut after three":      {numbers: []int{0, 1, 2}, lost: 10, cut: 1},
-		"a clean end too soon": {numbers: []int{0, 1, 2}, end: true, lost: 10, cut: 1},
-		"no end":               {numbers: []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, cut: 1},
-		"one left out":         {numbers: []int{0, 1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12}, end: true, lost: 8, cut: 1},
-		"one twice":            {numbers: []int{0, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}, end: true},
+		"all of them":          {numbers: all, end: true},
+		"cut after three":      {numbers: all[:3], lost: eventsPerStream - 3, cut: 1},
+		"a clean end too soon": {numbers: all[:3], end: true, lost: eventsPerStream - 3, cut: 1},
+		"no end":               {numbers: all, cut: 1},
+		"one left out":         {numbers: slices.Concat(all[:5], all[6:]), end: true, lost: eventsPerStream - 5, cut: 1},
+		"one twice":            {numbers: slices.Concat(all[:2], all[1:]), end: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -32,7 +32,10 @@ func TestASmallRunCountsEverythingAndReportsIt(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(b.upstreams.close) // after the parallel tests below
-	peers, _ := findPeers(caddy)
+	peers, missing := findPeers(caddy)
+	if os.Getenv("REQUIRE_BENCH_PEERS") != "" && len(missing) > 0 {
+		t.Error(missing)
+	}
 	workloads, err := chooseWorkloads(allWorkloads(), "json-16,upload-4,sse-1000,ws-500,refuse-*,burst-64,tls-16,h2-16")
 	if err != nil {
 		t.Fatal(err)
@@ -79,12 +82,12 @@ func checkFigures(t *testing.T, p *peer, w workload, r result) {
 		want[requestsDone], want[errorsSeen] = 5, 0
 	default:
 		want[errorsSeen] = 0
-		if r.Figures[requestsDone] > 0 && r.Figures[latency+"_p50"] <= 0 {
-			t.Error("requests that took no time")
+		if r.Figures[requestsDone] < 1 || r.Figures[perSecond] <= 0 || r.Figures[latency+"_p50"] <= 0 {
+			t.Errorf("nothing done: %v", r.Figures)
 		}
 	}
 	if p.name == "original" && w.name == "burst-64" {
-		want = nil // it hangs at times
+		want = nil // it hangs, more often than not
 	}
 	for figure, value := range want {
 		if got, ok := r.Figures[figure]; !ok || got != value {

@@ -94,7 +94,7 @@ func (b *bench) measure(ctx context.Context, p *peer, w workload, round int) res
 		return r
 	}
 	defer target.stop()
-	m := &measurement{target: target, duration: b.duration, warmUp: b.warmUp, patience: hangPatience, figures: map[string]float64{}}
+	m := &measurement{target: target, duration: w.part(b.duration), warmUp: w.part(b.warmUp), patience: hangPatience, figures: map[string]float64{}}
 	if target.pid != 0 {
 		m.processes = processesOf(target.pid)
 	}

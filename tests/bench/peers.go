@@ -38,8 +38,8 @@ type peer struct {
 	injects    bool     // puts the operator's key in; else the caller sends it
 	refuses    []string // the kinds of refusal it knows
 	websockets bool
-	tls, http2 bool // to the upstream
-	only       string
+	tls, http2 bool     // to the upstream
+	only       []string // patterns of workloads; all if nil
 }
 
 // setting is what a configuration file may need to know.
@@ -73,9 +73,9 @@ func findPeers(caddy string) (peers []*peer, missing []string) {
 		{name: "stock", what: "Caddy's reverse_proxy with its defaults and no checks", program: caddy, start: caddyfile("stock.Caddyfile"), websockets: true, tls: true, http2: true},
 		{name: "byhand", what: "stock with the checks written as Caddyfile matchers", program: caddy, start: caddyfile("byhand.Caddyfile"), injects: true, refuses: allRefusals, websockets: true, tls: true, http2: true},
 		{name: "gate", what: "stock with the gate before it", program: caddy, start: caddyfile("gate.Caddyfile"), injects: true, refuses: allRefusals, websockets: true, tls: true, http2: true},
-		{name: "example", what: "Caddyfile.example as it is shipped, with an access log", program: caddy, start: shippedExample, injects: true, refuses: allRefusals, tls: true, http2: true},
+		{name: "example", what: "Caddyfile.example as it is shipped, with an access log", program: caddy, start: shippedExample, injects: true, refuses: allRefusals, tls: true, only: []string{"json-16", "json-64", "codex-16", "upload-4", "sse-1000", "sse-2000", "refuse-missing", "burst-64", "tls-16"}},
 		{name: "command", what: "caddy responses-proxy", program: caddy, start: ourCommand, injects: true, refuses: allRefusals, websockets: true, tls: true, http2: true},
-		{name: "respond", what: "Caddy that does nothing but refuse (respond)", program: caddy, start: caddyfile("respond.Caddyfile"), refuses: allRefusals, only: "refuse-"},
+		{name: "respond", what: "Caddy that does nothing but refuse (respond)", program: caddy, start: caddyfile("respond.Caddyfile"), refuses: allRefusals, only: []string{"refuse-missing"}},
 	}
 	for _, other := range []struct {
 		peer

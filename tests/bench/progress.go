@@ -42,6 +42,9 @@ func (p *progress) begin(round int, w workload, peer *peer) {
 	if !p.terminal && time.Since(p.said) < 10*time.Second {
 		return
 	}
+	if p.count == 1 {
+		p.say("%d measurements, about %s", p.total, p.left())
+	}
 	p.said = time.Now()
 	line := fmt.Sprintf("%d of %d, round %d: %s, %s; about %s left", p.count, p.total, round, w.name, peer.name, p.left())
 	if p.terminal {

@@ -125,7 +125,7 @@ func matches(pattern, name string) bool {
 
 // suits tells whether a peer has part in a workload.
 func (w workload) suits(p *peer) bool {
-	if p.only != "" && !strings.HasPrefix(w.name, p.only) {
+	if p.only != nil && !slices.ContainsFunc(p.only, func(pattern string) bool { return matches(pattern, w.name) }) {
 		return false
 	}
 	return w.can == nil || w.can(p)
@@ -140,6 +140,15 @@ func (w workload) lasts(duration, warmUp time.Duration) time.Duration {
 	case burst:
 		return startAndStop + 50*time.Millisecond
 	default:
-		return startAndStop + warmUp + duration
+		return startAndStop + w.part(warmUp+duration)
 	}
+}
+
+// part is how much of the time of a throughput a workload is given: refusals
+// are many and all alike.
+func (w workload) part(d time.Duration) time.Duration {
+	if w.refusal != "" {
+		return d / 2
+	}
+	return d
 }
