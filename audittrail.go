@@ -1,6 +1,7 @@
 package responsesproxygate
 
 import (
+	"maps"
 	"net"
 	"net/http"
 	"slices"
@@ -42,26 +43,36 @@ type auditTrail struct {
 	gate       string
 	policy     *policy
 	credential *credential
-	accepted   bool // requests that were let through are written, too
+	accepted   bool  // requests that were let through are written, too
+	unknown    flood // of those nobody knows
 	closed     atomic.Bool
-	unknown    flood    // of those nobody knows
-	floods     sync.Map // of those who are: flood by *caller; shared clients come and go
+
+	mu   sync.Mutex
+	open map[*atomic.Int64]window // by what counts in it
 }
 
-// flood counts the refusals of one caller in the window that is open, by outcome.
+// flood counts the refusals in windows that are open, by outcome. It is kept
+// with what else is counted of a caller.
 type flood []atomic.Int64
+
+// window is a time in which refusals of one caller and code are counted.
+type window struct {
+	client  string
+	refused *refusal
+	end     *time.Timer
+}
 
 // openAuditTrail begins the trail of a gate that is otherwise provisioned.
 func (h *Handler) openAuditTrail() {
-	t := &auditTrail{
+	h.trail = &auditTrail{
 		logger:     h.logger.Named("audit"),
 		gate:       h.Name,
 		policy:     h.policy,
 		credential: h.credential,
 		accepted:   h.LogAccepted,
-		unknown:    make(flood, len(outcomeCodes)),
+		unknown:    h.metrics.refused,
+		open:       make(map[*atomic.Int64]window),
 	}
-	h.trail = t
 }
 
 // refused writes that r was refused. The caller is nil if it is not known.
@@ -81,36 +92,42 @@ func (t *auditTrail) admits(caller *configuredCaller, refused *refusal) bool {
 	if t.closed.Load() {
 		return true // nobody would write the count any more; and few requests are left
 	}
-	seen := &t.floodOf(caller)[refused.outcome]
+	seen := &t.unknown[refused.outcome]
+	if caller != nil {
+		seen = &caller.metrics.refused[refused.outcome]
+	}
 	n := seen.Add(1)
 	if n == 1 {
-		time.AfterFunc(floodWindow, func() { t.closeWindow(nameOf(caller), seen, refused.outcome) })
+		t.openWindow(seen, window{client: nameOf(caller), refused: refused})
 	}
 	return n <= floodLimit
 }
 
-// floodOf is where the refusals of a caller are counted. It allocates once for
-// each.
-func (t *auditTrail) floodOf(caller *configuredCaller) flood {
-	if caller == nil {
-		return t.unknown
-	}
-	if known, ok := t.floods.Load(caller.caller); ok {
-		return known.(flood)
-	}
-	known, _ := t.floods.LoadOrStore(caller.caller, make(flood, len(outcomeCodes)))
-	return known.(flood)
+func (t *auditTrail) openWindow(seen *atomic.Int64, w window) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	w.end = time.AfterFunc(floodWindow, func() { t.closeWindow(seen) })
+	t.open[seen] = w
 }
 
 // closeWindow writes how many refusals were not.
-func (t *auditTrail) closeWindow(client string, seen *atomic.Int64, o outcome) {
+func (t *auditTrail) closeWindow(seen *atomic.Int64) {
+	t.mu.Lock()
+	w, isOpen := t.open[seen]
+	delete(t.open, seen)
+	t.mu.Unlock()
+	if !isOpen {
+		return
+	}
+	w.end.Stop()
+	// The next refusal is the first of a new window.
 	dropped := seen.Swap(0) - floodLimit
 	if dropped <= 0 {
 		return
 	}
-	if line := t.logger.Check(levelOf(o), "refused, and not written one by one"); line != nil {
-		line.Write(zap.String("gate", t.gate), zap.String("client", client),
-			zap.String("code", outcomeCodes[o]), zap.Int64("dropped", dropped))
+	if line := t.logger.Check(w.refused.level(), "refused, and not written one by one"); line != nil {
+		line.Write(zap.String("gate", t.gate), zap.String("client", w.client),
+			zap.String("code", w.refused.code), zap.Int64("dropped", dropped))
 	}
 }
 
@@ -120,25 +137,19 @@ func (t *auditTrail) close() {
 		return
 	}
 	t.closed.Store(true)
-	closeWindows := func(client string, f flood) {
-		for o := range f {
-			t.closeWindow(client, &f[o], outcome(o))
-		}
+	t.mu.Lock()
+	open := slices.Collect(maps.Keys(t.open))
+	t.mu.Unlock()
+	for _, seen := range open {
+		t.closeWindow(seen)
 	}
-	closeWindows("", t.unknown)
-	t.floods.Range(func(known, f any) bool {
-		closeWindows(known.(*caller).id.name(), f.(flood))
-		return true
-	})
 }
 
 // level is WARN for what only a browser does: some web page tries to use the
 // gate, or its own name for the gate.
-func (f *refusal) level() zapcore.Level { return levelOf(f.outcome) }
-
-func levelOf(o outcome) zapcore.Level {
-	switch o {
-	case errOriginNotAllowed.outcome, errCrossSiteRequest.outcome, errHostNotAllowed.outcome:
+func (f *refusal) level() zapcore.Level {
+	switch f {
+	case errOriginNotAllowed, errCrossSiteRequest, errHostNotAllowed:
 		return zap.WarnLevel
 	}
 	return zap.InfoLevel

@@ -291,6 +291,7 @@ func TestAFloodOfRefusalsIsAFewLinesAndACount(t *testing.T) {
 		// A window without a flood says nothing at its end, and the next is new.
 		repeatedly(t, h, floodLimit, guess)
 		time.Sleep(floodWindow)
+		synctest.Wait()
 		repeatedly(t, h, floodLimit, guess)
 		wantTold(t, logs, "invalid_token", 5000+2*floodLimit, 3*floodLimit+1)
 		time.Sleep(time.Hour)
@@ -337,9 +338,7 @@ func TestWhatWasLeftOutIsCountedBeforeAnExit(t *testing.T) {
 		h, logs := testGate()
 		repeatedly(t, h, 100, guess)
 		repeatedly(t, h, 100, asking(t, "/v1/files"))
-		if err := h.Cleanup(); err != nil {
-			t.Fatal(err)
-		}
+		h.trail.close()
 		wantTold(t, logs, "invalid_token", 100, floodLimit+1)
 		wantTold(t, logs, "route_not_allowed", 100, floodLimit+1)
 		// Requests that were under way are written one by one: there may be
@@ -350,6 +349,57 @@ func TestWhatWasLeftOutIsCountedBeforeAnExit(t *testing.T) {
 		synctest.Wait()
 		wantTold(t, logs, "invalid_token", 100+2*floodLimit, 3*floodLimit+1)
 	})
+}
+
+// During a reload, the old config and the new one have requests of the same
+// callers, whose windows are one.
+func TestAFloodAcrossReloadsIsToldOfOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, logs := testGate()
+		files := asking(t, "/v1/files")
+		sent := 0
+		for range 20 {
+			former := h.trail
+			repeatedly(t, h, 30, guess)
+			repeatedly(t, h, 30, files)
+			h.openAuditTrail()
+			repeatedly(t, h, 7, guess)
+			repeatedly(t, h, 7, files)
+			former.close()
+			repeatedly(t, h, 40, guess)
+			repeatedly(t, h, 40, files)
+			sent += 77
+			time.Sleep(floodWindow / 3)
+		}
+		time.Sleep(floodWindow)
+		synctest.Wait()
+		for _, code := range []string{"invalid_token", "route_not_allowed"} {
+			if refusals, inLines := told(logs, code); refusals != sent || inLines > 20*2*(floodLimit+1) {
+				t.Errorf("%s: told of %d refusals of %d in %d lines", code, refusals, sent, inLines)
+			}
+		}
+	})
+}
+
+func TestARefusalOfASharedClientIsWrittenAndCounted(t *testing.T) {
+	c := withStorage(t, t.TempDir())
+	h := c.starts(t, t.Name(), sharing)
+	token := addsTo(t, h, "ci")
+	core, logs := observer.New(zap.InfoLevel)
+	h.logger = zap.New(core)
+	h.openAuditTrail()
+	const sent = 3 * floodLimit
+	repeatedly(t, h, sent, func(r *http.Request) {
+		asking(t, "/v1/files")(r)
+		r.Header.Set("X-Proxy-Token", token)
+	})
+	wantTold(t, logs, "route_not_allowed", floodLimit, floodLimit)
+	h.trail.close()
+	wantTold(t, logs, "route_not_allowed", sent, floodLimit+1)
+	if n := logs.FilterField(zap.String("client", "ci")).Len(); n != floodLimit+1 {
+		t.Errorf("%d of %d lines name the client", n, floodLimit+1)
+	}
+	counted(t, c.ctx.GetMetricsRegistry(), t.Name(), map[string]float64{"requests_total ci route_not_allowed": sent})
 }
 
 func TestARefusalThatIsNotWrittenAllocatesNothing(t *testing.T) {

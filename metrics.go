@@ -97,6 +97,7 @@ func forget(labels prometheus.Labels) {
 type gateMetrics struct {
 	name     string
 	requests []prometheus.Counter // by outcome; nil for those after the token
+	refused  flood
 	reloads  attempts
 }
 
@@ -107,17 +108,23 @@ var gates = caddy.NewUsagePool()
 // openGateMetrics begins to count for a gate, or goes on. Each call needs one
 // gates.Delete.
 func openGateMetrics(gate string) *gateMetrics {
-	value, _, _ := gates.LoadOrNew(gate, func() (caddy.Destructor, error) {
-		m := &gateMetrics{name: gate, requests: make([]prometheus.Counter, len(outcomeCodes))}
-		for o, code := range outcomeCodes {
-			if outcome(o).beforeToken() {
-				m.requests[o] = metrics.requests.WithLabelValues(gate, "", code)
-			}
-		}
-		m.reloads = newAttempts(metrics.credentialReloads, gate)
-		return m, nil
-	})
+	value, _, _ := gates.LoadOrNew(gate, func() (caddy.Destructor, error) { return newGateMetrics(gate), nil })
 	return value.(*gateMetrics)
+}
+
+func newGateMetrics(gate string) *gateMetrics {
+	m := &gateMetrics{
+		name:     gate,
+		requests: make([]prometheus.Counter, len(outcomeCodes)),
+		refused:  make(flood, len(outcomeCodes)),
+		reloads:  newAttempts(metrics.credentialReloads, gate),
+	}
+	for o, code := range outcomeCodes {
+		if outcome(o).beforeToken() {
+			m.requests[o] = metrics.requests.WithLabelValues(gate, "", code)
+		}
+	}
+	return m
 }
 
 // Destruct implements caddy.Destructor: no config has the gate any more.
@@ -129,6 +136,7 @@ func (m *gateMetrics) Destruct() error {
 // callerMetrics are what is counted of a caller, bound once.
 type callerMetrics struct {
 	requests             []prometheus.Counter // by outcome; nil for those before the token
+	refused              flood
 	upstream             [len(statusClasses)]prometheus.Counter
 	inFlight, webSockets prometheus.Gauge
 	rotations            attempts
@@ -139,6 +147,7 @@ func newCallerMetrics(id callerID) *callerMetrics {
 	gate, client := id.gate, id.name()
 	m := &callerMetrics{
 		requests:    make([]prometheus.Counter, len(outcomeCodes)),
+		refused:     make(flood, len(outcomeCodes)),
 		inFlight:    metrics.inFlight.WithLabelValues(gate, client),
 		webSockets:  metrics.webSockets.WithLabelValues(gate, client),
 		rotations:   newAttempts(metrics.tokenRotations, gate, client),

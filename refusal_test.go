@@ -28,7 +28,7 @@ func testGate() (*Handler, *observer.ObservedLogs) {
 		AllowRoute: []Route{{Method: http.MethodPost, Path: "/v1/responses"}},
 	}
 	h.credential.use(newSecret(testKey))
-	h.metrics = openGateMetrics(h.Name)
+	h.metrics = newGateMetrics(h.Name)
 	h.openAuditTrail()
 	return h, logs
 }
