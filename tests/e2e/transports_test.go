@@ -25,6 +25,7 @@ func startTLSGate(t *testing.T, up *gatetest.Upstream) (*gatetest.Gate, *tls.Con
 	t.Helper()
 	port := gatetest.FreePort(t)
 	g := gatetest.StartGate(t, up, gatetest.Site{
+		Admin:   "unix",
 		Global:  "skip_install_trust\nauto_https disable_redirects",
 		Address: fmt.Sprintf("https://localhost:%d", port),
 		Bind:    "-",
