@@ -68,6 +68,7 @@ func (r report) chart(path string) error {
 // drawPanel draws a panel: a bar for each peer, with its value in figures.
 func drawPanel(title string, bars []bar, logarithmic bool) (*plot.Plot, error) {
 	plot.DefaultFont = font.Font{Typeface: "Liberation", Variant: "Sans"}
+	plotter.DefaultFont = plot.DefaultFont
 	slices.Reverse(bars) // the axis goes upwards
 	p := plot.New()
 	p.Title.Text = title

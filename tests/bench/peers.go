@@ -102,8 +102,14 @@ func findPeers(caddy string) (peers []*peer, missing []string) {
 		}
 		peers = append(peers, &found)
 	}
+	slices.SortFunc(peers, func(a, b *peer) int {
+		return cmp.Compare(slices.Index(peerOrder, a.name), slices.Index(peerOrder, b.name))
+	})
 	return peers, missing
 }
+
+// peerOrder is that of the tables.
+var peerOrder = []string{"direct", "original", "stock", "byhand", "nginx", "haproxy", "gate", "example", "command", "respond"}
 
 // choosePeers picks peers by name. name=/path/to/caddy is the peer of that
 // name with another Caddy, for comparing two builds in one run.
