@@ -125,6 +125,9 @@ func (o fileOwner) permitted() error {
 
 func currentUID() uint32 { return uint32(os.Geteuid()) }
 
+// isOther reports whether uid is the configured owner, and not us.
+func (o fileOwner) isOther(uid uint32) bool { return o.given && uid == o.uid && uid != currentUID() }
+
 // trusted reports whether uid may own the file.
 func (o fileOwner) trusted(uid uint32) bool {
 	return uid == currentUID() || o.given && uid == o.uid
@@ -134,12 +137,16 @@ func (o fileOwner) trusted(uid uint32) bool {
 // each, those that a symbolic link leads through as well: whoever can rename one
 // of them can exchange everything below. Since a directory is looked at only
 // after the one above has been found safe, nobody else can exchange it later.
+//
+// The configured owner can exchange what is below a directory of its own, for a
+// link to any other. There, only its own directories will do: we must not make a
+// file that is the owner's in a directory where the owner could not.
 func (f *serverInfoFile) findParent() (parentDir, error) {
 	top, err := f.enter("/")
 	if err != nil {
 		return parentDir{}, err
 	}
-	at, names, links := top, pathNames(f.dir), 0
+	at, names, links, ownersHands := top, pathNames(f.dir), 0, false
 	for len(names) > 0 {
 		next := filepath.Join(at.path, names[0])
 		target, isLink, err := f.followLink(next)
@@ -160,6 +167,13 @@ func (f *serverInfoFile) findParent() (parentDir, error) {
 			if at, err = f.enter(next); err != nil {
 				return parentDir{}, err
 			}
+			owners := f.owner.isOther(statOf(at.info).Uid)
+			if ownersHands && !owners {
+				return parentDir{}, refuse(f.path,
+					fmt.Sprintf("directory %s is below one of uid %d, and is not that user's", next, f.owner.uid),
+					fmt.Sprintf("run chown %d %s or name a path elsewhere", f.owner.uid, next))
+			}
+			ownersHands = owners
 			names = names[1:]
 		}
 	}
@@ -174,8 +188,8 @@ func pathNames(path string) []string {
 }
 
 // followLink returns where path leads if it is a symbolic link. In a directory
-// like /tmp anybody can make one, so its owner has to be as trustworthy as that
-// of a directory.
+// like /tmp anybody can make one, so it has to be root's or ours. One of the
+// configured owner's could lead to where that user cannot make files.
 func (f *serverInfoFile) followLink(path string) (target string, isLink bool, err error) {
 	info, err := os.Lstat(path)
 	if err != nil {
@@ -184,7 +198,7 @@ func (f *serverInfoFile) followLink(path string) (target string, isLink bool, er
 	if info.Mode()&fs.ModeSymlink == 0 {
 		return "", false, nil
 	}
-	if uid := statOf(info).Uid; uid != 0 && !f.owner.trusted(uid) {
+	if uid := statOf(info).Uid; uid != 0 && uid != currentUID() {
 		return "", true, refuse(f.path,
 			fmt.Sprintf("the path leads through the symbolic link %s, which belongs to uid %d", path, uid),
 			"name a path that does not")

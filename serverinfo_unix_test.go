@@ -194,6 +194,12 @@ func TestDirectoryThatOthersCanExchangeIsRefused(t *testing.T) {
 		"a FIFO where a directory should be":    {"fifo p", "p/f", "", "not a directory"},
 		"dots behind a missing directory":       {"", "p/../f", "", "no such file"},
 
+		"a link of the owner's, to a directory": {"dir q 700; dir p 700; link p/l DIR/q; chown p/l; chown p", "p/l/f", "65534:65534", "which belongs to uid 65534"},
+		"a link of the owner's, beside its own": {"dir p 700; link l p; chown p; chown l", "l/f", "65534:65534", "which belongs to uid 65534"},
+		"root's directory below the owner's":    {"dir p 700; dir p/q 700; chown p", "p/q/f", "65534:65534", "is below one of uid 65534"},
+		"dots that lead out of the owner's":     {"dir p 700; chown p", "p/../f", "65534:65534", "is below one of uid 65534"},
+
+		"fine: the owner's below the owner's":      {"dir p 700; dir p/q 700; chown p/q; chown p", "p/q/f", "65534:65534", fine},
 		"fine: a sticky directory like /tmp":       {"dir p 1777", "p/f", "", fine},
 		"fine: missing ones below a sticky one":    {"dir p 1777", "p/q/f", "", fine},
 		"fine: others may look but not write":      {"dir p 755", "p/f", "", fine},
