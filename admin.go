@@ -44,6 +44,7 @@ func (a *adminAPI) Provision(ctx caddy.Context) error {
 		return err
 	}
 	if anyGuardsAdmin() {
+		dropOthersWriteRights()
 		if err := auditAdmin(config); err != nil {
 			return fmt.Errorf("a responses_proxy_gate is running: %w. To leave the gate for such an endpoint, restart Caddy", err)
 		}
@@ -55,6 +56,7 @@ func (a *adminAPI) Provision(ctx caddy.Context) error {
 			continue // Caddy refuses it itself
 		}
 		if hasGateWithout(riskTCPAdmin, decoded) {
+			dropOthersWriteRights()
 			return auditAdmin(config)
 		}
 	}

@@ -63,7 +63,14 @@ func auditListeners(server *caddyhttp.Server, httpPort uint) error {
 		// Caddy speaks TLS on every port of a server that has connection
 		// policies, but for the HTTP port.
 		encrypted := len(server.TLSConnPolicies) > 0 && (httpPort < addr.StartPort || addr.EndPort < httpPort)
-		if encrypted || addr.IsUnixNetwork() || isLoopback(addr) {
+		if addr.IsUnixNetwork() {
+			path, _, _ := strings.Cut(addr.Host, "|")
+			if err := auditSocketDir(path); err != nil {
+				return fmt.Errorf("the listener's %w; or: insecure_allow remote_listener", err)
+			}
+			continue
+		}
+		if encrypted || isLoopback(addr) {
 			continue
 		}
 		return fmt.Errorf("the listener %q is not loopback and not TLS: other hosts could reach the gate and read its tokens; "+
@@ -107,6 +114,9 @@ func auditAdmin(config runningConfig) error {
 	path, mode, hasMode := strings.Cut(addr.Host, "|")
 	if strings.HasPrefix(path, "@") {
 		return fmt.Errorf("the admin endpoint %s is an abstract socket, which has no permissions; %s", resolved, remedy)
+	}
+	if err := auditSocketDir(path); err != nil {
+		return fmt.Errorf("the admin endpoint's %w; or: insecure_allow tcp_admin", err)
 	}
 	if !hasMode {
 		return nil // Caddy makes the socket 0200: its owner's only

@@ -2,9 +2,12 @@ package responsesproxygate
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -59,11 +62,25 @@ func (s surroundings) audited(t *testing.T, says string) {
 	}
 }
 
+// looseDir is a directory in which everybody can exchange files.
+func looseDir(t *testing.T) string {
+	t.Helper()
+	if runtime.GOOS == "windows" {
+		t.Skip("Windows has no such modes")
+	}
+	dir := filepath.Join(t.TempDir(), "loose")
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.Chmod(dir, 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 const allowing = `, "insecure_allow": ["%s"]`
 
 func TestAGateIsNotOpenedToTheNetwork(t *testing.T) {
 	const no = "write bind 127.0.0.1 in the site"
 	socket := filepath.ToSlash(filepath.Join(t.TempDir(), "s"))
+	loose := looseDir(t)
 	const tls = `"tls_connection_policies": [{}],`
 	for name, c := range map[string]struct {
 		s    surroundings
@@ -76,6 +93,8 @@ func TestAGateIsNotOpenedToTheNetwork(t *testing.T) {
 		"on a range of loopback ports":            {surroundings{listen: `"127.0.0.1:8080-8082"`}, ""},
 		"on tcp4 loopback":                        {surroundings{listen: `"tcp4/127.0.0.1:8080"`}, ""},
 		"on a unix socket":                        {surroundings{listen: `"unix/` + socket + `"`}, ""},
+		"on a unix socket others can exchange":    {surroundings{listen: `"unix/` + loose + `/s"`}, "others can write to directory"},
+		"on such a socket, knowingly":             {surroundings{listen: `"unix/` + loose + `/s"`, gate: fmt.Sprintf(allowing, riskRemoteListener)}, ""},
 		"on all interfaces":                       {surroundings{listen: `":8080"`}, no},
 		"on all IPv4 interfaces":                  {surroundings{listen: `"0.0.0.0:8080"`}, no},
 		"on all IPv6 interfaces":                  {surroundings{listen: `"[::]:8080"`}, no},
@@ -103,6 +122,7 @@ func TestAGateIsNotOpenedToTheNetwork(t *testing.T) {
 
 func TestTheAdminEndpointIsNoWayAroundTheGate(t *testing.T) {
 	const no = `write "admin unix//path/of/a/socket" or "admin off"`
+	loose := looseDir(t)
 	formerDefault := caddy.DefaultAdminListen
 	for name, c := range map[string]struct {
 		admin, gate, otherDefault, says string
@@ -124,6 +144,8 @@ func TestTheAdminEndpointIsNoWayAroundTheGate(t *testing.T) {
 		"on a unix socket that groups can search": {`{"listen": "unix//run/admin.sock|0210"}`, "", "", "mode 0210"},
 		"on an abstract socket":                   {`{"listen": "unix/@admin"}`, "", "", "abstract socket"},
 		"on an abstract socket with a mode":       {`{"listen": "unix/@admin|0200"}`, "", "", "abstract socket"},
+		"on a unix socket others can exchange":    {`{"listen": "unix/LOOSE/admin.sock"}`, "", "", "others can write to directory"},
+		"on such a socket, knowingly":             {`{"listen": "unix/LOOSE/admin.sock"}`, fmt.Sprintf(allowing, riskTCPAdmin), "", ""},
 		"on a unix socket by CADDY_ADMIN":         {`{}`, "", "unix//run/admin.sock", ""},
 		"on loopback by CADDY_ADMIN":              {`{}`, "", "127.0.0.1:2020", no},
 		"on a placeholder for a socket":           {`{"listen": "{env.GATE_TEST_SOCKET}"}`, "", "", ""},
@@ -137,7 +159,7 @@ func TestTheAdminEndpointIsNoWayAroundTheGate(t *testing.T) {
 				caddy.DefaultAdminListen = c.otherDefault
 				defer func() { caddy.DefaultAdminListen = formerDefault }()
 			}
-			surroundings{admin: c.admin, gate: c.gate}.audited(t, c.says)
+			surroundings{admin: strings.ReplaceAll(c.admin, "LOOSE", loose), gate: c.gate}.audited(t, c.says)
 		})
 	}
 }
