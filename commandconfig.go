@@ -26,6 +26,16 @@ const (
 	// was asked for. A stream that hangs must not keep the process alive.
 	commandGracePeriod = 5 * time.Second
 
+	// commandHeaderTimeout is how long a caller may take for a request's
+	// headers. Every user of the machine can open connections; those that
+	// send nothing must not add up until there are none left for callers.
+	commandHeaderTimeout = 10 * time.Second
+
+	// commandIdleTimeout is how long a connection may lie idle between
+	// requests. HTTP clients give theirs up after 90 seconds or so; if the
+	// server were the first to, a request could cross with that.
+	commandIdleTimeout = 2 * time.Minute
+
 	// commandMaxHeader is what a request's headers may have, in bytes. Agents
 	// put metadata into headers; Caddy's default of 16 KiB is close to it.
 	commandMaxHeader = 64 << 10
@@ -61,11 +71,13 @@ func (o *proxyOptions) config() (*caddy.Config, error) {
 		rawJSON(upstream.reverseProxy()))
 
 	server := &caddyhttp.Server{
-		Listen:         []string{net.JoinHostPort("127.0.0.1", strconv.Itoa(int(o.port)))},
-		Routes:         caddyhttp.RouteList{{HandlersRaw: handlers}},
-		AutoHTTPS:      &caddyhttp.AutoHTTPSConfig{Disabled: true},
-		Protocols:      []string{"h1"},
-		MaxHeaderBytes: commandMaxHeader,
+		Listen:            []string{net.JoinHostPort("127.0.0.1", strconv.Itoa(int(o.port)))},
+		Routes:            caddyhttp.RouteList{{HandlersRaw: handlers}},
+		AutoHTTPS:         &caddyhttp.AutoHTTPSConfig{Disabled: true},
+		Protocols:         []string{"h1"},
+		ReadHeaderTimeout: caddy.Duration(commandHeaderTimeout),
+		IdleTimeout:       caddy.Duration(commandIdleTimeout),
+		MaxHeaderBytes:    commandMaxHeader,
 	}
 	if o.accessLog {
 		server.Logs = new(caddyhttp.ServerLogConfig)

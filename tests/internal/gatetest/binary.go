@@ -37,6 +37,9 @@ var tempRoot string
 // RepoRoot is where Caddyfile.example and cmd/caddy are.
 var RepoRoot string
 
+// binDir is where the programs under test are, for every user to run.
+var binDir string
+
 // Main finds the Caddy under test, runs the tests and returns the exit code.
 // If StartRole started this process, it plays that role instead.
 func Main(m *testing.M, roles ...Role) int {
@@ -63,7 +66,7 @@ func Main(m *testing.M, roles ...Role) int {
 }
 
 func prepare(dir string) (err error) {
-	// Tests that run as another user need to get at the binary.
+	binDir = dir
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return err
 	}

@@ -35,7 +35,8 @@ type Site struct {
 	Proxy   string // lines in reverse_proxy's block
 	To      string // default: the upstream's URL
 	Env     []string
-	Umask   string
+	Umask   string // of the process; "" inherits
+	Limits  string // arguments of sh's ulimit for it; "" inherits
 }
 
 // With fills in what was left out.
@@ -102,8 +103,8 @@ func (s Site) Launch(t testing.TB) Launch {
 	return Launch{
 		Dir:   s.Dir,
 		Env:   append([]string{"OPENAI_API_KEY=" + OperatorKey}, s.Env...),
-		Umask: s.Umask,
-		Args:  []string{"run", "--adapter", "caddyfile", "--config", s.ConfigPath()},
+		Umask: s.Umask, Limits: s.Limits,
+		Args: []string{"run", "--adapter", "caddyfile", "--config", s.ConfigPath()},
 	}
 }
 

@@ -230,28 +230,37 @@ func (p *Process) WaitOutput(text string, n int) []string {
 	}
 }
 
+// Started waits until the process has written ready, or has ended without it.
+func (p *Process) Started(ready string) bool {
+	p.t.Helper()
+	deadline := time.After(Patience)
+	for {
+		out, changed := p.Output.snapshot()
+		if strings.Contains(out, ready) {
+			return true
+		}
+		select {
+		case <-changed:
+		case <-p.Done:
+			return strings.Contains(p.Output.String(), ready)
+		case <-deadline:
+			p.t.Fatalf("Caddy neither started nor ended in %v:\n%s", Patience, out)
+		}
+	}
+}
+
 // StartRefused starts a Caddy that must refuse its config, and returns what
 // it said.
 func StartRefused(t testing.TB, l Launch) string {
 	t.Helper()
 	p := Start(t, l)
-	deadline := time.After(Patience)
-	for {
-		out, changed := p.Output.snapshot()
-		if strings.Contains(out, ReadyLog) {
-			t.Fatalf("Caddy started; it must refuse this config:\n%s", out)
-		}
-		select {
-		case <-changed:
-		case <-p.Done:
-			if code := p.Cmd.ProcessState.ExitCode(); code != 1 {
-				t.Errorf("exit code %d, want 1", code)
-			}
-			return p.Output.String()
-		case <-deadline:
-			t.Fatalf("Caddy neither started nor refused in %v:\n%s", Patience, out)
-		}
+	if p.Started(ReadyLog) {
+		t.Fatalf("Caddy started; it must refuse this config:\n%s", p.Output)
 	}
+	if code := p.Wait(); code != 1 {
+		t.Errorf("exit code %d, want 1", code)
+	}
+	return p.Output.String()
 }
 
 // LastError is the message with which Caddy refused to start.

@@ -9,6 +9,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 )
@@ -88,13 +89,9 @@ type Actor struct {
 // Its working directory is a new one, which is that user's.
 func StartRole(t testing.TB, as *syscall.Credential, name string, args ...string) *Actor {
 	t.Helper()
-	dir := TempDir(t)
-	// Other users cannot enter the directory where go test keeps the binary.
-	program := filepath.Join(dir, "actor")
-	Must(t, copyFile(program, "/proc/self/exe"))
-	Must(t, os.Chmod(dir, 0o755))
-	home := filepath.Join(dir, "home")
-	Must(t, os.Mkdir(home, 0o700))
+	program, err := actorBinary()
+	Must(t, err)
+	home := TempDir(t)
 	if as != nil {
 		Must(t, os.Chown(home, int(as.Uid), int(as.Gid)))
 	}
@@ -107,24 +104,30 @@ func StartRole(t testing.TB, as *syscall.Credential, name string, args ...string
 	})}
 }
 
-func copyFile(to, from string) error {
-	source, err := os.Open(from)
+// actorBinary is a copy of the test binary. Other users cannot enter the
+// directory where go test keeps that one.
+var actorBinary = sync.OnceValues(func() (string, error) {
+	source, err := os.Open("/proc/self/exe")
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer source.Close()
-	target, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
+	// A child that began its life meanwhile would have the file open for
+	// writing too, and a file that is open for writing cannot be run.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	target, err := os.OpenFile(filepath.Join(binDir, "actor"), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
 	if err != nil {
-		return err
+		return "", err
 	}
 	if _, err := io.Copy(target, source); err != nil {
-		return err
+		return "", err
 	}
 	if err := target.Chmod(0o755); err != nil {
-		return err
+		return "", err
 	}
-	return target.Close()
-}
+	return target.Name(), target.Close()
+})
 
 // End has the actor come to an end, and returns what it printed.
 func (a *Actor) End() string {

@@ -1,0 +1,158 @@
+//go:build linux
+
+package cotenant
+
+import (
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
+)
+
+// enoughFiles lets programs that the tests start have as many connections as
+// a flood needs.
+func enoughFiles(t *testing.T) {
+	t.Helper()
+	const enough = 16 << 10
+	var limit unix.Rlimit
+	gatetest.Must(t, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
+	if limit.Max < enough {
+		gatetest.Must(t, unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: enough, Max: enough}))
+	}
+}
+
+// connections is how many file descriptors a gate has open.
+func connections(t *testing.T, g *gatetest.Gate) int {
+	t.Helper()
+	entries, err := os.ReadDir(procPath(g, "fd"))
+	gatetest.Must(t, err)
+	return len(entries)
+}
+
+// Ten thousand connections of another user, opened and held as slowly as can
+// be, and no caller's request fails.
+func TestCallersAreServedWhileAnotherUserHoldsTenThousandConnections(t *testing.T) {
+	enoughFiles(t)
+	up := gatetest.NewUpstream(t, nil)
+	g := gatetest.StartCommand(t, up, gatetest.Site{}, gatetest.Launch{})
+	stream := gatetest.NewEventStream()
+	up.SetAnswer(stream.Serve)
+	_, events := gatetest.OpenStream(t, gatetest.NewClient(t), g.Post())
+	stream.Send(t)
+	gatetest.ReadEvent(t, events, 1)
+	up.SetAnswer(gatetest.AnswerJSON)
+
+	var flooders []*gatetest.Actor
+	for _, flood := range []struct{ kind, number string }{{"half-open", "5000"}, {"slow header", "5000"}, {"slow body", "500"}} {
+		flooders = append(flooders, attacker(t, "flooder", g.Addr, flood.kind, flood.number, "renew"))
+	}
+	var stop atomic.Bool
+	var served, failed atomic.Int64
+	var slowest atomic.Int64
+	var callers sync.WaitGroup
+	for range 4 {
+		client := gatetest.NewClient(t)
+		for _, fresh := range []bool{true, false} { // a connection for each request, and one for all
+			callers.Go(func() {
+				for !stop.Load() {
+					begin := time.Now()
+					r := g.Post()
+					r.Close = fresh
+					response, err := client.Do(r)
+					if err != nil {
+						t.Errorf("a caller's request failed: %v", err)
+						failed.Add(1)
+						return
+					}
+					if got := gatetest.ReadAnswer(t, response); got.Status != http.StatusOK || got.Body != gatetest.JSONAnswer {
+						t.Errorf("a caller got %d %s", got.Status, got.Body)
+						failed.Add(1)
+						return
+					}
+					served.Add(1)
+					if took := int64(time.Since(begin)); took > slowest.Load() {
+						slowest.Store(took)
+					}
+					time.Sleep(time.Millisecond) // (the flood needs the processors as well)
+				}
+			})
+		}
+	}
+	for _, flooder := range flooders {
+		flooder.WaitOutput("flooding", 1)
+	}
+	// Once all are there, many more requests.
+	held, before := connections(t, g), served.Load()
+	for deadline := time.Now().Add(gatetest.Patience); served.Load() < before+2000 && time.Now().Before(deadline) && failed.Load() == 0; {
+		time.Sleep(10 * time.Millisecond)
+		held = max(held, connections(t, g))
+	}
+	stop.Store(true)
+	callers.Wait()
+	stream.Send(t) // a stream that was open before goes on
+	gatetest.ReadEvent(t, events, 2)
+	close(stream.Next)
+	if held < 10000 {
+		t.Errorf("the gate had only %d connections at a time: this attack shows nothing", held)
+	}
+	if got := served.Load() - before; got < 200 {
+		t.Errorf("only %d requests were served during the flood", got)
+	}
+	t.Logf("%d requests served, %d of them while the gate held %d connections; the slowest took %v",
+		served.Load(), served.Load()-before, held, time.Duration(slowest.Load()))
+	for _, flooder := range flooders {
+		t.Logf("%+v", reported[flooderReport](t, flooder))
+	}
+	for _, seen := range up.Requests() {
+		seen.HasKey(t)
+	}
+}
+
+// The gate may have no more than a few connections. Whoever takes all of them
+// and sends nothing does not keep them.
+func TestConnectionsThatSendNothingDoNotKeepCallersOut(t *testing.T) {
+	t.Parallel()
+	const few = "-n 256"
+	up := gatetest.NewUpstream(t, nil)
+	t.Run("the command", func(t *testing.T) {
+		t.Parallel()
+		g := gatetest.StartCommand(t, up, gatetest.Site{}, gatetest.Launch{Limits: few})
+		actor := attacker(t, "flooder", g.Addr, "half-open", "400", "once")
+		actor.WaitOutput("flooding", 1)
+		answersAgain(t, g, gatetest.Patience)
+		actor.WaitOutput("dry", 1)
+	})
+	t.Run("control: the original never closes them", func(t *testing.T) {
+		t.Parallel()
+		g := gatetest.StartOriginal(t, up, gatetest.Site{}, gatetest.Launch{Limits: few})
+		attacker(t, "flooder", g.Addr, "half-open", "400", "once")
+		for deadline := time.Now().Add(gatetest.Patience); connections(t, g) < 250 && time.Now().Before(deadline); {
+			time.Sleep(10 * time.Millisecond)
+		}
+		client := gatetest.NewClient(t)
+		client.Timeout = 20 * time.Second // twice what ours needs
+		response, err := client.Do(g.Post())
+		if err == nil {
+			_ = response.Body.Close()
+			t.Error("the original answers: this attack shows nothing")
+		}
+	})
+}
+
+// answersAgain waits until the gate serves a request.
+func answersAgain(t *testing.T, g *gatetest.Gate, patience time.Duration) {
+	t.Helper()
+	client := gatetest.NewClient(t)
+	client.Timeout = patience
+	response, err := client.Do(g.Post())
+	gatetest.Must(t, err)
+	if got := gatetest.ReadAnswer(t, response); got.Status != http.StatusOK {
+		t.Errorf("status %d", got.Status)
+	}
+}

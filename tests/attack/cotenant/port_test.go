@@ -1,0 +1,109 @@
+//go:build linux
+
+package cotenant
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
+)
+
+// While the gate runs, nobody else can share its port, not even with the
+// option by which Caddy itself shares it between two configs.
+func TestAnotherUserCannotShareTheGatesPort(t *testing.T) {
+	t.Parallel()
+	g := gatetest.StartCommand(t, gatetest.NewUpstream(t, nil), gatetest.Site{}, gatetest.Launch{})
+	addresses := []string{g.Addr, fmt.Sprintf(":%d", g.Info.Port), fmt.Sprintf("0.0.0.0:%d", g.Info.Port)}
+	actor := attacker(t, "squatter", addresses...)
+	for range 500 {
+		g.Do(t, func(r *http.Request) { r.Close = true })
+	}
+	got := reported[squatterReport](t, actor)
+	for _, address := range got.Held {
+		if address == g.Addr || strings.HasPrefix(address, "0.0.0.0") {
+			t.Errorf("another user listens on %s", address)
+		}
+	}
+	if got.Got != "" || got.Tries < 100 {
+		t.Errorf("after %d tries, another user was sent %q", got.Tries, got.Got)
+	}
+}
+
+// The port is free from the moment the gate is gone. Whoever takes it would
+// like to be sent the token. (That its process id may be another's by then is
+// in TestVerbsDoNotTrustAPortThatAnotherUserTook.)
+func TestVerbsTellNothingToWhoeverTookThePort(t *testing.T) {
+	t.Parallel()
+	up := gatetest.NewUpstream(t, nil)
+	for name, end := range map[string]os.Signal{"after kill -9": syscall.SIGKILL, "after a graceful exit": syscall.SIGTERM} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			port := gatetest.FreePort(t)
+			address := fmt.Sprintf("127.0.0.1:%d", port)
+			flags := gatetest.Launch{Args: []string{"--port", fmt.Sprint(port), "--http-shutdown"}}
+			site := gatetest.Site{Dir: gatetest.TempDir(t)}
+			g := gatetest.StartCommand(t, up, site, flags)
+			g.Works(t)
+			stale := gatetest.ReadFile(t, g.Site.InfoPath())
+			actor := attacker(t, "squatter", address)
+			g.Signal(end)
+			g.Wait()
+			actor.WaitOutput("holding", 1)
+			if end == syscall.SIGTERM {
+				if !gatetest.Missing(g.Site.InfoPath()) {
+					t.Error("server-info is still there")
+				}
+				gatetest.WriteFile(t, g.Site.InfoPath(), stale) // a copy that somebody kept
+			}
+			for _, verb := range []string{"token", "status", "shutdown"} {
+				p := gatetest.Start(t, gatetest.Launch{
+					Dir: gatetest.TempDir(t), Args: []string{"responses-proxy", verb, "--server-info", g.Site.InfoPath()},
+				})
+				if code := p.Wait(); code != 3 {
+					t.Errorf("%s: exit code %d, want 3", verb, code)
+				}
+				if out := p.Output.String(); strings.Contains(out, g.Token) || !strings.Contains(out, "stale") {
+					t.Errorf("%s says: %s", verb, out)
+				}
+			}
+			// The next launch finds its port taken, and says so.
+			next := flags
+			next.Dir, next.Stdin = gatetest.TempDir(t), strings.NewReader(gatetest.OperatorKey+"\n")
+			next.Args = append([]string{"responses-proxy", "--server-info", filepath.Join(next.Dir, "info.json")}, flags.Args...)
+			p := gatetest.Start(t, next)
+			if p.Started("listening on") || !strings.Contains(p.Output.String(), "address already in use") {
+				t.Errorf("the next launch on the taken port said: %s", p.Output)
+			}
+			if !gatetest.Missing(filepath.Join(next.Dir, "info.json")) {
+				t.Error("the next launch wrote a server-info for a port that it does not have")
+			}
+			got := reported[squatterReport](t, actor)
+			if len(got.Held) != 1 || got.Got != "" {
+				t.Errorf("who took the port held %v and was sent %q", got.Held, got.Got)
+			}
+			gatetest.StartCommand(t, up, site, flags).Works(t)
+		})
+	}
+}
+
+// The control: a caller of the original knows the port and nothing else.
+func TestACallerOfTheOriginalTellsItsPromptToWhoeverTookThePort(t *testing.T) {
+	t.Parallel()
+	port := gatetest.FreePort(t)
+	original := gatetest.StartOriginal(t, gatetest.NewUpstream(t, nil), gatetest.Site{}, gatetest.Launch{Args: []string{"--port", fmt.Sprint(port)}})
+	actor := attacker(t, "squatter", net.JoinHostPort("127.0.0.1", fmt.Sprint(port)))
+	gatetest.Must(t, original.Cmd.Process.Kill())
+	original.Wait()
+	actor.WaitOutput("holding", 1)
+	original.Do(t, withPrompt)
+	if got := reported[squatterReport](t, actor); !strings.Contains(got.Got, prompt) {
+		t.Errorf("the attack does not even succeed against the original: it shows nothing; %+v", got)
+	}
+}
