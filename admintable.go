@@ -27,6 +27,11 @@ func writeClients(out io.Writer, status gatesStatus) error {
 		return err
 	}
 	for _, gate := range status.Gates {
+		if gate.Storage != nil && gate.Storage.Error != "" {
+			if _, err := fmt.Fprintf(out, "gate %s, shared clients: %s\n", gate.Name, gate.Storage.Error); err != nil {
+				return err
+			}
+		}
 		for _, c := range gate.Clients {
 			if c.Error == "" {
 				continue

@@ -74,11 +74,16 @@ The gate's own token has the gate's name as the client's.
 			RunE:  caddycmd.WrapCommandFuncForCobra(verb.run),
 		}
 		verb.flags(cmd)
-		cmd.Flags().StringP("config", "c", "", "Configuration file of the running Caddy, to find its admin endpoint")
-		cmd.Flags().StringP("adapter", "a", "", "Name of config adapter to apply")
-		cmd.Flags().String("address", "", "Address of the administration listener, if different from config")
+		addAdminFlags(cmd)
 		parent.AddCommand(cmd)
 	}
+}
+
+// addAdminFlags adds those by which the admin endpoint is found.
+func addAdminFlags(cmd *cobra.Command) {
+	cmd.Flags().StringP("config", "c", "", "Configuration file of the running Caddy, to find its admin endpoint")
+	cmd.Flags().StringP("adapter", "a", "", "Name of config adapter to apply")
+	cmd.Flags().String("address", "", "Address of the administration listener, if different from config")
 }
 
 func runClients(flags caddycmd.Flags) (int, error) {

@@ -20,7 +20,7 @@ import (
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "responses-proxy",
-		Usage: "[--port <n>] [--server-info <file>] [--http-shutdown] [--upstream-url <url>] [--dump-dir <dir>] | token | status | shutdown | clients | rotate | revoke",
+		Usage: "[--port <n>] [--server-info <file>] [--http-shutdown] [--upstream-url <url>] [--dump-dir <dir>] | token | status | shutdown | clients | rotate | revoke | client",
 		Short: "Lets local programs use the OpenAI Responses API without seeing the key",
 		Long: `
 Runs a proxy on 127.0.0.1 that holds an OpenAI API key for programs that must
@@ -62,6 +62,7 @@ read the key.
 			cmd.RunE = caddycmd.WrapCommandFuncForCobra(runProxyCommand)
 			addVerbs(cmd)
 			addAdminVerbs(cmd)
+			addSharedVerbs(cmd)
 		},
 	})
 }

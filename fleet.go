@@ -22,12 +22,11 @@ var fleets = caddy.NewUsagePool()
 
 // fleet is what a gate knows of the clients that it shares with other replicas.
 type fleet struct {
-	gate     string
-	known    atomic.Pointer[sharedList] // nil: nothing yet, so nobody passes
-	wake     chan struct{}              // something is due earlier than planned
-	changing chan struct{}              // holds one value while a change is made here
-	stop     context.CancelFunc
-	stopped  chan struct{} // closed when the loop has ended
+	gate    string
+	known   atomic.Pointer[sharedList] // nil: nothing yet, so nobody passes
+	wake    chan struct{}              // something is due earlier than planned
+	stop    context.CancelFunc
+	stopped chan struct{} // closed when the loop has ended
 
 	mu       sync.Mutex
 	configs  map[configID]*fleetConfig
@@ -135,7 +134,7 @@ func leaveFleet(config configID, f *fleet) error {
 func newFleet(gate string) *fleet {
 	ctx, stop := context.WithCancel(context.Background())
 	f := &fleet{
-		gate: gate, wake: make(chan struct{}, 1), changing: make(chan struct{}, 1), stop: stop, stopped: make(chan struct{}),
+		gate: gate, wake: make(chan struct{}, 1), stop: stop, stopped: make(chan struct{}),
 		configs: make(map[configID]*fleetConfig), ignored: make(map[string]bool),
 	}
 	go f.run(ctx)

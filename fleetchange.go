@@ -101,21 +101,13 @@ func (f *fleet) remove(ctx context.Context, client string) error {
 // edit decides on a change: what the record becomes, nil for none.
 type edit func(c *fleetConfig, known *sharedList, current *clientRecord, now time.Time) (*clientRecord, error)
 
-// change changes one client, in the storage and then here. Only one change is
-// made here at a time; the storage's lock keeps other replicas from changing
-// the same client meanwhile.
+// change changes one client, in the storage and then here.
 func (f *fleet) change(ctx context.Context, client string, decide edit) error {
 	if f == nil {
 		return errNoFleet
 	}
-	if !isName(client) {
+	if !isName(client) || client == "." || client == ".." {
 		return errClientName
-	}
-	select {
-	case f.changing <- struct{}{}:
-		defer func() { <-f.changing }()
-	case <-ctx.Done():
-		return ctx.Err()
 	}
 	f.mu.Lock()
 	c := f.current
@@ -161,6 +153,8 @@ func (f *fleet) upToDate(ctx context.Context, c *fleetConfig) (*sharedList, erro
 func (s *sharedStore) change(ctx context.Context, client string, decide func(*clientRecord, time.Time) (*clientRecord, error)) (*clientRecord, error) {
 	began := time.Now()
 	now := began.UTC().Round(0) // by the wall clock, as other replicas have it
+	ctx, cancel := context.WithTimeout(ctx, lockUse)
+	defer cancel()
 	current, err := s.load(ctx, client)
 	var damage *damagedRecordError
 	switch {
@@ -176,15 +170,13 @@ func (s *sharedStore) change(ctx context.Context, client string, decide func(*cl
 	if err != nil {
 		return nil, err
 	}
-	saving, cancel := context.WithTimeout(ctx, lockUse)
-	defer cancel()
 	if time.Since(began) > lockUse {
 		return nil, errSlowStorage
 	}
-	if err := s.save(saving, client, next); err != nil {
+	if err := s.save(ctx, client, next); err != nil {
 		return nil, &outageError{err: err, saving: true}
 	}
-	saved, err := s.load(saving, client)
+	saved, err := s.load(ctx, client)
 	switch {
 	case err != nil:
 		return nil, &outageError{err: err, saving: true}

@@ -179,12 +179,12 @@ func (s *sharedStore) save(ctx context.Context, client string, record *clientRec
 }
 
 const (
-	// lockPatience is longer than any storage holds the lock of a process that
-	// was killed (files: 10 seconds; Redis: 5).
-	lockPatience = 15 * time.Second
-
-	// lockUse is how long a change may hold its lock before it saves.
+	// lockUse is how long a change may hold its lock: less than any storage
+	// does for a process that was killed (files: 10 seconds; Redis: 5).
 	lockUse = 3 * time.Second
+
+	// lockPatience is how long a change waits for its lock.
+	lockPatience = 2 * lockUse
 )
 
 // lock keeps changes of one client apart, each of which reads before it writes.

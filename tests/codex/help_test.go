@@ -26,6 +26,10 @@ var flagsOf = map[string][]string{
 	"responses-proxy clients":  {"--json", "--config", "--adapter", "--address"},
 	"responses-proxy rotate":   {"--gate", "--client", "--all", "--grace", "--config", "--adapter", "--address"},
 	"responses-proxy revoke":   {"--gate", "--client", "--config", "--adapter", "--address"},
+
+	"responses-proxy client add":    {"--gate", "--expires", "--config", "--adapter", "--address"},
+	"responses-proxy client rotate": {"--gate", "--grace", "--config", "--adapter", "--address"},
+	"responses-proxy client remove": {"--gate", "--config", "--adapter", "--address"},
 }
 
 // wantAll checks that text has every word.
