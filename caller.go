@@ -246,17 +246,47 @@ func (c *caller) start(config configID) {
 
 // publish tells the caller what a config says of it: it writes the server-info
 // file, if anything in it changed, and then removes the one at the caller's
-// former path. Without a file, a generated token is printed.
+// former path. Without a file, a generated token is printed. If that fails, for
+// want of disk space say, it is tried again as long as the config runs.
 func (c *caller) publish(config configID, p publication) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	claimed := c.configs[config]
 	p.path, p.started, p.adminGuard = claimed.path, claimed.started, claimed.adminGuard
-	c.failure = c.tell(p)
-	p.published = c.failure == nil
 	*claimed = p
-	c.schedule()
+	c.publishLocked(claimed)
+	if c.failure != nil {
+		c.publishLater(config, claimed)
+	}
 	return c.failure
+}
+
+func (c *caller) publishLocked(p *publication) {
+	c.failure = c.tell(*p)
+	p.published = c.failure == nil
+	c.schedule()
+}
+
+// publishAgainAfter is when callers who could not be told are told again.
+const publishAgainAfter = 5 * time.Second
+
+// publishLater tries again to tell what could not be told. It waits for the end
+// of a reload: only then is it clear which config says how it is.
+func (c *caller) publishLater(config configID, p *publication) {
+	time.AfterFunc(publishAgainAfter, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.gone.Load() || c.configs[config] != p {
+			return
+		}
+		if len(c.configs) == 1 {
+			if c.publishLocked(p); c.failure == nil {
+				c.log(nil, "callers are told at last where the gate is and which token to send")
+				return
+			}
+		}
+		c.publishLater(config, p)
+	})
 }
 
 // tell is publish, for one who holds the lock.

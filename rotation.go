@@ -35,8 +35,8 @@ const (
 	// comparison costs.
 	maxAccepted = 100
 
-	// retryAfter is when a rotation that failed, for want of disk space say,
-	// is tried again.
+	// retryAfter is when a rotation or an end that failed, for want of disk
+	// space say, is tried again.
 	retryAfter = time.Minute
 )
 
@@ -241,21 +241,27 @@ func (c *caller) wake() {
 		return
 	}
 	p, now := c.current, time.Now()
+	var err error
 	switch {
 	case p.ended(c.began, now):
 		c.ring.clear()
 		c.sessions.end()
-		c.log(c.tell(p), "a client's access has expired")
+		err = c.tell(p)
+		c.log(err, "a client's access has expired")
 	case p.rotation != nil && !p.hasFixedToken() && !c.revoked && !now.Before(c.rotated.Add(p.rotation.interval)):
-		err := c.rotateLocked(p.rotation.grace)
+		err = c.rotateLocked(p.rotation.grace)
 		c.metrics.rotations.count(err)
 		c.log(err, "token rotated")
-		if err != nil {
-			c.alarm = time.AfterFunc(min(retryAfter, p.rotation.interval), c.wake)
-			return
-		}
 	}
-	c.schedule()
+	if err == nil {
+		c.schedule()
+		return
+	}
+	again := retryAfter
+	if p.rotation != nil {
+		again = min(again, p.rotation.interval)
+	}
+	c.alarm = time.AfterFunc(again, c.wake)
 }
 
 // log says what became of something that was due.

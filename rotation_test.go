@@ -383,3 +383,112 @@ func TestARotationPlanIsCheckedInTheConfig(t *testing.T) {
 		}
 	}
 }
+
+// For a disk that is full when the gate starts or reloads: callers are told as
+// soon as it is not, without another reload.
+func TestCallersWhoCouldNotBeToldAreToldWhenItIsPossible(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := rotating(t, publication{rotation: &rotation{interval: time.Hour, grace: time.Minute}})
+		former := c.inFile(t)
+		next := c.current
+		next.info.Port++
+		var err error
+		if next.file, err = newServerInfoFile(filepath.Join(t.TempDir(), "next.json"), ""); err != nil {
+			t.Fatal(err)
+		}
+		next.path = next.file.path
+		if err := os.Mkdir(next.path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		c.configs[1].path = next.path
+		if c.publish(1, next) == nil {
+			t.Fatal("published over a directory")
+		}
+		time.Sleep(10 * publishAgainAfter)
+		synctest.Wait()
+		if c.inFile(t) != former || !c.takes(former) {
+			t.Error("what callers have does not hold any more")
+		}
+		if _, err := publishedInfo(c.id.gate); err == nil && c.id.client == "" {
+			t.Error("nobody can see that callers are not told")
+		}
+		if err := os.Remove(next.path); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(publishAgainAfter)
+		synctest.Wait()
+		if c.inFile(t) != "" {
+			t.Error("the former file is still there")
+		}
+		if info, err := readServerInfo(next.path); err != nil || info.Port != next.info.Port || !c.takes(info.AuthToken) {
+			t.Errorf("callers are not told: %v, %v", info, err)
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if info, err := readServerInfo(next.path); err != nil || info.AuthToken == former {
+			t.Errorf("rotations do not go on: %v, %v", info, err)
+		}
+	})
+}
+
+// While a reload is under way, only it says what callers are told.
+func TestAFormerConfigDoesNotSpeakUpAgainDuringAReload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := rotating(t, publication{})
+		blocked := c.current
+		blocked.info.Port++
+		if err := os.Remove(c.file.path); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(c.file.path, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if c.publish(1, blocked) == nil {
+			t.Fatal("published over a directory")
+		}
+		if _, err := openCaller(c.id, 2); err != nil { // a reload begins
+			t.Fatal(err)
+		}
+		if err := os.Remove(c.file.path); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * publishAgainAfter)
+		synctest.Wait()
+		if c.inFile(t) != "" {
+			t.Error("the running config's file came during the reload")
+		}
+		if err := closeCaller(2, c.caller); err != nil { // it fails
+			t.Fatal(err)
+		}
+		time.Sleep(publishAgainAfter)
+		synctest.Wait()
+		if info, err := readServerInfo(c.file.path); err != nil || info.Port != blocked.info.Port {
+			t.Errorf("after the failed reload callers are not told: %v, %v", info, err)
+		}
+	})
+}
+
+func TestAnExpiredClientsFileIsRemovedWhenItIsPossible(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := rotating(t, publication{expires: time.Hour})
+		last := c.inFile(t)
+		dir := c.file.dir
+		move := func(to string) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.current.file.dir = to
+		}
+		move(filepath.Join(c.file.path, "below-a-file") + "/")
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if c.takes(last) {
+			t.Error("the token outlives the access")
+		}
+		move(dir)
+		time.Sleep(retryAfter)
+		synctest.Wait()
+		if c.inFile(t) != "" {
+			t.Error("the file is not removed once it can be")
+		}
+	})
+}

@@ -132,6 +132,8 @@ type serverInfoFile struct {
 
 	// former is who owned the file before a reload changed the owner option.
 	former fileOwner
+
+	swept bool // leftovers were looked for
 }
 
 // takeOver lets the file replace the one that a caller was told through so
@@ -241,6 +243,10 @@ func (f *serverInfoFile) write(info serverInfo) error {
 	}
 	if old != nil && f.isAsWeWrite(old) && f.holds(root, old, content) {
 		return nil
+	}
+	if !f.swept {
+		f.swept = true
+		f.removeLeftovers(root) // first: the disk may be full
 	}
 	return f.replace(root, content)
 }
@@ -392,29 +398,44 @@ func (f *serverInfoFile) holds(root *os.Root, found fs.FileInfo, content []byte)
 	return err == nil && bytes.Equal(have, content)
 }
 
+// A temporary file's name is not to be guessed and does not depend on the length
+// of ours.
+const tempPrefix, tempSuffix = ".responses-proxy-gate-", ".tmp"
+
+func tempName() string { return tempPrefix + rand.Text() + tempSuffix }
+
 // replace puts content into a new file and moves that over the old one.
 func (f *serverInfoFile) replace(root *os.Root, content []byte) error {
-	// The name is not to be guessed and does not depend on the length of ours.
-	temp := ".responses-proxy-gate-" + rand.Text() + ".tmp"
-	err := f.writeTemp(root, temp, content)
-	if err == nil {
-		err = root.Rename(temp, f.base)
+	var err error
+	for range 3 {
+		// If it is gone, another gate took it for a leftover: it may, in the
+		// moment before it is locked.
+		if err = f.replaceOnce(root, content); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
 	}
 	if err != nil {
-		_ = root.Remove(temp)
 		return fmt.Errorf("server_info %s: the file could not be written: %w", f.path, err)
 	}
 	return nil
 }
 
-func (f *serverInfoFile) writeTemp(root *os.Root, name string, content []byte) error {
-	file, err := f.createTemp(root, name)
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(content)
+func (f *serverInfoFile) replaceOnce(root *os.Root, content []byte) error {
+	temp := tempName()
+	file, err := f.createTemp(root, temp)
 	if err == nil {
-		err = file.Sync()
+		defer keepLocked(file)()
+		_, err = file.Write(content)
+		if err == nil {
+			err = file.Sync()
+		}
+		err = errors.Join(err, file.Close())
 	}
-	return errors.Join(err, file.Close())
+	if err == nil {
+		err = root.Rename(temp, f.base)
+	}
+	if err != nil {
+		_ = root.Remove(temp)
+	}
+	return err
 }

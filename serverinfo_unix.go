@@ -330,6 +330,7 @@ func (f *serverInfoFile) createTemp(root *os.Root, name string) (*os.File, error
 	if err != nil {
 		return nil, err
 	}
+	lock(file)
 	if err := f.secure(file); err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
