@@ -99,7 +99,8 @@ func (l *looker) found(where string, content []byte) {
 	l.Read[where] = hits
 }
 
-// scanMemory looks through all memory that the process can write to.
+// scanMemory looks through the memory that the process can write to, but for
+// the vast areas that the race detector keeps, and no more than 1 GiB of it.
 func (l *looker) scanMemory() {
 	maps, err := os.Open(fmt.Sprintf("/proc/%d/maps", l.pid))
 	if err != nil {
@@ -111,16 +112,21 @@ func (l *looker) scanMemory() {
 		return
 	}
 	defer memory.Close()
+	const vast = 1 << 30
+	left := int64(1 << 30)
 	for lines := bufio.NewScanner(maps); lines.Scan(); {
 		var begin, end int64
 		var rights string
-		if _, err := fmt.Sscanf(lines.Text(), "%x-%x %s", &begin, &end, &rights); err != nil || !strings.HasPrefix(rights, "rw") {
+		if _, err := fmt.Sscanf(lines.Text(), "%x-%x %s", &begin, &end, &rights); err != nil || !strings.HasPrefix(rights, "rw") || end-begin >= vast {
 			continue
 		}
-		// (Go maps far more than it uses.)
-		content, _ := io.ReadAll(io.NewSectionReader(memory, begin, min(end-begin, 64<<20)))
+		content, _ := io.ReadAll(io.NewSectionReader(memory, begin, min(end-begin, 64<<20, left)))
+		left -= int64(len(content))
 		if len(content) > 0 {
-			l.found(fmt.Sprintf("memory at %x", begin), content)
+			where := fmt.Sprintf("memory at %x", begin)
+			if l.found(where, content); len(l.Read[where]) == len(l.texts) {
+				return
+			}
 		}
 	}
 }
