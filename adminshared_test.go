@@ -59,6 +59,9 @@ func TestSharedClientsChangeThroughTheAdminEndpoint(t *testing.T) {
 		}
 	}
 
+	if revoked := endpoint.do(http.MethodPost, "gates/"+h.Name+"/clients/ci/revoke", ""); revoked.Code != 404 || !strings.Contains(revoked.Body.String(), "client remove") {
+		t.Errorf("revoking it as a client of the config: %d %s", revoked.Code, revoked.Body)
+	}
 	if removed := endpoint.do(http.MethodDelete, at, ""); removed.Code != http.StatusOK || removed.Body.String() != "{}\n" {
 		t.Errorf("removing: %d %s", removed.Code, removed.Body)
 	}

@@ -11,7 +11,7 @@ import (
 // metrics are the gate's collectors. There is one set per process, which every
 // config registers with the registry of its own: so counts outlive reloads.
 //
-// Labels are names from the config and codes from fixed lists, and never
+// Labels are names from the config, or of shared clients, and codes from fixed lists, and never
 // anything that a caller sends.
 var metrics = struct {
 	requests, upstreamResponses, credentialReloads, tokenRotations, tokenRevocations *prometheus.CounterVec
