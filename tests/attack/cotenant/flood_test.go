@@ -128,7 +128,7 @@ func TestConnectionsThatSendNothingDoNotKeepCallersOut(t *testing.T) {
 		answersAgain(t, g, gatetest.Patience)
 		actor.WaitOutput("dry", 1)
 	})
-	t.Run("control: the original never closes them", func(t *testing.T) {
+	t.Run("control: the original still serves nobody after twice that time", func(t *testing.T) {
 		t.Parallel()
 		g := gatetest.StartOriginal(t, up, gatetest.Site{}, gatetest.Launch{Limits: few})
 		attacker(t, "flooder", g.Addr, "half-open", "400", "once")
