@@ -4,9 +4,83 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
+
+// read is a file of this repository.
+func read(t *testing.T, path string) string {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(content)
+}
+
+// metricNames are the names of what the gate counts.
+func metricNames(t *testing.T) []string {
+	t.Helper()
+	var names []string
+	for _, collector := range collectors() {
+		descriptions := make(chan *prometheus.Desc, 1)
+		collector.Describe(descriptions)
+		name := regexp.MustCompile(`fqName: "([^"]+)"`).FindStringSubmatch((<-descriptions).String())
+		if name == nil {
+			t.Fatal("a metric has no name")
+		}
+		names = append(names, name[1])
+	}
+	return names
+}
+
+func TestThePageAboutMetricsNamesEachAndEachCode(t *testing.T) {
+	page := read(t, "docs/observability.md")
+	for _, name := range metricNames(t) {
+		if strings.Count(page, "\n| `"+name+"` |") != 1 {
+			t.Errorf("the table does not have %s once", name)
+		}
+	}
+	for _, word := range append(slices.Clone(outcomeCodes), statusClasses[:]...) {
+		if !strings.Contains(page, "`"+word+"`") {
+			t.Errorf("the page does not have %s", word)
+		}
+	}
+}
+
+// A misspelt name or code in an alert does not fail: it never fires.
+func TestAlertsDashboardAndDocsAskForWhatIsCounted(t *testing.T) {
+	values := map[string][]string{"code": outcomeCodes, "class": statusClasses[:], "outcome": {"ok", "error"}}
+	names := metricNames(t)
+	for _, file := range []string{
+		"docs/observability.md", "examples/monitoring/alerts.yml", "examples/monitoring/alerts_test.yml", "examples/monitoring/dashboard.json",
+	} {
+		content := strings.ReplaceAll(read(t, file), `\"`, `"`)
+		found := regexp.MustCompile(`caddy_responses_proxy_gate_\w+`).FindAllString(content, -1)
+		if len(found) < 5 {
+			t.Errorf("%s names %d metrics", file, len(found))
+		}
+		for _, name := range found {
+			if !slices.Contains(names, name) {
+				t.Errorf("%s names %s, which does not exist", file, name)
+			}
+		}
+		for _, selected := range regexp.MustCompile(`(\w+)(?:=|=~|!=)"([^"]*)"`).FindAllStringSubmatch(content, -1) {
+			known, isFixed := values[selected[1]]
+			for value := range strings.SplitSeq(selected[2], "|") {
+				if isFixed && !slices.Contains(known, value) {
+					t.Errorf("%s asks for %s, which is never counted", file, selected[0])
+				}
+			}
+			if !isFixed && !slices.Contains([]string{"gate", "client", "instance"}, selected[1]) {
+				t.Errorf("%s asks for the label %s", file, selected[1])
+			}
+		}
+	}
+}
 
 // The threat model points at tests. A promise whose test is gone is none.
 func TestEveryTestThatTheThreatModelNamesExists(t *testing.T) {

@@ -249,6 +249,7 @@ func TestEveryRequestIsCountedOnceForWhatBecameOfIt(t *testing.T) {
 		"nobody answered in time":   {nil, failing(504), "ci upstream_timeout", "error"},
 		"the body was too large":    {nil, failing(413), "ci request_too_large", ""},
 		"the request was bad":       {nil, failing(400), "ci request_failed", ""},
+		"a limit was reached":       {nil, failing(429), "ci rate_limited", ""},
 		"the caller left early":     {nil, failing(499), "ci client_gone", ""},
 		"the answer broke off":      {nil, breakingOff, "ci cut_off", "error"},
 		"the caller left midway":    {leave, breakingOff, "ci client_gone", "2xx"},

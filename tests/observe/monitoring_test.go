@@ -1,0 +1,131 @@
+//go:build unix
+
+package observe
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"gopkg.in/yaml.v3"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
+)
+
+// promtool is Prometheus' own checker of rules (Debian: package prometheus). It
+// is found through PROMTOOL or on PATH. Without it, the test is skipped, or
+// fails if CI or REQUIRE_PROMTOOL is set.
+func promtool(t *testing.T, args ...string) {
+	t.Helper()
+	program := os.Getenv("PROMTOOL")
+	if program == "" {
+		program, _ = exec.LookPath("promtool")
+	}
+	if program == "" {
+		const howToGet = "promtool is missing: install Prometheus, or set PROMTOOL"
+		if os.Getenv("CI") != "" || os.Getenv("REQUIRE_PROMTOOL") != "" {
+			t.Fatal(howToGet)
+		}
+		t.Skip(howToGet)
+	}
+	if out, err := exec.Command(program, args...).CombinedOutput(); err != nil {
+		t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
+
+func monitoring(name string) string {
+	return filepath.Join(gatetest.RepoRoot, "examples", "monitoring", name)
+}
+
+// rules is what this test reads of a file of rules.
+type rules struct {
+	Groups []struct {
+		Name  string `yaml:"name"`
+		Rules []rule `yaml:"rules"`
+	} `yaml:"groups"`
+}
+
+type rule struct {
+	Alert       string            `yaml:"alert,omitempty"`
+	Record      string            `yaml:"record,omitempty"`
+	Expr        string            `yaml:"expr"`
+	For         string            `yaml:"for,omitempty"`
+	Labels      map[string]string `yaml:"labels,omitempty"`
+	Annotations map[string]string `yaml:"annotations,omitempty"`
+}
+
+func TestTheAlertsFireWhenTheyShouldAndOnlyThen(t *testing.T) {
+	t.Parallel()
+	promtool(t, "check", "rules", monitoring("alerts.yml"))
+	promtool(t, "test", "rules", monitoring("alerts_test.yml"))
+}
+
+func TestEveryAlertSaysWhatToDoIsTestedAndIsInTheDocs(t *testing.T) {
+	t.Parallel()
+	var shipped rules
+	decoder := yaml.NewDecoder(strings.NewReader(gatetest.ReadFile(t, monitoring("alerts.yml"))))
+	decoder.KnownFields(true)
+	gatetest.Must(t, decoder.Decode(&shipped))
+	tests := gatetest.ReadFile(t, monitoring("alerts_test.yml"))
+	docs := gatetest.ReadFile(t, filepath.Join(gatetest.RepoRoot, "docs", "observability.md"))
+	count := 0
+	for _, group := range shipped.Groups {
+		for _, alert := range group.Rules {
+			count++
+			if alert.Alert == "" || alert.Annotations["summary"] == "" || alert.Labels["severity"] == "" {
+				t.Errorf("%+v", alert)
+			}
+			quiet := "alertname: " + alert.Alert + ", exp_alerts: []}"
+			fires := "alertname: " + alert.Alert + "\n        exp_alerts:\n          - "
+			if !strings.Contains(tests, quiet) || !strings.Contains(tests, fires) {
+				t.Errorf("it is not tested both when %s fires and when it does not", alert.Alert)
+			}
+			if !strings.Contains(docs, "| `"+alert.Alert+"` |") {
+				t.Errorf("the docs do not have %s", alert.Alert)
+			}
+		}
+	}
+	if count < 5 {
+		t.Errorf("%d alerts", count)
+	}
+}
+
+func TestTheDashboardsQueriesAreValid(t *testing.T) {
+	t.Parallel()
+	var dashboard struct {
+		Title  string
+		Panels []struct {
+			ID      int
+			Title   string
+			Targets []struct{ Expr, LegendFormat string }
+		}
+	}
+	gatetest.Must(t, json.Unmarshal([]byte(gatetest.ReadFile(t, monitoring("dashboard.json"))), &dashboard))
+	if dashboard.Title == "" || len(dashboard.Panels) < 5 {
+		t.Errorf("%+v", dashboard)
+	}
+	// Prometheus checks them as rules, with what Grafana puts in.
+	fill := strings.NewReplacer("$__rate_interval", "5m", "$instance", ".*", "$gate", ".*")
+	ids := make(map[int]bool)
+	var all []rule
+	for _, panel := range dashboard.Panels {
+		if ids[panel.ID] || panel.Title == "" || len(panel.Targets) == 0 {
+			t.Errorf("%+v", panel)
+		}
+		ids[panel.ID] = true
+		for _, target := range panel.Targets {
+			if !strings.Contains(target.Expr, prefix) {
+				t.Errorf("%s asks for nothing of the gate's: %s", panel.Title, target.Expr)
+			}
+			all = append(all, rule{Record: "panel" + string(rune('a'+len(all))), Expr: fill.Replace(target.Expr)})
+		}
+	}
+	encoded, err := yaml.Marshal(map[string]any{"groups": []any{map[string]any{"name": "dashboard", "rules": all}}})
+	gatetest.Must(t, err)
+	path := filepath.Join(t.TempDir(), "dashboard.yml")
+	gatetest.WriteFile(t, path, string(encoded))
+	promtool(t, "check", "rules", path)
+}
