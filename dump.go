@@ -98,12 +98,8 @@ func (d *dumper) begin(r *http.Request, secrets ...string) *exchange {
 	if d == nil {
 		return nil
 	}
-	return d.take(r, slices.Clone(secrets)) // (with the clone, what a gate without dumps passes here needs no allocation)
-}
-
-func (d *dumper) take(r *http.Request, secrets []string) *exchange {
 	if token, refused := presentedToken(r.Header); refused == nil {
-		secrets = append(secrets, token)
+		secrets = append(slices.Clip(secrets), token)
 	}
 	forms := secretForms(secrets)
 	e := &exchange{
