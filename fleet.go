@@ -247,6 +247,7 @@ func (f *fleet) takeLocked(r reading) {
 // replaceLocked replaces what is known, and ends the sessions of those whose
 // access has been taken away.
 func (f *fleet) replaceLocked(list *sharedList) {
+	f.changes++
 	former := make(map[string]*configuredCaller)
 	for _, c := range f.clients() {
 		former[c.name] = c

@@ -17,6 +17,7 @@ func TestAChangeOfSharedClientsHoldsEverywhereInTheStatedTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage := newMemoryStorage()
 		a, b := newReplica(t, storage), newReplica(t, storage)
+		synctest.Wait()
 		token := a.adds(t, "ci", 0)
 		a.wants(t, "when it was added here", token, "ci")
 		b.wants(t, "before the next read", token, "")
@@ -259,37 +260,47 @@ func TestASharedClientCannotTakeTheNameOfAConfiguredOne(t *testing.T) {
 }
 
 func TestARemovedClientDoesNotComeBackWithWhatWasReadBefore(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		storage := newMemoryStorage()
-		a := newReplica(t, storage)
-		token := a.adds(t, "leaked", 0)
-		time.Sleep(fullReadEvery + 2*defaultSyncEvery + moment)
-		// The loop reads everything, and stalls when it has the record.
-		storage.mu.Lock()
-		storage.values[a.config.store.markKey()] = newToken().reveal()
-		removed := make(chan struct{})
-		stall := sync.OnceFunc(func() { <-removed })
-		storage.loaded = func(key string) {
-			if strings.HasSuffix(key, recordEnding) {
-				stall()
-			}
-		}
-		storage.mu.Unlock()
-		time.Sleep(defaultSyncEvery)
-		storage.mu.Lock()
-		storage.loaded = nil
-		storage.mu.Unlock()
-		if err := a.remove(t.Context(), "leaked"); err != nil {
-			t.Fatal(err)
-		}
-		a.wants(t, "after it was removed", token, "")
-		close(removed)
-		synctest.Wait()
-		for range 100 {
-			a.wants(t, "after a read from before", token, "")
-			time.Sleep(defaultSyncEvery / 10)
-		}
-	})
+	for name, read := range map[string]func(t *testing.T, a *testReplica){
+		"for news": func(*testing.T, *testReplica) { time.Sleep(defaultSyncEvery) },
+		"for another change": func(t *testing.T, a *testReplica) {
+			go func() { _ = a.add(t.Context(), "other", digestOf("other"), 0) }()
+			synctest.Wait()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				storage := newMemoryStorage()
+				a := newReplica(t, storage)
+				token := a.adds(t, "leaked", 0)
+				time.Sleep(fullReadEvery + 2*defaultSyncEvery + moment)
+				// Everything is read, and that stalls when it has the record.
+				removed := make(chan struct{})
+				stall := sync.OnceFunc(func() { <-removed })
+				storage.mu.Lock()
+				storage.values[a.config.store.markKey()] = newToken().reveal()
+				storage.loaded = func(key string) {
+					if strings.HasSuffix(key, recordEnding) {
+						stall()
+					}
+				}
+				storage.mu.Unlock()
+				read(t, a)
+				storage.mu.Lock()
+				storage.loaded = nil
+				storage.mu.Unlock()
+				if err := a.remove(t.Context(), "leaked"); err != nil {
+					t.Fatal(err)
+				}
+				a.wants(t, "after it was removed", token, "")
+				close(removed)
+				synctest.Wait()
+				for range 100 {
+					a.wants(t, "after a read from before", token, "")
+					time.Sleep(defaultSyncEvery / 10)
+				}
+			})
+		})
+	}
 }
 
 func TestTheStorageHoldsNoToken(t *testing.T) {

@@ -128,7 +128,7 @@ func (f *fleet) change(ctx context.Context, client string, decide edit) error {
 // change then would begin a second set of clients.
 func (f *fleet) upToDate(ctx context.Context, c *fleetConfig) (*sharedList, error) {
 	f.mu.Lock()
-	since := f.sinceLocked(time.Now())
+	since, before := f.sinceLocked(time.Now()), f.changes
 	f.mu.Unlock()
 	r := c.store.readWithin(ctx, since)
 	f.mu.Lock()
@@ -136,8 +136,9 @@ func (f *fleet) upToDate(ctx context.Context, c *fleetConfig) (*sharedList, erro
 	if c != f.current {
 		return nil, errors.New("the config was reloaded meanwhile")
 	}
-	f.takeLocked(r)
-	f.changes++ // (what the loop is reading may be older)
+	if before == f.changes {
+		f.takeLocked(r)
+	}
 	known := f.known.Load()
 	switch {
 	case r.err != nil:
@@ -195,7 +196,6 @@ func (f *fleet) adopt(c *fleetConfig, client string, record *clientRecord, err e
 	if c != f.current || known == nil {
 		return
 	}
-	f.changes++
 	list := &sharedList{existed: known.existed, read: known.read, records: maps.Clone(known.records)}
 	if list.records == nil {
 		list.records = make(map[string]*clientRecord)
