@@ -138,7 +138,8 @@ func (h *Handler) logFailure(level zapcore.Level, r *http.Request, err error, ke
 }
 
 // answerWriter passes the upstream's answer through as it streams, with two
-// exceptions: a 401 is withheld, and CORS headers are the gate's own.
+// exceptions: a 401, or what is no status, is withheld; and CORS headers are the
+// gate's own.
 type answerWriter struct {
 	caddyhttp.ResponseWriterWrapper
 	handler     *Handler
@@ -170,30 +171,37 @@ func (a *answerWriter) WriteHeader(status int) {
 	}
 	header := a.ResponseWriter.Header()
 	dropCORS(header)
-	if status < 200 && status != http.StatusSwitchingProtocols {
+	switch {
+	case status < 100 || status > 999:
+		// Not HTTP; net/http's client takes it, and its server panics.
+		a.handler.logger.Error("the upstream answered with a status that is none", zap.String("gate", a.handler.Name), zap.Int("status", status))
+		a.withhold(header, errUpstreamUnreachable)
+		return
+	case status < 200 && status != http.StatusSwitchingProtocols:
 		a.ResponseWriter.WriteHeader(status) // informational; the final one follows
+		return
+	case status == http.StatusUnauthorized:
+		// OpenAI's error text has a part of the operator's key; and to the
+		// gate's callers 401 must mean their own token, because many renew it
+		// and try again when they see one.
+		a.handler.logger.Error("the upstream refused the operator's credential (status 401); renew the key that upstream_bearer or upstream_bearer_file names",
+			zap.String("gate", a.handler.Name))
+		a.upstream = status
+		a.withhold(header, errUpstreamUnauthorized)
 		return
 	}
 	a.wroteHeader, a.status, a.upstream = true, status, status
-	if status == http.StatusUnauthorized {
-		a.withhold(header)
-		return
-	}
 	delete(header, codeHeaderName) // only the gate's own answers have it
 	a.handler.policy.allowCORS(header, a.request)
 	a.ResponseWriter.WriteHeader(status)
 }
 
-// withhold answers 502 in place of the upstream's 401. OpenAI's error text has
-// a part of the operator's key; and to the gate's callers 401 must mean their
-// own token, because many renew it and try again when they see one.
-func (a *answerWriter) withhold(header http.Header) {
-	a.handler.logger.Error("the upstream refused the operator's credential (status 401); renew the key that upstream_bearer or upstream_bearer_file names",
-		zap.String("gate", a.handler.Name))
+// withhold answers in place of the upstream, of whose answer nothing is passed on.
+func (a *answerWriter) withhold(header http.Header, refused *refusal) {
 	clear(header)
 	a.handler.policy.allowCORS(header, a.request)
-	a.outcome, a.status = errUpstreamUnauthorized.outcome, errUpstreamUnauthorized.status
-	errUpstreamUnauthorized.write(a.ResponseWriter)
+	a.wroteHeader, a.outcome, a.status = true, refused.outcome, refused.status
+	refused.write(a.ResponseWriter)
 	a.withheld = make(http.Header)
 }
 

@@ -240,3 +240,23 @@ func TestTheKeyIsTakenBackFromTheRequest(t *testing.T) {
 		}
 	}
 }
+
+// net/http's client takes such an answer, and its server panics at it.
+func TestAStatusThatIsNoneIsAnsweredByTheGate(t *testing.T) {
+	for _, status := range []int{0, 99, 1000, -1} {
+		h, logs := testGate()
+		w := answerTo(t, h, goodRequest(), func(w http.ResponseWriter, _ *http.Request) error {
+			w.Header().Set("X-Upstream", "odd")
+			w.WriteHeader(status)
+			_, err := io.WriteString(w, "odd")
+			return err
+		})
+		if header := w.Result().Header; w.Code != http.StatusBadGateway || header.Get(codeHeaderName) != "upstream_unreachable" ||
+			strings.Contains(fmt.Sprint(header, w.Body), "odd") {
+			t.Errorf("status %d: the answer is %d %v %s", status, w.Code, header, w.Body)
+		}
+		if logs.FilterMessageSnippet("a status that is none").Len() != 1 {
+			t.Errorf("status %d: logged %v", status, logs.All())
+		}
+	}
+}

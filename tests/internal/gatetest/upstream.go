@@ -203,3 +203,7 @@ func (c recordingConn) Read(data []byte) (int, error) {
 
 // CloseWrite ends what is sent, and leaves the other direction open.
 func (c recordingConn) CloseWrite() error { return c.Conn.(*net.TCPConn).CloseWrite() }
+
+// ResetOnClose has an upstream's connection, once hijacked, end with a reset
+// when it is closed.
+func ResetOnClose(conn net.Conn) { _ = conn.(recordingConn).Conn.(*net.TCPConn).SetLinger(0) }
