@@ -404,12 +404,16 @@ const tempPrefix, tempSuffix = ".responses-proxy-gate-", ".tmp"
 
 func tempName() string { return tempPrefix + rand.Text() + tempSuffix }
 
+// maxTempTries is far more than the gates that start in one directory at the
+// same moment.
+const maxTempTries = 100
+
 // replace puts content into a new file and moves that over the old one.
 func (f *serverInfoFile) replace(root *os.Root, content []byte) error {
 	var err error
-	for range 3 {
+	for range maxTempTries {
 		// If it is gone, another gate took it for a leftover: it may, in the
-		// moment before it is locked.
+		// moment before it is locked. Each gate does so once, when it starts.
 		if err = f.replaceOnce(root, content); !errors.Is(err, fs.ErrNotExist) {
 			break
 		}
