@@ -300,6 +300,25 @@ func TestAFloodOfRefusalsIsAFewLinesAndACount(t *testing.T) {
 	})
 }
 
+func TestOneClientsFloodHidesNoOtherClient(t *testing.T) {
+	h, logs := testGate()
+	names := []string{"loud", "quiet"}
+	for _, name := range names {
+		id := callerID{gate: h.Name, client: name}
+		state := &caller{id: id, metrics: newCallerMetrics(id)}
+		for range map[string]int{"loud": 1000, "quiet": 1}[name] {
+			h.trail.refused(goodRequest(), &configuredCaller{caller: state, name: name}, errRouteNotAllowed)
+		}
+	}
+	h.trail.close()
+	for i, want := range []int{floodLimit + 1, 1} {
+		if got := logs.FilterField(zap.String("client", names[i])).Len(); got != want {
+			t.Errorf("%d lines of %s, want %d", got, names[i], want)
+		}
+	}
+	wantTold(t, logs, "route_not_allowed", 1001, floodLimit+2)
+}
+
 func TestAFloodOfWebPagesIsCountedAsAWarning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, logs := testGate()
