@@ -29,7 +29,7 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp
 	defer answer.observe()
 	defer answer.finishWithheld()
 	if r.ContentLength != 0 {
-		answer.body.ReadCloser = r.Body
+		answer.body.ReadCloser, answer.body.left = r.Body, r.ContentLength
 		r.Body = &answer.body
 	}
 	err := next.ServeHTTP(answer, r)
@@ -46,10 +46,18 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp
 	refused := answer.failure(err)
 	clientGone := errorStatus(err) == statusClientGone
 	level := zap.ErrorLevel
-	if !answer.wroteHeader && (clientGone || refused == errRateLimited || refused == errRequestTooLarge) {
+	broken := refused == errRequestFailed && answer.body.broken.Load()
+	if !answer.wroteHeader && (clientGone || broken || refused == errRateLimited || refused == errRequestTooLarge) {
 		level = zap.InfoLevel // the caller's own doing: the operator has nothing to mend
 	}
-	h.logFailure(level, r, err, key)
+	status := refused.status
+	switch {
+	case answer.wroteHeader:
+		status = answer.status
+	case clientGone:
+		status = statusClientGone
+	}
+	h.logFailure(level, r, status, err, key)
 	if answer.wroteHeader {
 		// Too late for another answer. Cut the connection, so that what was
 		// sent so far cannot be taken for the whole.
@@ -82,12 +90,17 @@ func (a *answerWriter) failure(err error) *refusal {
 // because it breaks off or its framing is malformed.
 type callersBody struct {
 	io.ReadCloser
+	left   int64 // of the Content-Length; less than 0 if there was none
 	broken atomic.Bool
 }
 
 // Read implements io.Reader.
 func (b *callersBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
+	b.left -= int64(n)
+	if err == io.EOF && b.left > 0 { // over HTTP/3, nobody else looks
+		err = io.ErrUnexpectedEOF
+	}
 	if err != nil && err != io.EOF && !errors.Is(err, http.ErrBodyReadAfterClose) {
 		b.broken.Store(true)
 	}
@@ -126,14 +139,15 @@ func errorStatus(err error) int {
 	return http.StatusInternalServerError
 }
 
-// logFailure logs what failed, without the request's headers. The error may
-// quote what the upstream sent, which may quote the key.
-func (h *Handler) logFailure(level zapcore.Level, r *http.Request, err error, key secret) {
+// logFailure logs what failed, without the request's headers, and the status
+// that the caller gets for it. The error may quote what the upstream sent,
+// which may quote the key.
+func (h *Handler) logFailure(level zapcore.Level, r *http.Request, status int, err error, key secret) {
 	h.logger.Log(level, "request failed behind the gate",
 		zap.String("gate", h.Name),
 		zap.String("method", r.Method),
 		zap.String("path", r.URL.Path),
-		zap.Int("status", errorStatus(err)),
+		zap.Int("status", status),
 		zap.String("error", strings.ReplaceAll(err.Error(), key.reveal(), redacted)))
 }
 

@@ -65,7 +65,7 @@ func TestAFailureUpstreamIsAnsweredByTheGate(t *testing.T) {
 			if c.status == 413 || c.status == 429 || c.status == 499 {
 				level = zap.InfoLevel // nothing for the operator to mend
 			}
-			if len(entries) != 1 || entries[0].Level != level {
+			if len(entries) != 1 || entries[0].Level != level || entries[0].ContextMap()["status"] != int64(c.status) {
 				t.Fatalf("logged %v", entries)
 			}
 			logged := fmt.Sprint(entries[0].Message, entries[0].ContextMap())
@@ -90,19 +90,27 @@ func TestABrokenRequestBodyIsTheCallersFault(t *testing.T) {
 		"malformed, over HTTP/2":         {io.ErrUnexpectedEOF, 2, caddyhttp.Error(502, io.EOF), "request_failed", ""},
 		"too large":                      {&http.MaxBytesError{Limit: 1}, 1, &http.MaxBytesError{Limit: 1}, "request_too_large", ""},
 		"malformed, and a late upstream": {io.ErrUnexpectedEOF, 1, caddyhttp.Error(504, io.EOF), "upstream_timeout", ""},
+		"shorter than its length":        {io.EOF, 3, caddyhttp.Error(502, io.EOF), "request_failed", ""},
 		"whole, and no upstream":         {io.EOF, 1, caddyhttp.Error(502, io.EOF), "upstream_unreachable", ""},
 		"closed, and no upstream":        {http.ErrBodyReadAfterClose, 1, caddyhttp.Error(502, io.EOF), "upstream_unreachable", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			h, _ := testGate()
+			h, logs := testGate()
 			r := goodRequest()
 			r.ProtoMajor, r.Body = c.protoMajor, io.NopCloser(iotest.ErrReader(c.broken))
+			if c.broken == io.EOF && c.code != "request_failed" {
+				r.ContentLength = -1
+			}
 			w := answerTo(t, h, r, func(_ http.ResponseWriter, r *http.Request) error {
 				_, _ = r.Body.Read(make([]byte, 1))
 				return c.err
 			})
 			if got := w.Header().Get(codeHeaderName); got != c.code || w.Header().Get("Connection") != c.connection {
 				t.Errorf("the answer is %q with Connection %q, want %q, %q", got, w.Header().Get("Connection"), c.code, c.connection)
+			}
+			entry := logs.All()[0]
+			if callers := w.Code < 500; callers != (entry.Level == zap.InfoLevel) || entry.ContextMap()["status"] != int64(w.Code) {
+				t.Errorf("a %d is logged as %s, %v", w.Code, entry.Level, entry.ContextMap())
 			}
 		})
 	}
