@@ -55,6 +55,9 @@ func (p *policy) checkBrowser(r *http.Request) *refusal {
 // returns whose token it is, if it is anybody's, and why the request is
 // refused, if it is.
 func (p *policy) checkCaller(r *http.Request) (caller *configuredCaller, refused *refusal) {
+	if inEarlyData(r) {
+		return nil, errTooEarly
+	}
 	if refused := checkContentType(r); refused != nil {
 		return nil, refused
 	}
@@ -73,6 +76,14 @@ func (p *policy) checkCaller(r *http.Request) (caller *configuredCaller, refused
 		return caller, nil
 	}
 	return caller, p.checkRoute(r)
+}
+
+// inEarlyData tells whether r came before the TLS handshake was complete (which
+// Caddy allows over HTTP/3), here or at a server in front (RFC 8470 §5.1). It
+// may be one that somebody on the network recorded: token and all, it could be
+// sent again, and be paid for, as often as they like.
+func inEarlyData(r *http.Request) bool {
+	return r.TLS != nil && !r.TLS.HandshakeComplete || r.Header["Early-Data"] != nil
 }
 
 // allowsOrigin tells whether the one Origin header is an allowed one. Origins

@@ -2,6 +2,7 @@ package responsesproxygate
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -251,12 +252,33 @@ func TestAUnixSocketHasNoHostToCheck(t *testing.T) {
 	}
 }
 
+func TestARequestInEarlyDataIsRefused(t *testing.T) {
+	for name, edit := range map[string]func(r *http.Request){
+		"before the handshake is complete":            func(r *http.Request) { r.TLS = new(tls.ConnectionState) },
+		"of a server in front":                        func(r *http.Request) { r.Header.Set("Early-Data", "1") },
+		"of one in front that says it in other words": func(r *http.Request) { r.Header["Early-Data"] = []string{"", "0"} }, // RFC 8470 §5.1
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := goodRequest()
+			edit(r)
+			if got := codeOf(check(testPolicy(), r)); got != "too_early" {
+				t.Error(got)
+			}
+		})
+	}
+	r := goodRequest()
+	r.TLS = &tls.ConnectionState{HandshakeComplete: true}
+	if got := codeOf(check(testPolicy(), r)); got != "passes" {
+		t.Errorf("behind a whole handshake: %s", got)
+	}
+}
+
 // TestTheChecksHaveOneOrder begins with a request that is wrong in every way
 // and mends one thing after another.
 func TestTheChecksHaveOneOrder(t *testing.T) {
 	p := testPolicy()
 	r := httptest.NewRequest(http.MethodPut, "/v1/files", strings.NewReader("x"))
-	r.Host = "attacker.example"
+	r.Host, r.TLS = "attacker.example", new(tls.ConnectionState)
 	r.Header = http.Header{
 		"Origin": {"https://attacker.example"}, "Sec-Fetch-Site": {"cross-site"}, "Content-Type": {"text/plain"},
 	}
@@ -267,6 +289,7 @@ func TestTheChecksHaveOneOrder(t *testing.T) {
 		{"origin_not_allowed", func() { r.Header.Del("Origin") }},
 		{"cross_site_request", func() { r.Header.Del("Sec-Fetch-Site") }},
 		{"host_not_allowed", func() { r.Host = "localhost" }},
+		{"too_early", func() { r.TLS.HandshakeComplete = true }},
 		{"content_type_not_json", func() { r.Header.Set("Content-Type", "application/json") }},
 		{"missing_token", func() { r.Header.Set("Authorization", "Bearer guess") }},
 		{"invalid_token", func() { r.Header.Set("Authorization", "Bearer "+testToken) }},
