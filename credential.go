@@ -309,7 +309,9 @@ func (w *watchedFile) refresh(use func(secret)) {
 	if !w.nextLook.CompareAndSwap(next, now.Add(fileCheckInterval).UnixNano()) {
 		return // another request looks
 	}
-	w.mu.Lock()
+	if !w.mu.TryLock() {
+		return // another one still does: the file system hangs, and one request that waits for it is enough
+	}
 	defer w.mu.Unlock()
 	info, err := os.Stat(w.path)
 	if err != nil {

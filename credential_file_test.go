@@ -303,3 +303,22 @@ func TestManyRequestsFollowAKeyFileTogether(t *testing.T) {
 		t.Errorf("10 changes were logged %d times", entries)
 	}
 }
+
+// A look at the file may take for ever on a network file system.
+func TestAFileSystemThatHangsHoldsOneRequestAndNoMore(t *testing.T) {
+	w := watch(t, "skOld\n")
+	w.start(t)
+	w.credential.file.mu.Lock() // as does the request that waits
+	defer w.credential.file.mu.Unlock()
+	w.credential.file.nextLook.Store(0)
+	done := make(chan string, 1)
+	go func() { done <- keyOf(w.credential) }()
+	select {
+	case key := <-done:
+		if key != "skOld" {
+			t.Errorf("the key is %q", key)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("another request waits with it")
+	}
+}
