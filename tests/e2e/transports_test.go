@@ -21,7 +21,7 @@ import (
 
 // startTLSGate starts a gate behind TLS with a certificate of Caddy's own
 // authority, on all interfaces: encrypted, that is no risk.
-func startTLSGate(t *testing.T, up *gatetest.Upstream) (*gatetest.Gate, *tls.Config) {
+func startTLSGate(t *testing.T, up *gatetest.Upstream, gate ...string) (*gatetest.Gate, *tls.Config) {
 	t.Helper()
 	port := gatetest.FreePort(t)
 	g := gatetest.StartGate(t, up, gatetest.Site{
@@ -30,6 +30,7 @@ func startTLSGate(t *testing.T, up *gatetest.Upstream) (*gatetest.Gate, *tls.Con
 		Address: fmt.Sprintf("https://localhost:%d", port),
 		Bind:    "-",
 		Before:  "tls internal",
+		Gate:    strings.Join(gate, "\n"),
 	})
 	g.WaitOutput("certificate obtained successfully", 1) // Caddy listens before it has one
 	root := gatetest.ReadFile(t, filepath.Join(g.Site.Dir, "data", "caddy", "pki", "authorities", "local", "root.crt"))
