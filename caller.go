@@ -291,6 +291,17 @@ func (c *caller) publishLater(config configID, p *publication) {
 
 // tell is publish, for one who holds the lock.
 func (c *caller) tell(next publication) error {
+	now := time.Now()
+	switch {
+	case next.ended(c.began, now):
+		c.ring.clear()
+		c.sessions.end()
+	case !next.hasFixedToken() && !c.revoked && !c.ring.has(c.token):
+		// The access had ended, and another config prolongs it. The tokens of
+		// before do not come back.
+		c.token, c.rotated = newToken(), now
+		c.ring.add(c.token)
+	}
 	token := next.fixed
 	if !next.hasFixedToken() {
 		token = c.token
@@ -299,7 +310,7 @@ func (c *caller) tell(next publication) error {
 	info.AuthToken = token.reveal()
 	former, said := c.current, c.written
 	switch {
-	case c.withdrawn(&next) || next.ended(c.began, time.Now()):
+	case c.withdrawn(&next) || next.ended(c.began, now):
 		// There is no token to tell; a file would promise one.
 		if next.file != nil && former.path == next.path {
 			if err := next.file.remove(said); err != nil {

@@ -244,8 +244,6 @@ func (c *caller) wake() {
 	var err error
 	switch {
 	case p.ended(c.began, now):
-		c.ring.clear()
-		c.sessions.end()
 		err = c.tell(p)
 		c.log(err, "a client's access has expired")
 	case p.rotation != nil && !p.hasFixedToken() && !c.revoked && !now.Before(c.rotated.Add(p.rotation.interval)):

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -207,10 +208,46 @@ func TestAnAccessThatExpiresTakesEverythingWithIt(t *testing.T) {
 		if err := c.publish(1, longer); err != nil {
 			t.Fatal(err)
 		}
+		prolonged := c.inFile(t)
+		if !c.takes(prolonged) || prolonged == last || c.takes(last) {
+			t.Errorf("after a reload with a longer one, the file has a token that passes: %t; another one: %t; the former one passes: %t",
+				c.takes(prolonged), prolonged != last, c.takes(last))
+		}
+		time.Sleep(3 * time.Hour)
+		synctest.Wait()
+		if next := c.inFile(t); next == prolonged || !c.takes(next) {
+			t.Error("it is not rotated any more")
+		}
 		if err := c.rotate(0); err != nil || !c.takes(c.inFile(t)) {
-			t.Errorf("a reload with a longer one does not: %v", err)
+			t.Errorf("a rotation on demand: %v", err)
 		}
 	})
+}
+
+func TestAnAccessThatAReloadEndsTakesEverythingWithIt(t *testing.T) {
+	for name, p := range map[string]publication{
+		"of a generated token": {},
+		"of a fixed token":     {fixed: newSecret(strings.Repeat("f", minTokenLength))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := rotating(t, p)
+				ctx, done := c.sessions.begin(context.Background())
+				defer done()
+				token := c.inFile(t)
+				time.Sleep(time.Hour)
+				shorter := c.current
+				shorter.expires = time.Minute // it was over before this reload
+				c.ends = c.began.Add(shorter.expires)
+				if err := c.publish(1, shorter); err != nil {
+					t.Fatal(err)
+				}
+				if c.takes(token) || c.inFile(t) != "" || ctx.Err() == nil {
+					t.Errorf("the token passes: %t; the file has %q; the WebSocket: %v", c.takes(token), c.inFile(t), ctx.Err())
+				}
+			})
+		})
+	}
 }
 
 func TestARevokedCallerStaysOutUntilItGetsANewToken(t *testing.T) {

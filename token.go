@@ -70,6 +70,12 @@ func (r *tokenRing) add(token secret) {
 	r.accepted.Store(&tokens)
 }
 
+// has tells whether a token is in the ring.
+func (r *tokenRing) has(token secret) bool {
+	digest := digestOf(token.reveal())
+	return slices.ContainsFunc(r.tokens(), func(t acceptedToken) bool { return t.digest == digest })
+}
+
 // drop accepts a token no longer.
 func (r *tokenRing) drop(token secret) {
 	digest := digestOf(token.reveal())
