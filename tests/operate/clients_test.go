@@ -52,7 +52,7 @@ func TestAClientThatIsTakenOutLosesItsTokenFileAndWebSocket(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), gatetest.Patience)
 	defer cancel()
-	up := newLoadUpstream(t)
+	up := gatetest.NewLoadUpstream(t)
 	dir := gatetest.TempDir(t)
 	s := withClients(dir, "leaves", "stays")
 	s.To = up.URL
@@ -87,7 +87,7 @@ func TestAClientThatIsTakenOutLosesItsTokenFileAndWebSocket(t *testing.T) {
 
 func TestAFailingReloadLeavesClientsAsTheyWere(t *testing.T) {
 	t.Parallel()
-	up := newLoadUpstream(t)
+	up := gatetest.NewLoadUpstream(t)
 	dir := gatetest.TempDir(t)
 	s := withClients(dir, "one", "two")
 	s.To = up.URL
@@ -153,7 +153,7 @@ func TestAnAccessThatExpiresEndsByItself(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), gatetest.Patience)
 	defer cancel()
-	up := newLoadUpstream(t)
+	up := gatetest.NewLoadUpstream(t)
 	s := withClients(gatetest.TempDir(t))
 	s.To, s.Gate = up.URL, s.Gate+"\nclient guest {\nserver_info "+filepath.Join(s.Dir, "guest.json")+"\nexpires 3s\n}"
 	g := gatetest.StartGate(t, nil, s)

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,9 +20,6 @@ import (
 )
 
 const (
-	// eventInterval is how often a stream of the load has an event.
-	eventInterval = 100 * time.Millisecond
-
 	// thinkTime keeps the callers from being the whole load of the machine.
 	thinkTime = 50 * time.Millisecond
 
@@ -31,59 +27,11 @@ const (
 	retryPause = 500 * time.Millisecond
 )
 
-// loadUpstream answers requests at once, streams until it is told to finish,
-// and echoes WebSockets. It keeps nothing of what it sees.
-type loadUpstream struct {
-	*httptest.Server
-	finish chan struct{} // closed: streams come to their end
-}
-
-func newLoadUpstream(t *testing.T) *loadUpstream {
-	up := &loadUpstream{finish: make(chan struct{})}
-	up.Server = httptest.NewServer(up)
-	t.Cleanup(up.Close)
-	return up
-}
-
-func (up *loadUpstream) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Header.Get("Authorization") != "Bearer "+gatetest.OperatorKey {
-		http.Error(w, "no key", http.StatusTeapot)
-		return
-	}
-	if r.Method == http.MethodGet {
-		gatetest.Echo(make(chan struct{}))(w, r)
-		return
-	}
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
-		return
-	}
-	if !strings.Contains(string(body), `"stream":true`) {
-		gatetest.AnswerJSON(w, r)
-		return
-	}
-	w.Header().Set("Content-Type", "text/event-stream")
-	ticker := time.NewTicker(eventInterval)
-	defer ticker.Stop()
-	for n := 1; ; n++ {
-		_, _ = io.WriteString(w, gatetest.Event(n))
-		_ = http.NewResponseController(w).Flush()
-		select {
-		case <-up.finish:
-			_, _ = io.WriteString(w, "data: [DONE]\n\n")
-			return
-		case <-r.Context().Done():
-			return
-		case <-ticker.C:
-		}
-	}
-}
-
 // load is callers of every kind, who go on until end is called.
 type load struct {
 	t      *testing.T
 	g      *gatetest.Gate
-	up     *loadUpstream
+	up     *gatetest.LoadUpstream
 	stop   chan struct{}
 	wait   sync.WaitGroup
 	served atomic.Int64 // requests
@@ -92,7 +40,7 @@ type load struct {
 	events atomic.Int64
 }
 
-func startLoad(t *testing.T, g *gatetest.Gate, up *loadUpstream, callers, streams, sockets int) *load {
+func startLoad(t *testing.T, g *gatetest.Gate, up *gatetest.LoadUpstream, callers, streams, sockets int) *load {
 	l := &load{t: t, g: g, up: up, stop: make(chan struct{})}
 	var open sync.WaitGroup
 	open.Add(streams + sockets)
@@ -112,7 +60,7 @@ func startLoad(t *testing.T, g *gatetest.Gate, up *loadUpstream, callers, stream
 // end lets the streams come to their end and waits for everybody.
 func (l *load) end() {
 	close(l.stop)
-	close(l.up.finish)
+	close(l.up.Finish)
 	l.wait.Wait()
 	l.t.Logf("%d requests (%d made again), %d events, %d echoes", l.served.Load(), l.reset.Load(), l.events.Load(), l.echoes.Load())
 }
@@ -219,7 +167,7 @@ func (l *load) webSocket(open *sync.WaitGroup) {
 		return
 	}
 	defer conn.CloseNow()
-	ticker := time.NewTicker(eventInterval)
+	ticker := time.NewTicker(gatetest.EventInterval)
 	defer ticker.Stop()
 	for n := 0; !l.stopped(); n++ {
 		message := fmt.Sprint("message ", n)

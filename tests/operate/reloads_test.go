@@ -4,11 +4,6 @@ package operate
 
 import (
 	"fmt"
-	"net/http"
-	"os"
-	"regexp"
-	"runtime"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,8 +13,8 @@ import (
 )
 
 // reloadable is a gate for callers of every kind.
-func reloadable(t *testing.T) (*gatetest.Gate, *loadUpstream) {
-	up := newLoadUpstream(t)
+func reloadable(t *testing.T) (*gatetest.Gate, *gatetest.LoadUpstream) {
+	up := gatetest.NewLoadUpstream(t)
 	g := gatetest.StartReloadable(t, nil, gatetest.Site{
 		To:   up.URL,
 		Gate: "allow_route POST /v1/responses\nallow_route GET /v1/responses\nallow_origin https://app0.example",
@@ -53,7 +48,7 @@ func TestAHundredReloadsFailNoRequestAndCutNoStream(t *testing.T) {
 	t.Parallel()
 	g, up := reloadable(t)
 	g.MustReload(t, variant(g, 0)) // what Caddy makes once is there
-	before := resourcesOf(t, g)
+	before := gatetest.ResourcesOf(t, g)
 	file := gatetest.ReadFile(t, g.Site.InfoPath())
 	load := startLoad(t, g, up, 64, 50, 50)
 	g.Reloaded.Store(true)
@@ -86,7 +81,7 @@ func TestAHundredReloadsFailNoRequestAndCutNoStream(t *testing.T) {
 	if gatetest.ReadFile(t, g.Site.InfoPath()) != file {
 		t.Error("the reloads rewrote server-info, in which nothing changed")
 	}
-	before.mustComeBack(t, g)
+	before.MustComeBack(t, g)
 }
 
 func TestReloadsBySignalFailNoRequestAndCutNoStream(t *testing.T) {
@@ -101,61 +96,4 @@ func TestReloadsBySignalFailNoRequestAndCutNoStream(t *testing.T) {
 		inForce(t, g, i)
 	}
 	load.end()
-}
-
-// resources are what a process holds.
-type resources struct {
-	goroutines, files int
-	heap              int // bytes, after a collection
-}
-
-var (
-	goroutineTotal = regexp.MustCompile(`goroutine profile: total (\d+)`)
-	heapAlloc      = regexp.MustCompile(`# HeapAlloc = (\d+)`)
-)
-
-func resourcesOf(t *testing.T, g *gatetest.Gate) resources {
-	t.Helper()
-	number := func(pattern *regexp.Regexp, path string) int {
-		profile := g.AdminDo(t, http.MethodGet, path, "", "")
-		found := pattern.FindStringSubmatch(profile.Body)
-		if found == nil {
-			t.Fatalf("%s: %d %.200s", path, profile.Status, profile.Body)
-		}
-		n, _ := strconv.Atoi(found[1])
-		return n
-	}
-	r := resources{
-		heap:       number(heapAlloc, "/debug/pprof/heap?gc=1&debug=1"),
-		goroutines: number(goroutineTotal, "/debug/pprof/goroutine?debug=1"),
-	}
-	if runtime.GOOS == "linux" {
-		files, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", g.PID()))
-		gatetest.Must(t, err)
-		r.files = len(files)
-	}
-	return r
-}
-
-// Some of Caddy's and net/http's goroutines, connections and buffers come and
-// go; one leaked by each of a hundred reloads is far above these.
-const (
-	goroutineSlack = 20
-	fileSlack      = 20
-	heapSlack      = 16 << 20
-)
-
-// mustComeBack waits until the process holds no more than it did.
-func (before resources) mustComeBack(t *testing.T, g *gatetest.Gate) {
-	t.Helper()
-	var now resources
-	for deadline := time.Now().Add(gatetest.Patience); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
-		now = resourcesOf(t, g)
-		if now.goroutines <= before.goroutines+goroutineSlack && now.files <= before.files+fileSlack && now.heap <= before.heap+heapSlack {
-			t.Logf("before the reloads %+v, after %+v", before, now)
-			return
-		}
-	}
-	profile := g.AdminDo(t, http.MethodGet, "/debug/pprof/goroutine?debug=1", "", "")
-	t.Errorf("before the reloads the process held %+v, after them %+v\n%.8000s", before, now, profile.Body)
 }
