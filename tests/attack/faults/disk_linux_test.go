@@ -250,28 +250,42 @@ func TestDumpsOnABrokenDiskHoldNoRequestUpAndLeaveNothingHalf(t *testing.T) {
 			t.Parallel()
 			d := tinyDisk(t)
 			g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{Gate: "dump_dir " + d.dir})
-			dumps := func() (whole int) {
+			dumps := func() (whole, partial int) {
 				entries, err := os.ReadDir(d.dir)
 				gatetest.Must(t, err)
 				for _, entry := range entries {
-					if entry.Name() == "filler" {
-						continue
-					}
 					info, err := entry.Info()
-					if err == nil && (info.Mode().Perm() != 0o600 || info.Size() == 0 || strings.HasSuffix(entry.Name(), ".partial")) {
-						t.Errorf("%s has mode %v and %d bytes", entry.Name(), info.Mode(), info.Size())
+					switch {
+					case entry.Name() == "filler" || err != nil:
+						continue
+					case info.Mode().Perm() != 0o600:
+						t.Errorf("%s has mode %v", entry.Name(), info.Mode())
+					case strings.HasSuffix(entry.Name(), ".partial"):
+						partial++ // while it is being tried
+						continue
+					case info.Size() == 0:
+						t.Errorf("%s is empty", entry.Name())
 					}
 					whole++
 				}
-				return whole
+				return whole, partial
 			}
 			trouble.begin(d)
 			for range 5 {
 				g.Works(t)
 			}
 			g.WaitOutput("an exchange could not be dumped", 1)
-			if n := dumps(); n != 0 {
-				t.Errorf("%d files were made", n)
+			for deadline := time.Now().Add(gatetest.Patience); ; time.Sleep(10 * time.Millisecond) {
+				whole, partial := dumps()
+				if whole != 0 {
+					t.Errorf("%d files were made", whole)
+				}
+				if partial == 0 {
+					break
+				}
+				if time.Now().After(deadline) {
+					t.Fatalf("%d partial files are left", partial)
+				}
 			}
 			trouble.end(d)
 			for deadline := time.Now().Add(gatetest.Patience); !strings.Contains(g.Output.String(), "exchanges are dumped again"); {
@@ -282,8 +296,8 @@ func TestDumpsOnABrokenDiskHoldNoRequestUpAndLeaveNothingHalf(t *testing.T) {
 			}
 			g.Signal(syscall.SIGTERM) // which waits for what is still to be written
 			g.Wait()
-			if n := dumps(); n == 0 || n%2 != 0 {
-				t.Errorf("%d files were made", n)
+			if whole, partial := dumps(); whole == 0 || whole%2 != 0 || partial != 0 {
+				t.Errorf("%d files were made, and %d in part", whole, partial)
 			}
 		})
 	}
