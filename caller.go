@@ -377,7 +377,9 @@ func (c *caller) Destruct() error {
 	c.schedule()
 	last, said := c.current, c.written
 	c.mu.Unlock()
-	forget(prometheus.Labels{"gate": c.id.gate, "client": c.id.name()})
+	if !fleetOf(c.id.gate).has(c.id.name()) { // or it goes on under its name
+		forget(prometheus.Labels{"gate": c.id.gate, "client": c.id.name()})
+	}
 	if last.file == nil {
 		return nil
 	}

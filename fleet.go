@@ -210,6 +210,11 @@ func (f *fleet) clients() []*configuredCaller {
 	return nil
 }
 
+// has tells whether a shared client of this name is known.
+func (f *fleet) has(client string) bool {
+	return slices.ContainsFunc(f.clients(), func(c *configuredCaller) bool { return c.name == client })
+}
+
 var errVanished = errors.New("the shared clients are no longer in it; put them back, or restart every replica to begin anew")
 
 // takeLocked takes what was read for the truth.

@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	_ "github.com/caddyserver/caddy/v2/modules/filestorage" // storage file_system
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // withStorage is a configuration whose storage is this folder.
@@ -189,4 +190,27 @@ func TestASharedClientThatAsksForTooMuchIsRefusedLikeAnyOther(t *testing.T) {
 			t.Fatalf("%d %q", w.Code, got)
 		}
 	}
+}
+
+// A fleet moves a client to the storage replica by replica: some have it in
+// their config when it is already shared.
+func TestAClientThatMovesToTheStorageIsStillCounted(t *testing.T) {
+	watch := prometheus.NewRegistry()
+	if err := registerMetrics(watch); err != nil {
+		t.Fatal(err)
+	}
+	folder := t.TempDir()
+	first := withStorage(t, folder)
+	token := addsTo(t, first.starts(t, t.Name(), sharing), "ci")
+	both := withStorage(t, folder)
+	both.starts(t, t.Name(), sharing+`, "server_info": {"path": "`+filepath.Join(folder, "info.json")+`"}, "client": [{"name": "ci"}]`)
+	first.discard()
+	h := withStorage(t, folder).starts(t, t.Name(), sharing)
+	both.discard()
+	r := goodRequest()
+	r.Header["Authorization"] = []string{"Bearer " + token}
+	serveTo(t, h, r, answerNothing)
+	counted(t, watch, t.Name(), map[string]float64{
+		"requests_total ci forwarded": 1, "upstream_responses_total ci 2xx": 1,
+	})
 }
