@@ -125,7 +125,11 @@ func (t *auditTrail) closeWindow(seen *atomic.Int64) {
 	if dropped <= 0 {
 		return
 	}
-	if line := t.logger.Check(w.refused.level(), "refused, and not written one by one"); line != nil {
+	message := "refused, and not written one by one"
+	if w.refused.outcome >= errUpstreamUnauthorized.outcome { // of forward, which writes the others
+		message = "failed behind the gate, and not written one by one"
+	}
+	if line := t.logger.Check(w.refused.level(), message); line != nil {
 		line.Write(zap.String("gate", t.gate), zap.String("client", w.client),
 			zap.String("code", w.refused.code), zap.Int64("dropped", dropped))
 	}

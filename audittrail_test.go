@@ -300,6 +300,34 @@ func TestAFloodOfRefusalsIsAFewLinesAndACount(t *testing.T) {
 	})
 }
 
+// Whoever has a token can have requests fail as often as they like.
+func TestAFloodOfFailuresIsAFewLinesAndACount(t *testing.T) {
+	for name, err := range map[string]error{
+		"of the upstream's":          caddyhttp.Error(502, io.EOF),
+		"of bodies that break off":   caddyhttp.Error(400, io.EOF),
+		"of callers who leave":       caddyhttp.Error(499, context.Canceled),
+		"of bodies that are too big": &http.MaxBytesError{Limit: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h, logs := testGate()
+				for range 3 * floodLimit {
+					serveTo(t, h, goodRequest(), func(http.ResponseWriter, *http.Request) error { return err })
+				}
+				if got := logs.Len(); got != floodLimit {
+					t.Errorf("%d lines, want %d", got, floodLimit)
+				}
+				time.Sleep(floodWindow)
+				synctest.Wait()
+				last := logs.All()[logs.Len()-1]
+				if fields := last.ContextMap(); !strings.HasPrefix(last.Message, "failed behind the gate") || fields["dropped"] != int64(2*floodLimit) || fields["client"] != "default" {
+					t.Errorf("the last line is %q %v", last.Message, fields)
+				}
+			})
+		})
+	}
+}
+
 func TestOneClientsFloodHidesNoOtherClient(t *testing.T) {
 	h, logs := testGate()
 	names := []string{"loud", "quiet"}

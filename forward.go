@@ -57,7 +57,9 @@ func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp
 	case clientGone:
 		status = statusClientGone
 	}
-	h.logFailure(level, r, status, err, key)
+	if h.trail.admits(caller, refused) { // a caller must not be able to fill the disk
+		h.logFailure(level, r, status, err, key)
+	}
 	if answer.wroteHeader {
 		// Too late for another answer. Cut the connection, so that what was
 		// sent so far cannot be taken for the whole.
