@@ -177,6 +177,7 @@ func (l *load) do(ctx context.Context, c *http.Client, body string) (*http.Respo
 
 func closedUnanswered(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF) ||
+		errors.Is(err, net.ErrClosed) || // (by net/http's client, which saw the reset while it still wrote)
 		strings.Contains(err.Error(), "server closed idle connection")
 }
 

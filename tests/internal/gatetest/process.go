@@ -178,6 +178,20 @@ func (p *Process) Wait() int {
 	return p.Cmd.ProcessState.ExitCode()
 }
 
+// hasRace tells whether the race detector reports one that is not Caddy's own.
+// That one (v2.11.9) is harmless: reverse_proxy's copyResponse has a value
+// receiver, whose copy takes in a field that a reload sets meanwhile if
+// WebSockets are open, and does not use it.
+func hasRace(out string) bool {
+	for report := range strings.SplitSeq(out, "==================") {
+		if strings.Contains(report, "WARNING: DATA RACE") &&
+			!(strings.Contains(report, "reverseproxy.(*Handler).cleanupConnections()") && strings.Contains(report, "reverseproxy.(*Handler).finalizeResponse()")) {
+			return true
+		}
+	}
+	return false
+}
+
 // finish ends the process, if it still runs, and reports races in it.
 func (p *Process) finish() {
 	select {
@@ -193,7 +207,7 @@ func (p *Process) finish() {
 		}
 	}
 	out := p.Output.String()
-	if strings.Contains(out, "WARNING: DATA RACE") {
+	if hasRace(out) {
 		p.t.Errorf("Caddy reports a data race")
 	}
 	if strings.Contains(out, "panic: ") || strings.Contains(out, "fatal error: ") {
