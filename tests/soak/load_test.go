@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -26,7 +27,7 @@ import (
 
 const (
 	thinkTime  = 50 * time.Millisecond  // keeps the callers from being the whole load of the machine
-	retryPause = 500 * time.Millisecond // what the OpenAI SDKs wait before they try again, at least
+	retryPause = 500 * time.Millisecond // about what the OpenAI SDKs wait before they try again
 	maxRetries = 5
 )
 
@@ -163,7 +164,7 @@ func (l *load) do(ctx context.Context, c *http.Client, body string) (*http.Respo
 		switch {
 		case err != nil && closedUnanswered(err) && try < maxRetries:
 			l.again.Add(1)
-			time.Sleep(retryPause)
+			pause()
 		case err == nil && response.StatusCode == http.StatusUnauthorized && try < maxRetries:
 			_, _ = io.Copy(io.Discard, response.Body)
 			_ = response.Body.Close()
@@ -174,6 +175,10 @@ func (l *load) do(ctx context.Context, c *http.Client, body string) (*http.Respo
 		}
 	}
 }
+
+// pause waits before a request is made again. Not always as long, as in the SDKs:
+// retries must not fall into step with the reloads.
+func pause() { time.Sleep(retryPause/2 + rand.N(retryPause)) }
 
 func closedUnanswered(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF) ||
@@ -233,7 +238,7 @@ func (l *load) webSocket(c *http.Client) error {
 			return fmt.Errorf("a WebSocket does not open: %w", err)
 		}
 		l.again.Add(1)
-		time.Sleep(retryPause)
+		pause()
 	}
 	defer conn.CloseNow()
 	for n := range 10 {
@@ -283,7 +288,7 @@ func (l *load) refused(c *http.Client) error {
 				// (who still sends a body that is refused may see a reset)
 				if try < maxRetries && (closedUnanswered(err) || errors.As(err, new(*net.OpError))) {
 					l.again.Add(1)
-					time.Sleep(retryPause)
+					pause()
 					continue
 				}
 				return err
