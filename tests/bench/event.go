@@ -11,7 +11,7 @@ import (
 
 // A stream has this many events, this far apart; the first comes at once.
 const (
-	eventsPerStream = 11
+	eventsPerStream = 17
 	eventInterval   = 250 * time.Millisecond
 	streamLength    = (eventsPerStream - 1) * eventInterval
 )
