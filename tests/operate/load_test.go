@@ -24,7 +24,10 @@ const (
 	thinkTime = 50 * time.Millisecond
 
 	// retryPause is what the OpenAI SDKs wait before they try again, at least.
+	// They do so twice. Here, where a reload comes every tenth of a second, a
+	// request may meet more of them.
 	retryPause = 500 * time.Millisecond
+	maxTries   = 10
 )
 
 // load is callers of every kind, who go on until end is called.
@@ -75,7 +78,7 @@ func (l *load) stopped() bool {
 }
 
 // call makes one request after the other. One whose connection was closed
-// before there was any answer is made again, twice at most, as the OpenAI SDKs
+// before there was any answer is made again after a pause, as the OpenAI SDKs
 // do: Caddy's old listener leaves such connections behind, gate or no gate.
 func (l *load) call() {
 	client := gatetest.NewClient(l.t)
@@ -83,7 +86,7 @@ func (l *load) call() {
 	for !l.stopped() {
 		var answer gatetest.Answer
 		var err error
-		for range 3 {
+		for range maxTries {
 			if answer, err = l.once(client); err == nil || !closedUnanswered(err) {
 				break
 			}
