@@ -48,6 +48,24 @@ func TestAChangeOfSharedClientsHoldsEverywhereInTheStatedTime(t *testing.T) {
 	})
 }
 
+// A file storage gives up listing when a file vanishes meanwhile, as the one
+// does that another replica is about to put in place.
+func TestAFileThatVanishesWhileClientsAreListedIsNoOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := newMemoryStorage()
+		a, b := newReplica(t, storage), newReplica(t, storage)
+		token := a.adds(t, "ci", 0)
+		synctest.Wait()
+		storage.vanish.Store(3)
+		time.Sleep(defaultSyncEvery + moment)
+		b.wants(t, "while files come and go", token, "ci")
+		b.logged(t)
+		if storage.vanish.Load() > 0 {
+			t.Error("nothing was listed")
+		}
+	})
+}
+
 func TestLookingForChangesTakesOneReadWhateverTheNumberOfClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage := newMemoryStorage()

@@ -52,7 +52,7 @@ func (s *sharedStore) read(ctx context.Context, since string) (*contents, error)
 	if err != nil || mark == "" || mark == since {
 		return &contents{mark: mark, same: err == nil && mark != "" && mark == since}, err
 	}
-	keys, err := s.storage.List(ctx, s.folder(), false)
+	keys, err := s.list(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -79,6 +79,20 @@ func (s *sharedStore) read(ctx context.Context, since string) (*contents, error)
 		}
 	}
 	return found, nil
+}
+
+// maxLists is how often the folder is listed before it counts as gone.
+const maxLists = 10
+
+// list lists the folder. File storage gives up when a file vanishes while it
+// looks, as the one does that another replica is about to put in place.
+func (s *sharedStore) list(ctx context.Context) (keys []string, err error) {
+	for range maxLists {
+		if keys, err = s.storage.List(ctx, s.folder(), false); !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	return keys, err
 }
 
 // readApart is read in a goroutine of its own: on a network file system, it can

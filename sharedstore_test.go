@@ -7,6 +7,7 @@ import (
 	"path"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,6 +24,7 @@ type memoryStorage struct {
 	hangs   bool                        // beyond any context
 	before  func(operation, key string) // runs before each operation, without the lock
 	loaded  func(key string)            // runs before what was loaded is returned
+	vanish  atomic.Int32                // lists that fail because a file is no longer there
 	locked  map[string]bool
 	entered map[string]int // how often each operation was begun
 }
@@ -87,6 +89,9 @@ func (s *memoryStorage) Exists(ctx context.Context, key string) bool {
 func (s *memoryStorage) List(_ context.Context, folder string, _ bool) (keys []string, err error) {
 	leave, err := s.enter("list", folder)
 	defer leave()
+	if s.vanish.Add(-1) >= 0 {
+		return nil, fs.ErrNotExist
+	}
 	for key := range s.values {
 		if path.Dir(key) == folder {
 			keys = append(keys, key)
