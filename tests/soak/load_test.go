@@ -28,7 +28,7 @@ import (
 const (
 	thinkTime  = 50 * time.Millisecond  // keeps the callers from being the whole load of the machine
 	retryPause = 500 * time.Millisecond // about what the OpenAI SDKs wait before they try again
-	maxRetries = 5
+	maxRetries = 10
 )
 
 // load is callers of every kind, who go on until end is called.
@@ -163,6 +163,9 @@ func (l *load) do(ctx context.Context, c *http.Client, body string) (*http.Respo
 		response, err := c.Do(r)
 		switch {
 		case err != nil && closedUnanswered(err) && try < maxRetries:
+			// (A large body that is refused, for a token that has ended say, may
+			// meet a closed connection before its 401 can be read.)
+			l.kept.Delete(c)
 			l.again.Add(1)
 			pause()
 		case err == nil && response.StatusCode == http.StatusUnauthorized && try < maxRetries:
