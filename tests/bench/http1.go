@@ -25,46 +25,62 @@ var errNotHTTP = errors.New("not HTTP/1.1")
 // readHead reads the head of a message. It takes its peers' word for a lot:
 // net/http would cost more than many a peer, on either side.
 func readHead(in *bufio.Reader) (head, error) {
-	h := head{length: -1}
 	line, err := in.ReadSlice('\n')
 	if err != nil {
-		return h, err
+		return head{}, err
 	}
-	if bytes.HasPrefix(line, []byte("HTTP/1.")) {
-		if len(line) < len("HTTP/1.1 200") {
-			return h, errNotHTTP
-		}
-		if h.status, err = strconv.Atoi(string(line[9:12])); err != nil {
-			return h, errNotHTTP
-		}
-		h.closes = line[7] == '0'
-	}
-	for {
-		line, err := in.ReadSlice('\n')
-		if err != nil {
-			return h, err
+	h, err := startHead(line)
+	for err == nil {
+		if line, err = in.ReadSlice('\n'); err != nil {
+			break
 		}
 		if line = bytes.TrimRight(line, "\r\n"); len(line) == 0 {
-			return h, nil
+			break
 		}
-		name, value, ok := bytes.Cut(line, []byte(":"))
-		if !ok {
-			return h, errNotHTTP
-		}
-		value = bytes.TrimSpace(value)
-		switch {
-		case bytes.EqualFold(name, []byte("Content-Length")):
-			if h.length, err = strconv.ParseInt(string(value), 10, 64); err != nil {
-				return h, errNotHTTP
-			}
-		case bytes.EqualFold(name, []byte("Transfer-Encoding")):
-			h.chunked = bytes.EqualFold(value, []byte("chunked"))
-		case bytes.EqualFold(name, []byte("Connection")):
-			h.closes = h.closes || bytes.EqualFold(value, []byte("close"))
-		case bytes.EqualFold(name, []byte("Authorization")):
-			h.authorized = bytes.Equal(value, keyLine)
-		}
+		err = h.add(line)
 	}
+	return h, err
+}
+
+// startHead is what a message's first line says.
+func startHead(line []byte) (head, error) {
+	h := head{length: -1}
+	if !bytes.HasPrefix(line, []byte("HTTP/1.")) {
+		return h, nil // of a request
+	}
+	if len(line) < len("HTTP/1.1 200") {
+		return h, errNotHTTP
+	}
+	var err error
+	if h.status, err = strconv.Atoi(string(line[9:12])); err != nil {
+		return h, errNotHTTP
+	}
+	h.closes = line[7] == '0'
+	return h, nil
+}
+
+// add takes in a header line.
+func (h *head) add(line []byte) error {
+	name, value, ok := bytes.Cut(line, []byte(":"))
+	if !ok {
+		return errNotHTTP
+	}
+	value = bytes.TrimSpace(value)
+	switch {
+	case bytes.EqualFold(name, []byte("Content-Length")):
+		length, err := strconv.ParseInt(string(value), 10, 64)
+		if err != nil || length < 0 {
+			return errNotHTTP
+		}
+		h.length = length
+	case bytes.EqualFold(name, []byte("Transfer-Encoding")):
+		h.chunked = bytes.EqualFold(value, []byte("chunked"))
+	case bytes.EqualFold(name, []byte("Connection")):
+		h.closes = h.closes || bytes.EqualFold(value, []byte("close"))
+	case bytes.EqualFold(name, []byte("Authorization")):
+		h.authorized = bytes.Equal(value, keyLine)
+	}
+	return nil
 }
 
 // body is the message's body, to its end.

@@ -9,9 +9,8 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -54,164 +53,98 @@ func or(value, otherwise string) string {
 	return value
 }
 
-// phases of a closed loop.
-const (
-	warming int32 = iota
-	measuring
-	over
-)
-
 // closedLoop keeps a number of connections busy, each with one request at a
-// time, and counts what is answered within the time that is measured. They
-// come one after another, each when the one before has had an answer: how a
-// peer takes many at once is burst's question.
+// time. They come one after another, each when the one before has had an
+// answer: how a peer takes many at once is burst's question.
 type closedLoop struct {
 	connections int
 	request     request
 	status      int // of every answer
 }
 
-// loopState is what the connections of a closed loop share.
-type loopState struct {
-	target   *target
-	request  []byte
-	status   int
-	phase    atomic.Int32
-	deadline time.Time     // who has no answer by then hangs
-	counted  chan struct{} // closed when the first answer was counted
-	first    sync.Once
+// slice is about how long a peer's turn is. Peers take turns so that what the
+// machine's neighbours do touches all of them alike.
+const slice = 100 * time.Millisecond
 
-	mu         sync.Mutex
-	timings    timings
-	done       int64
-	errors     int64
-	reconnects int64
-	hung       int64
-	firstError string
+// inTurns is what one of the peers that take turns has had.
+type inTurns struct {
+	*measurement
+	*callers
+	took, used time.Duration // of time, and of CPU time
 }
 
 func (l closedLoop) run(ctx context.Context, m *measurement) error {
-	s := &loopState{
-		target: m.target, request: l.request.bytes(m.target), status: l.status, timings: newTimings(),
-		counted: make(chan struct{}),
-	}
-	open := s.open(l.connections, time.Now().Add(m.patience))
-	s.deadline = time.Now().Add(m.warmUp + m.duration + m.patience)
-	var callers sync.WaitGroup
-	for _, conn := range open {
-		callers.Go(func() { s.call(conn) })
-	}
-	pause(ctx, m.warmUp)
-	used, begin := m.cpu(), time.Now()
-	s.phase.Store(measuring)
-	pause(ctx, m.duration)
-	select { // on a busy machine, the first answer can take longer than that
-	case <-s.counted:
-	case <-time.After(m.patience / 2):
-	case <-ctx.Done():
-	}
-	s.phase.Store(over)
-	seconds := time.Since(begin).Seconds()
-	used = m.cpu() - used
-	callers.Wait()
-
-	figures := m.figures
-	figures[requestsDone] = float64(s.done)
-	figures[perSecond] = float64(s.done) / seconds
-	figures[errorsSeen], figures[reconnects], figures[hung] = float64(s.errors), float64(s.reconnects), float64(s.hung)
-	s.timings.into(figures, latency)
-	if s.done > 0 && used > 0 {
-		figures[cpuPerRequest] = used.Seconds() * 1e6 / float64(s.done)
-	}
-	if l.request.size >= 1<<20 {
-		figures[mibPerSecond] = figures[perSecond] * float64(l.request.size) / (1 << 20)
-	}
-	m.complain(s.firstError)
-	return ctx.Err()
+	return l.runInTurns(ctx, []*measurement{m})
 }
 
-// open makes the connections, and lets each ask once. Those without an answer
-// by the deadline hang.
-func (s *loopState) open(connections int, deadline time.Time) (open []*connection) {
-	for range connections {
-		conn, h, err := ask(s.target.addr, s.request, deadline)
-		if timedOut(err) {
-			s.hung++
-		} else if err != nil || h.status != s.status {
-			s.errors++
-			s.firstError = s.problem(h, err)
+// runInTurns measures all peers, each for its duration. Their callers all live
+// on this thread, and the connections stay open between the turns.
+func (l closedLoop) runInTurns(ctx context.Context, measured []*measurement) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var peers []*inTurns
+	for _, m := range measured {
+		callers, err := newCallers(m.target, l.request, l.status)
+		if err != nil {
+			return err
 		}
-		if conn != nil && (err != nil || h.closes) {
-			_ = conn.Close()
-			conn = nil
+		defer callers.close()
+		if err := callers.open(ctx, l.connections, m.patience); err != nil {
+			return err
 		}
-		if !timedOut(err) {
-			open = append(open, conn)
+		if _, err := callers.keepAsking(ctx, m.warmUp, m.patience); err != nil {
+			return err
 		}
+		callers.counting = true
+		m.settle(ctx)
+		peers = append(peers, &inTurns{measurement: m, callers: callers})
 	}
-	return open
-}
-
-func (s *loopState) problem(h head, err error) string {
-	return fmt.Sprintf("status %d, want %d (%v)", h.status, s.status, err)
-}
-
-// call is one caller, with a connection or one after the other.
-func (s *loopState) call(conn *connection) {
-	var (
-		done, failed, redials int64
-
-		problem string
-		took    = newTimings()
-	)
-	if conn != nil {
-		_ = conn.SetDeadline(s.deadline)
-	}
-	for s.phase.Load() != over {
-		if conn == nil {
-			redials++
-			var err error
-			if conn, err = dial(s.target.addr, s.deadline); err != nil {
-				failed++
-				problem = err.Error()
-				time.Sleep(10 * time.Millisecond)
+	for first, left := 0, true; left; first++ {
+		left = false
+		for n := range peers {
+			p := peers[(n+first)%len(peers)]
+			if p.took >= p.duration {
 				continue
 			}
-		}
-		begin := time.Now()
-		h, err := conn.exchange(s.request)
-		latency := time.Since(begin)
-		if timedOut(err) {
-			s.mu.Lock()
-			s.hung++
-			s.mu.Unlock()
-			break
-		}
-		if err != nil || h.status != s.status {
-			failed++
-			problem = s.problem(h, err)
-		} else if s.phase.Load() == measuring {
-			done++
-			took.add(latency)
-			s.first.Do(func() { close(s.counted) })
-		}
-		if err != nil || h.closes {
-			_ = conn.Close()
-			conn = nil
+			left = true
+			if err := p.takeTurn(ctx); err != nil {
+				return err
+			}
 		}
 	}
-	if conn != nil {
-		_ = conn.Close()
+	for _, p := range peers {
+		p.report(l.request)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.done += done
-	s.errors += failed
-	s.reconnects += redials
-	s.timings.Merge(took.Histogram)
-	if problem != "" {
-		s.firstError = problem
+	return nil
+}
+
+// takeTurn measures a slice. It is from the first request to the last answer:
+// when its time is over no more is asked, but what is under way counts, and so
+// do the time and the CPU time that it takes. CPU time goes on to count until
+// the peer rests: collecting garbage, say, is a part of what it has done.
+func (p *inTurns) takeTurn(ctx context.Context) error {
+	slices := max(1, p.duration.Round(slice)/slice)
+	used := p.cpu()
+	took, err := p.keepAsking(ctx, p.duration/slices, p.patience)
+	p.took += took
+	p.used += p.settle(ctx) - used
+	p.noteThreads()
+	return err
+}
+
+func (p *inTurns) report(r request) {
+	figures, done := p.figures, float64(p.done)
+	figures[requestsDone] = done
+	figures[perSecond] = done / p.took.Seconds()
+	figures[errorsSeen], figures[reconnects], figures[hung] = float64(p.errors), float64(p.reconnects), float64(p.hung)
+	p.timings.into(figures, latency)
+	if done > 0 && p.used > 0 {
+		figures[cpuPerRequest] = p.used.Seconds() * 1e6 / done
 	}
+	if r.size >= 1<<20 {
+		figures[mibPerSecond] = figures[perSecond] * float64(r.size) / (1 << 20)
+	}
+	p.measurement.complain(p.problem)
 }
 
 // connection is one of a caller's.

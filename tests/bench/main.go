@@ -15,6 +15,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -148,6 +150,7 @@ func measureAll(ctx context.Context, o options) (report, error) {
 }
 
 func newBench(dir string, o options) (*bench, error) {
+	runtime.GOMAXPROCS(max(loopProcessors, runtime.GOMAXPROCS(0)))
 	upstreams, err := startUpstreams()
 	if err != nil {
 		return nil, err
@@ -156,7 +159,7 @@ func newBench(dir string, o options) (*bench, error) {
 	return &bench{dir: dir, upstreams: upstreams, duration: o.duration, warmUp: min(o.duration/4, 300*time.Millisecond)}, err
 }
 
-// all measures everything in rounds. In each, all peers have their turn at a
+// all measures everything in rounds. In each, all peers are measured with a
 // workload before the next one, each time beginning with another.
 func (b *bench) all(ctx context.Context, peers []*peer, workloads []workload, rounds int, lines *json.Encoder, about environment) (results, error) {
 	if err := lines.Encode(about); err != nil {
@@ -166,25 +169,26 @@ func (b *bench) all(ctx context.Context, peers []*peer, workloads []workload, ro
 	defer bar.end()
 	var all results
 	for round := range rounds {
+		first := round % len(peers)
+		inOrder := slices.Concat(peers[first:], peers[:first])
 		for _, w := range workloads {
-			for turn := range peers {
-				p := peers[(turn+round)%len(peers)]
-				if !w.suits(p) {
-					continue
-				}
-				bar.begin(round+1, w, p)
-				result := b.measure(ctx, p, w, round+1)
+			suited := slices.DeleteFunc(slices.Clone(inOrder), func(p *peer) bool { return !w.suits(p) })
+			for _, group := range w.turns(suited) {
+				bar.begin(round+1, w, group)
+				measured := b.measure(ctx, group, w, round+1)
 				if ctx.Err() != nil {
 					return all, errors.New("interrupted")
 				}
-				if result.Failure != "" {
-					bar.say("%s, %s: %s", w.name, p.name, result.Failure)
+				for _, result := range measured {
+					if result.Failure != "" {
+						bar.say("%s, %s: %s", w.name, result.Peer, result.Failure)
+					}
+					if err := lines.Encode(result); err != nil {
+						return all, err
+					}
 				}
-				all = append(all, result)
-				if err := lines.Encode(result); err != nil {
-					return all, err
-				}
-				bar.done(b, w)
+				all = append(all, measured...)
+				bar.done(b, w, group)
 			}
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -54,23 +55,24 @@ func TestASmallRunCountsEverythingAndReportsIt(t *testing.T) {
 		}
 	}
 
-	for _, p := range peers {
-		t.Run(p.name, func(t *testing.T) {
-			t.Parallel()
-			for _, w := range workloads {
-				if w.suits(p) {
-					t.Run(w.name, func(t *testing.T) {
-						t.Parallel()
-						checkFigures(t, p, w, b.measure(t.Context(), p, w, 1))
-					})
+	for _, w := range workloads {
+		suited := slices.DeleteFunc(slices.Clone(peers), func(p *peer) bool { return !w.suits(p) })
+		for _, group := range w.turns(suited) {
+			t.Run(w.name+"/"+peerNames(group), func(t *testing.T) {
+				t.Parallel()
+				for n, r := range b.measure(t.Context(), group, w, 1) {
+					t.Run(r.Peer, func(t *testing.T) { checkFigures(t, group[n], w, r) })
 				}
-			}
-		})
+			})
+		}
 	}
 }
 
 func checkFigures(t *testing.T, p *peer, w workload, r result) {
 	t.Helper()
+	if r.Peer != p.name || r.Workload != w.name {
+		t.Errorf("the result is said to be %s of %s", r.Workload, r.Peer)
+	}
 	if r.Failure != "" {
 		t.Fatalf("%s\n%s", r.Failure, r.Printed)
 	}

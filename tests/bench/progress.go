@@ -37,16 +37,17 @@ func newProgress(b *bench, peers []*peer, workloads []workload, rounds int) *pro
 }
 
 // begin says what is measured now.
-func (p *progress) begin(round int, w workload, peer *peer) {
-	p.count++
+func (p *progress) begin(round int, w workload, peers []*peer) {
+	first := p.count + 1
+	p.count += len(peers)
 	if !p.terminal && time.Since(p.said) < 10*time.Second {
 		return
 	}
-	if p.count == 1 {
+	if first == 1 {
 		p.say("%d measurements, about %s", p.total, p.left())
 	}
 	p.said = time.Now()
-	line := fmt.Sprintf("%d of %d, round %d: %s, %s; about %s left", p.count, p.total, round, w.name, peer.name, p.left())
+	line := fmt.Sprintf("%d of %d, round %d: %s, %s; about %s left", first, p.total, round, w.name, peerNames(peers), p.left())
 	if p.terminal {
 		fmt.Fprintf(p.out, "\r\x1b[K%s", line)
 	} else {
@@ -63,7 +64,9 @@ func (p *progress) left() time.Duration {
 	return left.Round(time.Second)
 }
 
-func (p *progress) done(b *bench, w workload) { p.past += w.lasts(b.duration, b.warmUp) }
+func (p *progress) done(b *bench, w workload, peers []*peer) {
+	p.past += time.Duration(len(peers)) * w.lasts(b.duration, b.warmUp)
+}
 
 // say prints something that stays.
 func (p *progress) say(format string, args ...any) {

@@ -56,18 +56,15 @@ func startUpstreams() (*upstreams, error) {
 		return nil, err
 	}
 	u := &upstreams{byKind: map[string]upstream{}, ca: ca}
-	plain := func(answer func(*upstreamConn) error) func(net.Listener) {
-		return func(l net.Listener) { u.acceptRaw(l, answer) }
-	}
 	h1 := &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: []string{"http/1.1"}, MinVersion: tls.VersionTLS12}
 	h2 := &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: []string{"h2"}, MinVersion: tls.VersionTLS12}
 	for _, kind := range []struct {
 		name  string
 		how   upstream
-		serve func(net.Listener)
+		serve func(net.Listener) // nil is an event loop
 	}{
-		{"json", upstream{}, plain((*upstreamConn).answerJSON)},
-		{"events", upstream{}, plain((*upstreamConn).answerEvents)},
+		{"json", upstream{}, nil},
+		{"events", upstream{}, func(l net.Listener) { u.acceptRaw(l, (*upstreamConn).answerEvents) }},
 		{"websocket", upstream{}, func(l net.Listener) { u.serveHTTP(l, answerWebSocket) }},
 		{"tls", upstream{TLS: true}, func(l net.Listener) { u.acceptRaw(tls.NewListener(l, h1), (*upstreamConn).answerJSON) }},
 		{"h2", upstream{TLS: true, HTTP2: true}, func(l net.Listener) { u.serveHTTP(tls.NewListener(l, h2), answerHTTP) }},
@@ -79,8 +76,17 @@ func startUpstreams() (*upstreams, error) {
 		}
 		kind.how.Addr = listener.Addr().String()
 		u.byKind[kind.name] = kind.how
-		u.closers = append(u.closers, listener)
-		u.serving.Go(func() { kind.serve(listener) })
+		if kind.serve != nil {
+			u.closers = append(u.closers, listener)
+			u.serving.Go(func() { kind.serve(listener) })
+			continue
+		}
+		loop, err := u.serveJSON(listener)
+		if err != nil {
+			u.close()
+			return nil, errors.Join(err, listener.Close())
+		}
+		u.closers = append(u.closers, loop)
 	}
 	return u, nil
 }

@@ -131,6 +131,14 @@ func (w workload) suits(p *peer) bool {
 	return w.can == nil || w.can(p)
 }
 
+// turns groups peers by who is measured at the same time, taking turns.
+func (w workload) turns(peers []*peer) [][]*peer {
+	if _, ok := w.load.(closedLoop); ok && len(peers) > 0 {
+		return [][]*peer{peers}
+	}
+	return slices.Collect(slices.Chunk(peers, 1))
+}
+
 // lasts is about how long one measurement takes, start and end of the peer included.
 func (w workload) lasts(duration, warmUp time.Duration) time.Duration {
 	const startAndStop = 400 * time.Millisecond
