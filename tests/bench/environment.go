@@ -44,7 +44,7 @@ func describe(ctx context.Context, o options, peers []*peer) environment {
 			e.Versions[name] = firstLine(ctx, p.program, "-v")
 		case "original":
 			e.Versions[name] = firstLine(ctx, p.program, "--version")
-		case "stock", "command":
+		case "stock", "bare", "command":
 			version, _, _ := strings.Cut(firstLine(ctx, p.program, "version"), " h1:")
 			e.Versions["caddy"] = version
 		}

@@ -70,7 +70,8 @@ var allRefusals = []string{"origin", "type", "missing", "wrong", "route"}
 func findPeers(caddy string) (peers []*peer, missing []string) {
 	peers = []*peer{
 		{name: "direct", what: "no proxy at all: the limit of this suite itself", websockets: true},
-		{name: "stock", what: "Caddy's reverse_proxy with its defaults and no checks", program: caddy, start: caddyfile("stock.Caddyfile"), websockets: true, tls: true, http2: true},
+		{name: "stock", what: "Caddy's reverse_proxy with flush_interval -1, as guides for streaming APIs write it, and no checks", program: caddy, start: caddyfile("stock.Caddyfile"), websockets: true, tls: true, http2: true},
+		{name: "bare", what: "Caddy's reverse_proxy with no option at all", program: caddy, start: caddyfile("bare.Caddyfile"), tls: true, http2: true, only: []string{"json-1", "json-16", "json-64", "codex-16", "sse-1000", "sse-2000", "tls-16", "h2-16"}},
 		{name: "byhand", what: "stock with the checks written as Caddyfile matchers", program: caddy, start: caddyfile("byhand.Caddyfile"), injects: true, refuses: allRefusals, websockets: true, tls: true, http2: true},
 		{name: "gate", what: "stock with the gate before it", program: caddy, start: caddyfile("gate.Caddyfile"), injects: true, refuses: allRefusals, websockets: true, tls: true, http2: true},
 		{name: "example", what: "Caddyfile.example as it is shipped, with an access log", program: caddy, start: shippedExample, injects: true, refuses: allRefusals, tls: true, only: []string{"json-16", "json-64", "codex-16", "upload-4", "sse-1000", "sse-2000", "refuse-missing", "burst-64", "tls-16"}},
@@ -109,7 +110,7 @@ func findPeers(caddy string) (peers []*peer, missing []string) {
 }
 
 // peerOrder is that of the tables.
-var peerOrder = []string{"direct", "original", "stock", "byhand", "nginx", "haproxy", "gate", "example", "command", "respond"}
+var peerOrder = []string{"direct", "original", "stock", "bare", "byhand", "nginx", "haproxy", "gate", "example", "command", "respond"}
 
 // choosePeers picks peers by name. name=/path/to/caddy is the peer of that
 // name with another Caddy, for comparing two builds in one run.
