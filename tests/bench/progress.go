@@ -47,7 +47,11 @@ func (p *progress) begin(round int, w workload, peers []*peer) {
 		p.say("%d measurements, about %s", p.total, p.left())
 	}
 	p.said = time.Now()
-	line := fmt.Sprintf("%d of %d, round %d: %s, %s; about %s left", first, p.total, round, w.name, peerNames(peers), p.left())
+	who := peers[0].name
+	if len(peers) > 1 {
+		who = fmt.Sprintf("%d peers in turns", len(peers))
+	}
+	line := fmt.Sprintf("%d of %d, round %d: %s, %s; about %s left", first, p.total, round, w.name, who, p.left())
 	if p.terminal {
 		fmt.Fprintf(p.out, "\r\x1b[K%s", line)
 	} else {
