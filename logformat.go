@@ -36,8 +36,10 @@ type LogFormat struct {
 	// (Caddy itself redacts Authorization, Proxy-Authorization and Cookie).
 	WrappedRaw json.RawMessage `json:"wrap,omitempty" caddy:"namespace=caddy.logging.encoders inline_key=format"`
 
-	wrapped zapcore.Encoder // (auditLogs looks into it, by this name)
-	fields  []zapcore.Field // of the logger, not yet encoded
+	wrapped zapcore.Encoder  // (auditLogs looks into it, by this name)
+	parent  *LogFormat       // that of the logger from which this one's was made
+	fields  []zapcore.Field  // what this one's logger adds to its parent's, not yet encoded
+	few     [3]zapcore.Field // room for what reverse_proxy adds for each request
 }
 
 // CaddyModule returns the Caddy module information.
@@ -107,14 +109,19 @@ func (f *LogFormat) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-// Clone implements zapcore.Encoder. The wrapped encoder is never added to, so
-// the clones share it.
+// Clone implements zapcore.Encoder. Neither the wrapped encoder nor a logger
+// that has others made from it is added to any more, so all share them.
 func (f *LogFormat) Clone() zapcore.Encoder {
-	return &LogFormat{wrapped: f.wrapped, fields: slices.Clip(f.fields)}
+	clone := &LogFormat{wrapped: f.wrapped, parent: f}
+	clone.fields = clone.few[:0]
+	return clone
 }
 
 // EncodeEntry implements zapcore.Encoder.
 func (f *LogFormat) EncodeEntry(entry zapcore.Entry, fields []zapcore.Field) (*buffer.Buffer, error) {
+	for ; f.parent != nil; f = f.parent {
+		fields = slices.Concat(f.fields, fields)
+	}
 	return f.wrapped.EncodeEntry(entry, slices.Concat(f.fields, fields))
 }
 
