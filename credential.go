@@ -224,9 +224,10 @@ func dropConnectionFields(header http.Header) {
 	delete(header, "Connection")
 }
 
-// inject sets the upstream credential.
-func (c *credential) inject(header http.Header, presented *presentedKey) {
-	header[c.headerName] = []string{presented.header.reveal()}
+// inject sets the upstream credential. If room has a place for it, nothing is
+// allocated.
+func (c *credential) inject(header http.Header, presented *presentedKey, room []string) {
+	header[c.headerName] = append(room, presented.header.reveal())
 }
 
 // withdraw takes the credential out again, once the next handler is done, so

@@ -117,7 +117,7 @@ func TestTheOperatorsKeyReplacesTheCallers(t *testing.T) {
 				}
 			}
 			cred.dropCallerCredentials(r)
-			cred.inject(r.Header, cred.current())
+			cred.inject(r.Header, cred.current(), nil)
 			if !reflect.DeepEqual(r.Header, c.want) {
 				t.Errorf("upstream gets %v, want %v", r.Header, c.want)
 			}

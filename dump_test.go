@@ -293,7 +293,7 @@ func TestTheOperatorsKeyIsNotInTheRequestDump(t *testing.T) {
 	r := newDumpRequest(`{}`)
 	e := d.begin(r)
 	credential.dropCallerCredentials(r)
-	credential.inject(r.Header, credential.current())
+	credential.inject(r.Header, credential.current(), nil)
 	e.finish()
 	d.close()
 	if dump := strings.Join(readDumps(t, dir), ""); strings.Contains(dump, "k3y") || strings.Contains(dump, "X-Custom") {

@@ -12,19 +12,24 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
+// newAnswer is where the answer to r, a request of a caller's, is written.
+func (h *Handler) newAnswer(w http.ResponseWriter, r *http.Request, caller *configuredCaller) *answerWriter {
+	return &answerWriter{
+		ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
+		handler:               h,
+		request:               r,
+		caller:                caller,
+	}
+}
+
 // forward passes r on and streams the answer back. A failure of the next
 // handler is answered here and not returned to Caddy, whose error log would
 // print the request's headers as they came in, the token among them.
 //
 // The key is the one that was injected into r.
-func (h *Handler) forward(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, caller *configuredCaller, key secret) error {
-	answer := &answerWriter{
-		ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
-		handler:               h,
-		request:               r,
-		caller:                caller,
-		accepted:              h.trail.begin(r, caller),
-	}
+func (h *Handler) forward(answer *answerWriter, r *http.Request, next caddyhttp.Handler, key secret) error {
+	caller := answer.caller
+	answer.accepted = h.trail.begin(r, caller)
 	caller.metrics.inFlight.Inc()
 	defer answer.observe()
 	defer answer.finishWithheld()
@@ -163,6 +168,7 @@ type answerWriter struct {
 	caller      *configuredCaller
 	body        callersBody
 	accepted    *acceptedRequest
+	credential  [1]string // the value of the request header that carries the key
 	wroteHeader bool
 	status      int         // the caller's answer's; 0 before there is one
 	upstream    int         // the status from behind the gate; 0 before there is one

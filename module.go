@@ -287,10 +287,11 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	presented := h.credential.current()
 	exchange := h.beginDump(r, caller, presented.key)
 	defer exchange.finish()
+	answer := h.newAnswer(exchange.record(w), r, caller)
 	h.credential.dropCallerCredentials(r)
-	h.credential.inject(r.Header, presented)
+	h.credential.inject(r.Header, presented, answer.credential[:0])
 	defer h.credential.withdraw(r.Header)
-	return h.forward(exchange.record(w), r, next, caller, presented.key)
+	return h.forward(answer, r, next, presented.key)
 }
 
 // Cleanup implements caddy.CleanerUpper. It also runs after a failed
