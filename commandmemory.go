@@ -5,7 +5,8 @@ import (
 	"runtime"
 	"runtime/debug"
 	gometrics "runtime/metrics"
-	"sync/atomic"
+	"sync"
+	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 )
@@ -16,11 +17,23 @@ import (
 // a second under load. A percentage that suits that would let a process with
 // thousands of open streams grow to several times its size. So the target is
 // an amount.
+//
+// Streams that are open for long drop little with each event. They would
+// gather that amount, too, within minutes: so a process that is calm, because
+// it has not had to collect for a while, may gather much less.
 const (
-	gcGarbage    = 64 << 20 // may gather before it is collected, in bytes
-	maxGCPercent = 400      // of what is held: a process that does little stays small
-	minGCPercent = 50       // of what is held: with 100 MB and more of streams, collecting more often is no gain
+	gcGarbage     = 64 << 20 // may gather before it is collected, in bytes
+	maxGCPercent  = 400      // of what is held: a process that does little stays small
+	minGCPercent  = 50       // of what is held: with 100 MB and more of streams, collecting more often is no gain
+	calmGCPercent = 10       // of what is held, in a process that is calm
 )
+
+// calmAfter is how long a process that holds this many bytes must not have
+// collected to be calm. To collect takes about half a millisecond of CPU time
+// for each MiB, so that a calm process spends 2 % of a processor at most.
+func calmAfter(held uint64) time.Duration {
+	return max(time.Second, time.Duration(held>>20)*25*time.Millisecond)
+}
 
 // gcPercent is the collector's target (GOGC) for a process that holds this
 // many bytes.
@@ -41,28 +54,57 @@ func tuneMemory() {
 
 // gcPacer sets the collector's target anew after each collection.
 type gcPacer struct {
-	held    []gometrics.Sample
-	percent atomic.Int64 // what was set last
+	mu        sync.Mutex
+	samples   []gometrics.Sample // of what is held
+	held      uint64             // after the last collection
+	collected time.Time          // when that was
+	percent   int                // what was set last
+	calm      *time.Timer        // rings when the process has become calm
 }
 
 func newGCPacer() *gcPacer {
-	return &gcPacer{held: []gometrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/scan/stack:bytes"}, {Name: "/gc/scan/globals:bytes"}}}
+	p := &gcPacer{samples: []gometrics.Sample{{Name: "/gc/heap/live:bytes"}, {Name: "/gc/scan/stack:bytes"}, {Name: "/gc/scan/globals:bytes"}}}
+	p.calm = time.AfterFunc(time.Hour, p.calmDown)
+	return p
 }
 
-// collected is what is dropped at once, so that its clean-up runs after the
+// dropped is what is dropped at once, so that its clean-up runs after the
 // next collection. (It is too large for Go to put several into one object.)
-type collected struct{ _ [64]byte }
+type dropped struct{ _ [64]byte }
 
+// pace sets the target after a collection, and again after the next one.
 func (p *gcPacer) pace() {
-	gometrics.Read(p.held)
-	var held uint64
-	for _, sample := range p.held {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	gometrics.Read(p.samples)
+	p.held = 0
+	for _, sample := range p.samples {
 		if sample.Value.Kind() == gometrics.KindUint64 {
-			held += sample.Value.Uint64()
+			p.held += sample.Value.Uint64()
 		}
 	}
-	if percent := int64(gcPercent(held)); p.percent.Swap(percent) != percent {
-		debug.SetGCPercent(int(percent)) // it stops the process for a few microseconds
+	before := p.collected
+	p.collected = time.Now()
+	// A calm process stays calm as long as little garbage takes it long.
+	if p.percent != calmGCPercent || p.collected.Sub(before) < calmAfter(p.held) {
+		p.set(gcPercent(p.held))
+		p.calm.Reset(calmAfter(p.held))
 	}
-	runtime.AddCleanup(new(collected), func(p *gcPacer) { p.pace() }, p)
+	runtime.AddCleanup(new(dropped), func(p *gcPacer) { p.pace() }, p)
+}
+
+// calmDown sets the target of a process that has become calm.
+func (p *gcPacer) calmDown() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if time.Since(p.collected) >= calmAfter(p.held) {
+		p.set(calmGCPercent)
+	}
+}
+
+func (p *gcPacer) set(percent int) {
+	if p.percent != percent {
+		debug.SetGCPercent(percent) // it stops the process for a few microseconds
+	}
+	p.percent = percent
 }

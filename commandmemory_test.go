@@ -24,21 +24,47 @@ func TestGarbageIsBoundedByAnAmountAndNotByWhatIsHeld(t *testing.T) {
 	}
 }
 
+func TestAProcessThatHoldsMoreIsCalmLater(t *testing.T) {
+	const mib = 1 << 20
+	for held, want := range map[uint64]time.Duration{0: time.Second, 40 * mib: time.Second, 200 * mib: 5 * time.Second} {
+		if got := calmAfter(held); got != want {
+			t.Errorf("%d MiB held: after %s, want %s", held/mib, got, want)
+		}
+	}
+}
+
+// target waits for the collector's target, and between looks does what is given.
+func (p *gcPacer) target(t *testing.T, what string, meanwhile func(), reached func(percent int) bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		p.mu.Lock()
+		percent := p.percent
+		p.mu.Unlock()
+		if reached(percent) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: the target is %d %%", what, percent)
+		}
+		meanwhile()
+	}
+}
+
 func TestTheCollectorFollowsWhatIsHeld(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(100))
 	p := newGCPacer()
 	p.pace()
-	until := func(what string, reached func(percent int64) bool) {
-		t.Helper()
-		for deadline := time.Now().Add(time.Minute); !reached(p.percent.Load()); time.Sleep(time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatalf("%s: the target is %d %%", what, p.percent.Load())
-			}
-			runtime.GC()
-		}
-	}
 	streams := make([]byte, 256<<20)
-	until("much is held", func(percent int64) bool { return percent == minGCPercent })
+	p.target(t, "much is held", runtime.GC, func(percent int) bool { return percent == minGCPercent })
 	runtime.KeepAlive(streams)
-	until("it was dropped", func(percent int64) bool { return percent > minGCPercent })
+	p.target(t, "it was dropped", runtime.GC, func(percent int) bool { return percent > minGCPercent })
+}
+
+func TestACalmProcessGathersLittleGarbageAndABusyOneMuch(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(100))
+	p := newGCPacer()
+	p.pace()
+	p.target(t, "nothing was dropped for a second", func() {}, func(percent int) bool { return percent == calmGCPercent })
+	p.target(t, "one collection after the other", runtime.GC, func(percent int) bool { return percent > calmGCPercent })
+	p.target(t, "nothing was dropped again", func() {}, func(percent int) bool { return percent == calmGCPercent })
 }
