@@ -216,6 +216,23 @@ func (a *answerWriter) WriteHeader(status int) {
 	delete(header, codeHeaderName) // only the gate's own answers have it
 	a.handler.policy.allowCORS(header, a.request)
 	a.ResponseWriter.WriteHeader(status)
+	if isEventStream(header) {
+		// reverse_proxy would do it with the first event, from so deep that
+		// each stream's stack would keep another page (docs/tuning.md). If it
+		// cannot be done, the first event will tell.
+		_ = http.NewResponseController(a.ResponseWriter).Flush()
+	}
+}
+
+// isEventStream tells whether an answer is a stream of events (WHATWG HTML §9.2).
+func isEventStream(header http.Header) bool {
+	for _, value := range header["Content-Type"] {
+		mediaType, _, _ := strings.Cut(value, ";")
+		if equalFoldASCII(strings.TrimSpace(mediaType), "text/event-stream") {
+			return true
+		}
+	}
+	return false
 }
 
 // withhold answers in place of the upstream, of whose answer nothing is passed on.

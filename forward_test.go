@@ -165,6 +165,31 @@ func TestEventsReachTheCallerOneByOne(t *testing.T) {
 	_ = answer.Body.Close()
 }
 
+func TestOnlyAStreamsHeaderGoesOutBeforeItsBody(t *testing.T) {
+	for contentType, want := range map[string]bool{
+		"text/event-stream":                   true,
+		"Text/Event-Stream ; charset=utf-8":   true,
+		"application/json":                    false,
+		"text/event-stream+json":              false,
+		"application/json; text/event-stream": false,
+		"":                                    false,
+	} {
+		h, _ := testGate()
+		w := httptest.NewRecorder()
+		err := h.ServeHTTP(w, goodRequest(), caddyhttp.HandlerFunc(func(answer http.ResponseWriter, _ *http.Request) error {
+			answer.Header().Set("Content-Type", contentType)
+			answer.WriteHeader(http.StatusOK)
+			if w.Flushed != want {
+				t.Errorf("%q: sent %v, want %v", contentType, w.Flushed, want)
+			}
+			return nil
+		}))
+		if err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestAHandlerCanTakeTheConnectionOver(t *testing.T) {
 	h, _ := testGate()
 	h.policy.routes = []Route{{Method: http.MethodGet, Path: "/v1/responses"}}
