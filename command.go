@@ -95,6 +95,7 @@ func runProxyCommand(flags caddycmd.Flags) (int, error) {
 	}
 	commandKey.Store(&key)
 	tuneMemory()
+	tuneThreads()
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	caddy.TrapSignals()
