@@ -80,7 +80,7 @@ func openEvents(_ context.Context, m *measurement, log *eventLog, deadline time.
 		return err
 	}
 	defer conn.Close()
-	request := request{}.bytes(m.target)
+	request := request{size: codexRequest}.bytes(m.target)
 	asked := time.Now()
 	if _, err := conn.Write(request); err != nil {
 		return err

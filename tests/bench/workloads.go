@@ -27,6 +27,10 @@ type load interface {
 	run(ctx context.Context, m *measurement) error
 }
 
+// codexRequest is the size of a small request of Codex's, in bytes: its
+// instructions and tools are in each.
+const codexRequest = 40_000
+
 // refusals are the requests that no peer with checks lets through.
 var refusals = []struct {
 	kind, title string
@@ -52,7 +56,7 @@ func allWorkloads() []workload {
 	all = append(all,
 		workload{
 			name: "codex-16", title: "bodies of 40 KB, as Codex sends them, 16 connections",
-			upstream: "json", load: closedLoop{connections: 16, status: 200, request: request{size: 40_000}},
+			upstream: "json", load: closedLoop{connections: 16, status: 200, request: request{size: codexRequest}},
 		},
 		workload{
 			name: "upload-4", title: "uploads of 32 MiB, 4 connections",
