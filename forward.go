@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync/atomic"
 
@@ -240,6 +241,8 @@ func (a *answerWriter) withhold(header http.Header, refused *refusal) {
 	clear(header)
 	a.handler.policy.allowCORS(header, a.request)
 	a.wroteHeader, a.outcome, a.status = true, refused.outcome, refused.status
+	// The handler goes on, and may flush before it ends.
+	header["Content-Length"] = []string{strconv.Itoa(len(refused.body))}
 	refused.write(a.ResponseWriter)
 	a.withheld = make(http.Header)
 }

@@ -5,8 +5,9 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
-	"strconv"
 	"time"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
 // refusal is an answer of the gate's own: a status, a stable code for
@@ -72,9 +73,7 @@ var (
 func newRefusal(status int, code, message string) *refusal {
 	f := &refusal{status: status, code: code, message: message, outcome: newOutcome(code)}
 	f.body = errorBody(code, message, errorType(status))
-	f.header = append(slices.Clone(ownAnswerHeader),
-		[2]string{"Content-Length", strconv.Itoa(len(f.body))},
-		[2]string{codeHeaderName, code})
+	f.header = append(slices.Clone(ownAnswerHeader), [2]string{codeHeaderName, code})
 	switch status {
 	case http.StatusUnauthorized: // RFC 9110 §11.6.1
 		f.header = append(f.header, [2]string{"Www-Authenticate", "Bearer"})
@@ -141,7 +140,8 @@ func setHeader(header http.Header, fields [][2]string) {
 // program can tell it from the upstream's without reading the body.
 const codeHeaderName = "X-Responses-Proxy-Gate"
 
-// write answers with f.
+// write answers with f. net/http adds the length, if the handler ends with
+// that and nobody flushes: it costs less than to have it in the header.
 func (f *refusal) write(w http.ResponseWriter) {
 	setHeader(w.Header(), f.header)
 	w.WriteHeader(f.status)
@@ -166,8 +166,12 @@ func leaveBody(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor != 1 || r.ContentLength == 0 {
 		return
 	}
-	// (an error means that there is no connection, as in a test)
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(refusedBodyPatience))
+	if body, _ := caddyhttp.IdleTimeoutsFromContext(r.Context()); body != nil {
+		body.Override(refusedBodyPatience, 0) // Caddy sets a deadline when the handler is done
+	} else {
+		// (an error means that there is no connection, as in a test)
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(refusedBodyPatience))
+	}
 	if r.ContentLength < 0 || r.ContentLength > maxRefusedBody || r.Header["Expect"] != nil {
 		w.Header().Set("Connection", "close") // then none of it is read, nor asked for by 100 Continue
 	}

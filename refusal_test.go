@@ -65,20 +65,26 @@ func TestEveryRefusalCanBeReadByAnOpenAIClient(t *testing.T) {
 	codes := make(map[string]bool)
 	for refused, status := range allRefusals {
 		t.Run(refused.code, func(t *testing.T) {
-			w := httptest.NewRecorder()
-			refused.write(w)
-			if w.Code != status {
-				t.Errorf("status %d, want %d", w.Code, status)
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { refused.write(w) }))
+			defer server.Close()
+			got, err := server.Client().Get(server.URL)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer got.Body.Close()
+			text, err := io.ReadAll(got.Body)
+			if err != nil || got.StatusCode != status {
+				t.Errorf("status %d, want %d (%v)", got.StatusCode, status, err)
 			}
 			var body map[string]map[string]any
-			if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil {
-				t.Fatalf("%v in %s", err, w.Body)
+			if err := json.Unmarshal(text, &body); err != nil {
+				t.Fatalf("%v in %s", err, text)
 			}
 			answer := body["error"]
 			param, hasParam := answer["param"]
 			message, _ := answer["message"].(string)
 			if len(body) != 1 || len(answer) != 4 || answer["code"] != refused.code || param != nil || !hasParam || len(message) < 20 {
-				t.Errorf("the body is %s", w.Body)
+				t.Errorf("the body is %s", text)
 			}
 			wantType := map[int]string{401: "authentication_error", 403: "permission_error"}[status]
 			if status >= 500 {
@@ -90,7 +96,7 @@ func TestEveryRefusalCanBeReadByAnOpenAIClient(t *testing.T) {
 				t.Errorf("the type is %v, want %s", answer["type"], wantType)
 			}
 			want := http.Header{
-				"Content-Type": {"application/json"}, "Content-Length": {strconv.Itoa(w.Body.Len())}, "Cache-Control": {"no-store"},
+				"Content-Type": {"application/json"}, "Content-Length": {strconv.Itoa(len(text))}, "Cache-Control": {"no-store"},
 				"X-Content-Type-Options": {"nosniff"}, "X-Responses-Proxy-Gate": {refused.code},
 			}
 			if status == http.StatusUnauthorized {
@@ -99,8 +105,8 @@ func TestEveryRefusalCanBeReadByAnOpenAIClient(t *testing.T) {
 			if status == http.StatusUpgradeRequired {
 				want["Upgrade"] = []string{"HTTP/1.1"}
 			}
-			if !reflect.DeepEqual(w.Header(), want) {
-				t.Errorf("the headers are %v, want %v", w.Header(), want)
+			if got.Header.Del("Date"); !reflect.DeepEqual(got.Header, want) {
+				t.Errorf("the headers are %v, want %v", got.Header, want)
 			}
 			if codes[refused.code] {
 				t.Error("the code is used twice")
@@ -169,6 +175,22 @@ func TestTheBodyOfARefusedRequestIsNotWaitedFor(t *testing.T) {
 		if bounded := !w.deadline.IsZero(); bounded != (c.proto == 1 && c.length != 0) {
 			t.Errorf("%s: reading is bounded: %v", name, bounded)
 		}
+	}
+}
+
+// Caddy bounds bodies itself, with an idle time that the operator chooses or
+// turns off: the gate then shortens that.
+func TestCaddysPatienceWithARefusedBodyIsShortened(t *testing.T) {
+	w := &deadlineRecorder{ResponseRecorder: httptest.NewRecorder()}
+	body := &caddyhttp.IdleTimeoutReader{
+		ReadCloser: io.NopCloser(strings.NewReader("{}")), Ctrl: http.NewResponseController(w),
+		Deadline: caddyhttp.IdleDeadline{Timeout: time.Hour}, Logger: zap.NewNop(), DrainDeadline: true,
+	}
+	r := goodRequest()
+	leaveBody(w, r.WithContext(caddyhttp.ContextWithIdleTimeouts(r.Context(), body, nil)))
+	body.HandlerDone()
+	if left := time.Until(w.deadline); left <= 0 || left > refusedBodyPatience {
+		t.Errorf("the body is waited for %s, want %s at most", left, refusedBodyPatience)
 	}
 }
 
