@@ -51,7 +51,7 @@ type caller struct {
 	metrics  *callerMetrics
 
 	mu        sync.Mutex
-	token     secret                    // the generated token that callers are told
+	token     sharedSecret              // the generated token that callers are told; looked at without the lock, too
 	rotated   time.Time                 // since when it is that one
 	revoked   bool                      // there is no token to tell until a rotation makes one
 	configs   map[configID]*publication // the configs that use this caller: the running one, and during a reload the next
@@ -83,10 +83,11 @@ func openCaller(id callerID, config configID) (*caller, error) {
 	value, _, err := callers.LoadOrNew(id, func() (caddy.Destructor, error) {
 		now := time.Now()
 		c := &caller{
-			id: id, began: now, rotated: now, token: newToken(), configs: make(map[configID]*publication),
+			id: id, began: now, rotated: now, configs: make(map[configID]*publication),
 			metrics: newCallerMetrics(id),
 		}
-		c.ring.add(c.token)
+		c.token.become(newToken())
+		c.ring.add(c.token.now())
 		return c, nil
 	})
 	if err != nil {
@@ -295,15 +296,16 @@ func (c *caller) tell(next publication) error {
 	case next.ended(c.began, now):
 		c.ring.clear()
 		c.sessions.end()
-	case !next.hasFixedToken() && !c.revoked && !c.ring.has(c.token):
+	case !next.hasFixedToken() && !c.revoked && !c.ring.has(c.token.now()):
 		// The access had ended, and another config prolongs it. The tokens of
 		// before do not come back.
-		c.token, c.rotated = newToken(), now
-		c.ring.add(c.token)
+		c.token.become(newToken())
+		c.rotated = now
+		c.ring.add(c.token.now())
 	}
 	token := next.fixed
 	if !next.hasFixedToken() {
-		token = c.token
+		token = c.token.now()
 	}
 	info := next.info
 	info.AuthToken = token.reveal()

@@ -73,9 +73,7 @@ func (c *configuredCaller) told() secret {
 	if c.fixed != nil {
 		return c.secret
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.token
+	return c.token.now()
 }
 
 // identify makes the caller's name known to the access log (user_id) and to

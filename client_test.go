@@ -6,7 +6,9 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -197,3 +199,31 @@ func TestAReloadMayGiveTheFileToAnotherOwner(t *testing.T) {
 
 // ownToken is what callers of a gate without clients are told.
 func ownToken(h *Handler) string { return clientToken(h, h.Name) }
+
+// A rotation holds its caller's state for as long as a disk takes, which may
+// hang.
+func TestNoRequestWaitsForARotation(t *testing.T) {
+	for name, more := range map[string]string{"alone": "", "that is dumped": `, "dump_dir": ` + strconv.Quote(filepath.Join(t.TempDir(), "dumps"))} {
+		h := newConfiguration(t).mustLoad(t, "waiting", `, "token": "{env.GATE_TEST_KEY}", "client": [{"name": "codex"}]`+more)
+		token := clientToken(h, "codex")
+		for _, c := range h.callers {
+			c.mu.Lock()
+		}
+		answered := make(chan bool)
+		go func() {
+			_, ok := passes(t, h, token)
+			answered <- ok
+		}()
+		select {
+		case ok := <-answered:
+			if !ok {
+				t.Errorf("a request %s does not pass", name)
+			}
+		case <-time.After(10 * time.Second):
+			t.Errorf("a request %s waits", name)
+		}
+		for _, c := range h.callers {
+			c.mu.Unlock()
+		}
+	}
+}

@@ -401,8 +401,7 @@ func (h *Handler) openDumps() error {
 	return h.gateError(err)
 }
 
-// beginDump takes down a request, if exchanges are dumped. Only then is the
-// caller's state looked at, which a rotation may hold while it waits for a disk.
+// beginDump takes down a request, if exchanges are dumped.
 func (h *Handler) beginDump(r *http.Request, caller *configuredCaller, key secret) *exchange {
 	if h.dumper == nil {
 		return nil

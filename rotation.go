@@ -127,16 +127,18 @@ func (c *caller) rotateLocked(grace time.Duration) error {
 		return errExpired
 	case grace > 0 && len(c.ring.tokens()) >= maxAccepted:
 		// (those whose grace is over go first)
-		if c.ring.only(c.token, now.Add(grace), now); len(c.ring.tokens()) >= maxAccepted {
+		if c.ring.only(c.token.now(), now.Add(grace), now); len(c.ring.tokens()) >= maxAccepted {
 			return errManyTokens
 		}
 	}
-	former, wasRevoked := c.token, c.revoked
-	c.token, c.revoked = newToken(), false
-	c.ring.add(c.token)
+	former, wasRevoked := c.token.now(), c.revoked
+	c.token.become(newToken())
+	c.revoked = false
+	c.ring.add(c.token.now())
 	if err := c.tell(c.current); err != nil {
-		c.ring.drop(c.token)
-		c.token, c.revoked = former, wasRevoked
+		c.ring.drop(c.token.now())
+		c.token.become(former)
+		c.revoked = wasRevoked
 		if grace == 0 {
 			c.revokeLocked()
 		}
@@ -144,10 +146,10 @@ func (c *caller) rotateLocked(grace time.Duration) error {
 	}
 	c.rotated = now
 	if grace > 0 {
-		c.ring.only(c.token, now.Add(grace), now)
+		c.ring.only(c.token.now(), now.Add(grace), now)
 		return nil
 	}
-	c.ring.only(c.token, time.Time{}, now)
+	c.ring.only(c.token.now(), time.Time{}, now)
 	c.sessions.end()
 	return nil
 }

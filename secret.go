@@ -3,6 +3,7 @@ package responsesproxygate
 import (
 	"errors"
 	"fmt"
+	"sync/atomic"
 )
 
 // redacted stands wherever a secret would have been printed.
@@ -16,6 +17,14 @@ type secret struct {
 }
 
 func newSecret(text string) secret { return secret{text: &text} }
+
+// sharedSecret is a secret that is replaced while others look at it.
+type sharedSecret struct {
+	text atomic.Pointer[string]
+}
+
+func (s *sharedSecret) now() secret        { return secret{text: s.text.Load()} }
+func (s *sharedSecret) become(next secret) { s.text.Store(next.text) }
 
 // reveal gives the secret away. Every use of it is a place to review.
 func (s secret) reveal() string {

@@ -112,9 +112,10 @@ func TestAnotherHeaderIsNoToken(t *testing.T) {
 // tokensOf is a set with one caller, whose token was generated.
 func tokensOf(name, token string) *tokenSet {
 	id := callerID{gate: name}
-	state := &caller{id: id, token: newSecret(token), metrics: newCallerMetrics(id)}
+	state := &caller{id: id, metrics: newCallerMetrics(id)}
+	state.token.become(newSecret(token))
 	c := &configuredCaller{caller: state, name: name, userID: name}
-	c.ring.add(c.token)
+	c.ring.add(c.token.now())
 	return &tokenSet{callers: []*configuredCaller{c}}
 }
 
@@ -193,9 +194,9 @@ func TestALaunchOutlivesAReload(t *testing.T) {
 		return l
 	}
 	first := open(1)
-	token := first.token.reveal()
+	token := first.token.now().reveal()
 	second := open(2) // a reload: the new config is provisioned first
-	if second.token.reveal() != token || refs() != 2 {
+	if second.token.now().reveal() != token || refs() != 2 {
 		t.Errorf("during a reload the token changes, or %d configs use it", refs())
 	}
 	if l, err := openCaller(callerID{gate: name}, 2); err == nil {
@@ -217,7 +218,7 @@ func TestALaunchOutlivesAReload(t *testing.T) {
 		t.Errorf("%d references are left", refs())
 	}
 	third := open(2)
-	if third.token.reveal() == token {
+	if third.token.now().reveal() == token {
 		t.Error("a new launch has the former token")
 	}
 	shut(2, third)
