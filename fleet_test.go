@@ -54,8 +54,8 @@ func TestAFileThatVanishesWhileClientsAreListedIsNoOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage := newMemoryStorage()
 		a, b := newReplica(t, storage), newReplica(t, storage)
+		synctest.Wait() // both have listed once, and found nobody
 		token := a.adds(t, "ci", 0)
-		synctest.Wait()
 		storage.vanish.Store(3)
 		time.Sleep(defaultSyncEvery + moment)
 		b.wants(t, "while files come and go", token, "ci")
