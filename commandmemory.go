@@ -59,6 +59,7 @@ type gcPacer struct {
 	held      uint64             // after the last collection
 	collected time.Time          // when that was
 	percent   int                // what was set last
+	patience  time.Duration      // how long it must not have collected to be calm, if longer than calmAfter
 	calm      *time.Timer        // rings when the process has become calm
 }
 
@@ -85,19 +86,31 @@ func (p *gcPacer) pace() {
 	}
 	before := p.collected
 	p.collected = time.Now()
-	// A calm process stays calm as long as little garbage takes it long.
-	if p.percent != calmGCPercent || p.collected.Sub(before) < calmAfter(p.held) {
-		p.set(gcPercent(p.held))
-		p.calm.Reset(calmAfter(p.held))
+	switch soon := calmAfter(p.held); {
+	case p.percent != calmGCPercent:
+		p.busy(max(soon, p.patience))
+	case p.collected.Sub(before) >= soon:
+		p.patience = 0 // calm indeed: that little garbage took it long
+	default:
+		// It was not, in between: or it would go to and fro, and collect twice
+		// each time. The next time, it has to rest for longer.
+		p.patience = min(2*max(soon, p.patience), 64*soon)
+		p.busy(p.patience)
 	}
 	runtime.AddCleanup(new(dropped), func(p *gcPacer) { p.pace() }, p)
+}
+
+// busy sets the target of a process that is not calm before a while.
+func (p *gcPacer) busy(rest time.Duration) {
+	p.set(gcPercent(p.held))
+	p.calm.Reset(rest)
 }
 
 // calmDown sets the target of a process that has become calm.
 func (p *gcPacer) calmDown() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if time.Since(p.collected) >= calmAfter(p.held) {
+	if time.Since(p.collected) >= max(calmAfter(p.held), p.patience) {
 		p.set(calmGCPercent)
 	}
 }
