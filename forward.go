@@ -13,14 +13,20 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// newAnswer is where the answer to r, a request of a caller's, is written.
-func (h *Handler) newAnswer(w http.ResponseWriter, r *http.Request, caller *configuredCaller) *answerWriter {
-	return &answerWriter{
+// newAnswer is where the answer to r, a request of a caller's, is written, and
+// room for the value of the header that carries the key. That is beside the
+// writer, not in it, where a handler that prints its writer would print it.
+func (h *Handler) newAnswer(w http.ResponseWriter, r *http.Request, caller *configuredCaller) (answer *answerWriter, room []string) {
+	both := &struct {
+		answer answerWriter
+		room   [1]string
+	}{answer: answerWriter{
 		ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
 		handler:               h,
 		request:               r,
 		caller:                caller,
-	}
+	}}
+	return &both.answer, both.room[:0]
 }
 
 // forward passes r on and streams the answer back. A failure of the next
@@ -169,7 +175,6 @@ type answerWriter struct {
 	caller      *configuredCaller
 	body        callersBody
 	accepted    *acceptedRequest
-	credential  [1]string // the value of the request header that carries the key
 	wroteHeader bool
 	status      int         // the caller's answer's; 0 before there is one
 	upstream    int         // the status from behind the gate; 0 before there is one
@@ -216,8 +221,9 @@ func (a *answerWriter) WriteHeader(status int) {
 	a.wroteHeader, a.status, a.upstream = true, status, status
 	delete(header, codeHeaderName) // only the gate's own answers have it
 	a.handler.policy.allowCORS(header, a.request)
+	stream := isEventStream(header) && header["Content-Length"] == nil // (below, they may change)
 	a.ResponseWriter.WriteHeader(status)
-	if isEventStream(header) {
+	if stream {
 		// reverse_proxy would do it with the first event, from so deep that
 		// each stream's stack would keep another page (docs/tuning.md). If it
 		// cannot be done, the first event will tell.
@@ -243,7 +249,7 @@ func (a *answerWriter) withhold(header http.Header, refused *refusal) {
 	a.wroteHeader, a.outcome, a.status = true, refused.outcome, refused.status
 	// The handler goes on, and may flush before it ends.
 	header["Content-Length"] = []string{strconv.Itoa(len(refused.body))}
-	refused.write(a.ResponseWriter)
+	refused.send(a.ResponseWriter)
 	a.withheld = make(http.Header)
 }
 

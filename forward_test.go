@@ -190,6 +190,45 @@ func TestOnlyAStreamsHeaderGoesOutBeforeItsBody(t *testing.T) {
 	}
 }
 
+// The encoder of Caddy's encode directive, around the gate, begins to encode
+// when it is flushed, and would not end an answer that has nothing in it.
+func TestTheHeaderOfAnAnswerOfKnownLengthWaitsForItsBody(t *testing.T) {
+	h, _ := testGate()
+	w := httptest.NewRecorder()
+	err := h.ServeHTTP(w, goodRequest(), caddyhttp.HandlerFunc(func(answer http.ResponseWriter, _ *http.Request) error {
+		answer.Header()["Content-Type"], answer.Header()["Content-Length"] = []string{"text/event-stream"}, []string{"0"}
+		answer.WriteHeader(http.StatusOK)
+		return nil
+	}))
+	if err != nil || w.Flushed {
+		t.Errorf("flushed %v, %v", w.Flushed, err)
+	}
+}
+
+func TestAHandlerThatPrintsWhatItWritesToDoesNotPrintTheKey(t *testing.T) {
+	h, _ := testGate()
+	var request *http.Request
+	var writer http.ResponseWriter
+	print := func(when string) {
+		if text := fmt.Sprintf("%v %+v %#v", writer, writer, writer); strings.Contains(text, testKey) {
+			t.Errorf("%s: %s", when, text)
+		}
+	}
+	err := h.ServeHTTP(httptest.NewRecorder(), goodRequest(), caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		writer, request = w, r
+		if r.Header.Get("Authorization") != "Bearer "+testKey {
+			t.Error("there is no key to print")
+		}
+		print("meanwhile")
+		w.WriteHeader(http.StatusOK)
+		return nil
+	}))
+	if err != nil || request.Header["Authorization"] != nil {
+		t.Errorf("afterwards, the request has %v (%v)", request.Header, err)
+	}
+	print("afterwards")
+}
+
 func TestAHandlerCanTakeTheConnectionOver(t *testing.T) {
 	h, _ := testGate()
 	h.policy.routes = []Route{{Method: http.MethodGet, Path: "/v1/responses"}}

@@ -264,7 +264,8 @@ func BenchmarkForward(b *testing.B) {
 			})
 			b.ReportAllocs()
 			for b.Loop() {
-				_ = h.forward(h.newAnswer(w, r, caller), r, stream, key)
+				answer, _ := h.newAnswer(w, r, caller)
+				_ = h.forward(answer, r, stream, key)
 			}
 		})
 	}

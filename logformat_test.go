@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -89,19 +90,19 @@ func TestTheLogFormatEncodesNothingThatIsNotWritten(t *testing.T) {
 // Loggers are shared by the goroutines of a request.
 func TestTheLogFormatCanBeUsedAtOnce(t *testing.T) {
 	logger := zap.New(zapcore.NewCore(&LogFormat{wrapped: zapcore.NewJSONEncoder(zapcore.EncoderConfig{MessageKey: "msg"})},
-		zapcore.Lock(zapcore.AddSync(new(strings.Builder))), zapcore.WarnLevel)).With(zap.String("shared", "s"))
-	done := make(chan bool)
+		zapcore.Lock(zapcore.AddSync(new(strings.Builder))), zapcore.WarnLevel)).
+		With(zap.String("shared", "s"), zap.Int("a", 1), zap.Int("b", 2), zap.Int("c", 3)).WithLazy(zap.Int("lazy", 4))
+	var users sync.WaitGroup
 	for i := range 8 {
-		go func() {
+		users.Go(func() {
 			for range 100 {
-				logger.With(zap.Int("i", i)).Error("x", zap.Int("j", i))
+				own := logger.With(zap.Namespace("own"), zap.Int("i", i))
+				own.With(zap.Int("more", 1)).Error("x", zap.Int("j", i))
+				logger.Error("y", zap.Int("k", i))
 			}
-			done <- true
-		}()
+		})
 	}
-	for range 8 {
-		<-done
-	}
+	users.Wait()
 }
 
 func TestTheLogFormatLeavesOutCredentials(t *testing.T) {

@@ -287,9 +287,9 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	presented := h.credential.current()
 	exchange := h.beginDump(r, caller, presented.key)
 	defer exchange.finish()
-	answer := h.newAnswer(exchange.record(w), r, caller)
+	answer, room := h.newAnswer(exchange.record(w), r, caller)
 	h.credential.dropCallerCredentials(r)
-	h.credential.inject(r.Header, presented, answer.credential[:0])
+	h.credential.inject(r.Header, presented, room)
 	defer h.credential.withdraw(r.Header)
 	return h.forward(answer, r, next, presented.key)
 }

@@ -140,9 +140,19 @@ func setHeader(header http.Header, fields [][2]string) {
 // program can tell it from the upstream's without reading the body.
 const codeHeaderName = "X-Responses-Proxy-Gate"
 
-// write answers with f. net/http adds the length, if the handler ends with
-// that and nobody flushes: it costs less than to have it in the header.
+// write answers with f, and nothing follows: then net/http adds the length,
+// which costs less than to have it in the header. One that is there is of an
+// answer that another handler meant to give, and so is the rest.
 func (f *refusal) write(w http.ResponseWriter) {
+	header := w.Header()
+	for _, name := range []string{"Content-Length", "Content-Encoding", "Trailer"} {
+		delete(header, name)
+	}
+	f.send(w)
+}
+
+// send answers with f and what the header has.
+func (f *refusal) send(w http.ResponseWriter) {
 	setHeader(w.Header(), f.header)
 	w.WriteHeader(f.status)
 	_, _ = w.Write(f.body) // a caller who is gone needs no answer
@@ -166,11 +176,15 @@ func leaveBody(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor != 1 || r.ContentLength == 0 {
 		return
 	}
+	// A handler around the gate may have net/http read on before Caddy is done
+	// with the request, or put another patience in force: so it is set now, and
+	// where it stays the longest that anybody waits. (An error means that there
+	// is no connection, as in a test.)
+	deadline := time.Now().Add(refusedBodyPatience)
 	if body, _ := caddyhttp.IdleTimeoutsFromContext(r.Context()); body != nil {
-		body.Override(refusedBodyPatience, 0) // Caddy sets a deadline when the handler is done
+		_ = body.SetReadDeadline(deadline)
 	} else {
-		// (an error means that there is no connection, as in a test)
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(refusedBodyPatience))
+		_ = http.NewResponseController(w).SetReadDeadline(deadline)
 	}
 	if r.ContentLength < 0 || r.ContentLength > maxRefusedBody || r.Header["Expect"] != nil {
 		w.Header().Set("Connection", "close") // then none of it is read, nor asked for by 100 Continue

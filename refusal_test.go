@@ -3,6 +3,7 @@ package responsesproxygate
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/timeouts"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 )
@@ -178,19 +180,52 @@ func TestTheBodyOfARefusedRequestIsNotWaitedFor(t *testing.T) {
 	}
 }
 
-// Caddy bounds bodies itself, with an idle time that the operator chooses or
-// turns off: the gate then shortens that.
-func TestCaddysPatienceWithARefusedBodyIsShortened(t *testing.T) {
+// Caddy bounds bodies itself. A handler around the gate may put another patience
+// in force, or have net/http skip the body before Caddy is done with the request.
+func TestNoHandlerAroundTheGateMakesARefusedBodyWaitedForLonger(t *testing.T) {
 	w := &deadlineRecorder{ResponseRecorder: httptest.NewRecorder()}
 	body := &caddyhttp.IdleTimeoutReader{
 		ReadCloser: io.NopCloser(strings.NewReader("{}")), Ctrl: http.NewResponseController(w),
 		Deadline: caddyhttp.IdleDeadline{Timeout: time.Hour}, Logger: zap.NewNop(), DrainDeadline: true,
 	}
+	isShort := func(when string) {
+		t.Helper()
+		if left := time.Until(w.deadline); w.deadline.IsZero() || left > refusedBodyPatience {
+			t.Errorf("%s, the body is waited for %s, want %s at most", when, left, refusedBodyPatience)
+		}
+	}
 	r := goodRequest()
-	leaveBody(w, r.WithContext(caddyhttp.ContextWithIdleTimeouts(r.Context(), body, nil)))
+	r = r.WithContext(caddyhttp.ContextWithIdleTimeouts(r.Context(), body, nil))
+	around := timeouts.Timeouts{ReadTimeout: time.Minute}
+	err := around.ServeHTTP(w, r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		leaveBody(w, r)
+		isShort("while handlers around the gate may write")
+		return nil
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
 	body.HandlerDone()
-	if left := time.Until(w.deadline); left <= 0 || left > refusedBodyPatience {
-		t.Errorf("the body is waited for %s, want %s at most", left, refusedBodyPatience)
+	isShort("when Caddy is done with the request")
+}
+
+// A handler behind the gate prepares an answer, and then returns an error.
+func TestARefusalIsWholeWhateverAnotherHandlerHasLeftInTheHeader(t *testing.T) {
+	for _, left := range []string{"2", "900"} {
+		h, _ := testGate()
+		answer, body := send(t, served(t, h, func(w http.ResponseWriter, _ *http.Request) error {
+			w.Header().Set("Content-Length", left)
+			w.Header().Set("Content-Encoding", "gzip")
+			w.Header().Set("Trailer", "X-Sum")
+			w.Header().Set("Retry-After", "7")
+			return caddyhttp.Error(http.StatusTooManyRequests, errors.New("later"))
+		}))
+		if body != string(errRateLimited.body) || answer.ContentLength != int64(len(body)) || answer.Header["Content-Encoding"] != nil || answer.Trailer != nil {
+			t.Errorf("after %s bytes were announced: %v %q", left, answer.Header, body)
+		}
+		if answer.Header.Get("Retry-After") != "7" {
+			t.Error("the caller is not told when to try again")
+		}
 	}
 }
 
