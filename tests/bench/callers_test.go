@@ -40,40 +40,25 @@ func TestLargeBodiesAreWholeAndDoNotHoldUpOthers(t *testing.T) {
 	const size = 24 << 20
 	var mu sync.Mutex
 	lengths := map[int64]int{}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
 	large := make([]byte, size)
-	go func() {
+	addr := listen(t, func(conn net.Conn, in *bufio.Reader) {
 		for {
-			conn, err := listener.Accept()
+			h, err := readHead(in)
 			if err != nil {
 				return
 			}
-			go func() {
-				defer conn.Close()
-				in := bufio.NewReader(conn)
-				for {
-					h, err := readHead(in)
-					if err != nil {
-						return
-					}
-					n, err := io.Copy(io.Discard, h.body(in))
-					if err != nil {
-						return
-					}
-					mu.Lock()
-					lengths[n]++
-					mu.Unlock()
-					_, _ = fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(large), large)
-				}
-			}()
+			n, err := io.Copy(io.Discard, h.body(in))
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			lengths[n]++
+			mu.Unlock()
+			_, _ = fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(large), large)
 		}
-	}()
+	})
 	m := &measurement{
-		target: &target{addr: listener.Addr().String(), token: fixedToken}, figures: map[string]float64{},
+		target: &target{addr: addr, token: fixedToken}, figures: map[string]float64{},
 		duration: 100 * time.Millisecond, patience: 30 * time.Second,
 	}
 	loopFigures(t, m, 2, request{size: size}, map[string]float64{errorsSeen: 0, reconnects: 0, hung: 0})

@@ -13,15 +13,14 @@ import (
 	"time"
 )
 
-// oddUpstream is a server that does what no server should.
-func oddUpstream(t *testing.T, answer func(conn net.Conn, in *bufio.Reader, served int64)) (*measurement, *atomic.Int64) {
+// listen serves each connection until the test ends, and tells where.
+func listen(t *testing.T, serve func(conn net.Conn, in *bufio.Reader)) (addr string) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { listener.Close() })
-	var served atomic.Int64
 	go func() {
 		for {
 			conn, err := listener.Accept()
@@ -30,19 +29,28 @@ func oddUpstream(t *testing.T, answer func(conn net.Conn, in *bufio.Reader, serv
 			}
 			go func() {
 				defer conn.Close()
-				in := bufio.NewReader(conn)
-				for {
-					h, err := readHead(in)
-					if err != nil || h.discardBody(in) != nil {
-						return
-					}
-					answer(conn, in, served.Add(1))
-				}
+				serve(conn, bufio.NewReader(conn))
 			}()
 		}
 	}()
+	return listener.Addr().String()
+}
+
+// oddUpstream is a server that does what no server should.
+func oddUpstream(t *testing.T, answer func(conn net.Conn, in *bufio.Reader, served int64)) (*measurement, *atomic.Int64) {
+	t.Helper()
+	var served atomic.Int64
+	addr := listen(t, func(conn net.Conn, in *bufio.Reader) {
+		for {
+			h, err := readHead(in)
+			if err != nil || h.discardBody(in) != nil {
+				return
+			}
+			answer(conn, in, served.Add(1))
+		}
+	})
 	return &measurement{
-		target: &target{addr: listener.Addr().String(), token: fixedToken}, figures: map[string]float64{},
+		target: &target{addr: addr, token: fixedToken}, figures: map[string]float64{},
 		duration: 100 * time.Millisecond, patience: 500 * time.Millisecond,
 	}, &served
 }
