@@ -95,16 +95,11 @@ build() {
 }
 
 build_if_needed() {
-	local source
+	local newer
 	if [[ -x caddy ]]; then
-		for source in ./*.go go.mod; do
-			if [[ $source != *_test.go && $source -nt caddy ]]; then
-				printf './caddy is older than %s\n' "$source" >&2
-				build
-				return
-			fi
-		done
-		return
+		newer=$(find . -path ./tests -prune -o \( -name '*.go' ! -name '*_test.go' -o -name go.mod \) -newer caddy -print -quit)
+		[[ -n $newer ]] || return 0
+		printf './caddy is older than %s\n' "$newer" >&2
 	fi
 	build
 }

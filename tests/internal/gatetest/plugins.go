@@ -4,6 +4,7 @@ package gatetest
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -43,26 +44,8 @@ var pluginBinary = sync.OnceValues(func() (string, error) {
 	for _, plugin := range Plugins {
 		args = append(args, "--with", plugin)
 	}
-	sources, err := filepath.Glob(filepath.Join(RepoRoot, "*"))
-	if err != nil {
+	if err := copySources(dir); err != nil {
 		return "", err
-	}
-	for _, source := range sources {
-		name := filepath.Base(source)
-		if !strings.HasSuffix(name, ".go") && name != "go.mod" && name != "go.sum" && name != "xcaddy.sh" {
-			continue
-		}
-		info, err := os.Stat(source)
-		if err != nil {
-			return "", err
-		}
-		content, err := os.ReadFile(source)
-		if err != nil {
-			return "", err
-		}
-		if err := os.WriteFile(filepath.Join(dir, name), content, info.Mode().Perm()); err != nil {
-			return "", err
-		}
 	}
 	build := exec.Command(filepath.Join(dir, "xcaddy.sh"), args...)
 	build.Dir = dir
@@ -71,3 +54,31 @@ var pluginBinary = sync.OnceValues(func() (string, error) {
 	}
 	return filepath.Join(dir, "caddy"), nil
 })
+
+// copySources copies what a build of the gate needs into dir.
+func copySources(dir string) error {
+	return filepath.WalkDir(RepoRoot, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name := entry.Name()
+		target := filepath.Join(dir, strings.TrimPrefix(path, RepoRoot))
+		switch {
+		case entry.IsDir() && (name == "tests" || name == "testdata" || name == "node_modules" || path != RepoRoot && strings.HasPrefix(name, ".")):
+			return fs.SkipDir
+		case entry.IsDir():
+			return os.MkdirAll(target, 0o755)
+		case filepath.Ext(name) != ".go" && name != "go.mod" && name != "go.sum" && name != "xcaddy.sh":
+			return nil
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(target, content, info.Mode().Perm())
+	})
+}
