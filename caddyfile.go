@@ -48,6 +48,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		allow_origin         <origin>...
 //		allow_host           <host>...
 //		allow_route          <METHOD> <path> [any_query]
+//		allow_header         <name>...
 //		shutdown_endpoint    [<path>]
 //		dump_dir             <path>
 //		log_accepted
@@ -131,6 +132,8 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string) error {
 		return someArguments(d, &h.AllowHost)
 	case "allow_route":
 		return h.unmarshalRoute(d)
+	case "allow_header":
+		return someArguments(d, &h.AllowHeader)
 	case "shutdown_endpoint":
 		h.ShutdownEndpoint = defaultShutdownPath
 		if d.CountRemainingArgs() == 0 {

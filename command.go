@@ -54,6 +54,7 @@ read the key.
 			flags.String("dump-dir", "", "Directory for a copy of every exchange, without its secrets")
 			flags.StringArray("allow-origin", nil, "Web origin whose pages may call the proxy, with the token (repeatable)")
 			flags.StringArray("allow-route", nil, "Further route, as \"METHOD PATH\" or \"METHOD PATH any_query\" (repeatable)")
+			flags.StringArray("allow-header", nil, "Caller's header that chooses whose account the key works for and may go upstream: OpenAI-Organization, OpenAI-Project (repeatable)")
 			flags.Bool("websocket", false, "Allow WebSocket on /v1/responses")
 			flags.Bool("access-log", false, "Log every request to stderr, without its secrets")
 			flags.String("rotate-every", "", "Replace the token regularly, as \"INTERVAL\" or \"INTERVAL GRACE\", such as \"12h 5m\" (needs --server-info)")
@@ -134,6 +135,7 @@ type proxyOptions struct {
 	dumpDir        string
 	allowOrigin    []string
 	allowRoute     []string
+	allowHeader    []string
 	websocket      bool
 	accessLog      bool
 	rotateEvery    *Rotation
@@ -144,7 +146,8 @@ func proxyOptionsFrom(flags caddycmd.Flags) (*proxyOptions, error) {
 	port, portErr := flags.GetUint16("port")
 	origins, originErr := flags.GetStringArray("allow-origin")
 	routes, routeErr := flags.GetStringArray("allow-route")
-	err := errors.Join(portErr, originErr, routeErr)
+	headers, headerErr := flags.GetStringArray("allow-header")
+	err := errors.Join(portErr, originErr, routeErr, headerErr)
 	if err != nil {
 		return nil, err
 	}
@@ -158,6 +161,7 @@ func proxyOptionsFrom(flags caddycmd.Flags) (*proxyOptions, error) {
 		dumpDir:        flags.String("dump-dir"),
 		allowOrigin:    origins,
 		allowRoute:     routes,
+		allowHeader:    headers,
 		websocket:      flags.Bool("websocket"),
 		accessLog:      flags.Bool("access-log"),
 	}

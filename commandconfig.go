@@ -111,6 +111,7 @@ func (o *proxyOptions) gate(routes []Route) *Handler {
 		UpstreamHeader: o.upstreamHeader,
 		AllowOrigin:    o.allowOrigin,
 		AllowRoute:     routes,
+		AllowHeader:    o.allowHeader,
 		DumpDir:        o.dumpDir,
 		HardenProcess:  true,
 		RotateEvery:    o.rotateEvery,

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/callerheader"
 	"go.uber.org/zap"
 )
 
@@ -116,7 +117,8 @@ func readSecretFile(path string) (secret, fs.FileInfo, error) {
 
 // credential is what the gate presents upstream in the caller's place.
 type credential struct {
-	headerName string // canonical
+	headerName string   // canonical
+	allowed    []string // canonical names of the callers' headers that go upstream by the operator's leave
 	value      atomic.Pointer[presentedKey]
 	file       *watchedFile // nil if the key does not come from a file of its own
 }
@@ -147,32 +149,26 @@ func (c *credential) current() *presentedKey {
 	return c.value.Load()
 }
 
-// callerCredentials are the headers in which callers send credentials. None
-// goes upstream: the caller's gate token would, and an upstream that prefers
-// one header to another might bill someone else.
+// callerCredentials are the headers in which the gate's callers send their
+// token, and a key if they take the gate for an API: logs leave them out.
 var callerCredentials = []string{
 	"Authorization", "X-Proxy-Token", "Proxy-Authorization", "Cookie", "Api-Key", "X-Api-Key",
 }
 
 // dropCallerCredentials removes everything from r that authenticates the
-// caller, and everything that could undo what inject adds.
+// caller or that it has no say in (callerheader has the rule), and everything
+// that could undo what inject adds. The caller's gate token would go upstream
+// otherwise; and an upstream that prefers one header to another might bill
+// someone else.
 func (c *credential) dropCallerCredentials(r *http.Request) {
 	header := r.Header
 	upgrade := isWebSocketUpgrade(r)
 	dropConnectionFields(header)
 	dropKeySubprotocols(header)
-	own := withDashes(c.headerName)
+	own := callerheader.Plain(c.headerName)
 	for name := range header {
-		if isDropped(name) || name == own {
+		if c.isDropped(name) || callerheader.Plain(name) == own {
 			delete(header, name)
-			continue
-		}
-		// An upstream behind CGI or one of its heirs (WSGI, Rack, PHP) cannot
-		// tell X_Api_Key from X-Api-Key.
-		if strings.IndexByte(name, '_') >= 0 {
-			if plain := withDashes(name); plain == own || slices.Contains(callerCredentials, plain) {
-				delete(header, name)
-			}
 		}
 	}
 	if upgrade && r.ProtoMajor == 1 {
@@ -183,10 +179,8 @@ func (c *credential) dropCallerCredentials(r *http.Request) {
 
 // isDropped tells whether a header field goes no further. It looks at each
 // field once (deleting a dozen names from a map takes several times as long).
-func isDropped(name string) bool {
+func (c *credential) isDropped(name string) bool {
 	switch name {
-	case "Authorization", "X-Proxy-Token", "Proxy-Authorization", "Cookie", "Api-Key", "X-Api-Key": // callerCredentials
-		return true
 	case "Upgrade", "Http2-Settings":
 		// A protocol switch to anything but WebSocket (h2c, say) would hand
 		// the caller a raw tunnel to the upstream, beside every check of the
@@ -196,15 +190,13 @@ func isDropped(name string) bool {
 		// Trailers arrive after every check, and reverse_proxy forwards them.
 		return true
 	}
-	return false
-}
-
-// withDashes is the header name for which CGI takes name.
-func withDashes(name string) string {
-	if strings.IndexByte(name, '_') < 0 {
-		return name
+	switch callerheader.Judge(name) {
+	case callerheader.Drops:
+		return true
+	case callerheader.Chooses:
+		return !slices.Contains(c.allowed, name)
 	}
-	return http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))
+	return false
 }
 
 // dropConnectionFields removes Connection and the fields that it names, which

@@ -178,6 +178,30 @@ func TestACallerCannotStripOrTunnelAroundTheCredential(t *testing.T) {
 	}
 }
 
+func TestACallerChoosesAnAccountOnlyByTheOperatorsLeave(t *testing.T) {
+	choosers := http.Header{"Openai-Organization": {"org-1"}, "Openai-Project": {"proj-1"}, "Openai_project": {"proj-1"}, "Chatgpt-Account-Id": {"1"}}
+	for name, c := range map[string]struct {
+		allowed []string
+		want    http.Header
+	}{
+		"none":     {nil, http.Header{}},
+		"one":      {[]string{"openai-project"}, http.Header{"Openai-Project": {"proj-1"}}},
+		"both":     {[]string{"OpenAI-Organization", "OpenAI-Project"}, http.Header{"Openai-Organization": {"org-1"}, "Openai-Project": {"proj-1"}}},
+		"the last": {[]string{"ChatGPT-Account-ID"}, http.Header{"Chatgpt-Account-Id": {"1"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cred := newCredential("Authorization")
+			cred.allowed = canonicalHeaders(c.allowed)
+			r := httptest.NewRequest(http.MethodGet, "/v1/responses", nil)
+			r.Header = choosers.Clone()
+			cred.dropCallerCredentials(r)
+			if !reflect.DeepEqual(r.Header, c.want) {
+				t.Errorf("upstream gets %q, want %q", r.Header, c.want)
+			}
+		})
+	}
+}
+
 // A list may offer another protocol beside WebSocket, and the upstream chooses.
 func TestATunnelIsNeverOfferedBesideAWebSocket(t *testing.T) {
 	for _, offered := range [][]string{{"websocket, h2c"}, {"h2c, websocket"}, {"websocket", "h2c"}, {"websocket,TLS/1.2"}} {

@@ -105,6 +105,12 @@ type Handler struct {
 	// `GET /v1/responses` opens the WebSocket.
 	AllowRoute []Route `json:"allow_route,omitempty"`
 
+	// Headers of the callers' that choose whose account your key works for, and
+	// go upstream only if they are named here: `OpenAI-Organization`,
+	// `OpenAI-Project`, `ChatGPT-Account-Id`. Default: none; the key's own
+	// organization and project pay.
+	AllowHeader []string `json:"allow_header,omitempty"`
+
 	// The path on which a caller with the gate's own token ends the Caddy
 	// process, by GET or POST, with status 200 and exit code 0. Clients cannot.
 	// Default: none.
@@ -245,6 +251,7 @@ func (h *Handler) Validate() error {
 	return h.gateError(errors.Join(
 		validateOrigins(h.AllowOrigin),
 		validateHosts(h.AllowHost),
+		validateHeaders(h.AllowHeader),
 		validateRoutes(h.AllowRoute, h.ShutdownEndpoint),
 		h.validateShutdown(),
 	))
@@ -362,6 +369,7 @@ var (
 // openCredential reads the operator's key.
 func (h *Handler) openCredential() error {
 	h.credential = newCredential(h.UpstreamHeader)
+	h.credential.allowed = canonicalHeaders(h.AllowHeader)
 	switch {
 	case h.UpstreamBearer != "" && h.UpstreamBearerFile != "":
 		return h.gateError(errTwoKeys)

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/callerheader"
 	"golang.org/x/net/http/httpguts"
 )
 
@@ -98,6 +99,33 @@ func validateHosts(hosts []string) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// validateHeaders refuses to let callers send what they may send anyway, or what
+// is never let pass.
+func validateHeaders(names []string) error {
+	var errs []error
+	for i, name := range names {
+		canonical := http.CanonicalHeaderKey(name)
+		switch {
+		case !slices.Contains(callerheader.Choosers, canonical):
+			// (not quoted: it may be a key)
+			errs = append(errs, fmt.Errorf("allow_header: the headers that can be named are %s; of all others, credentials never go upstream, and the rest does so anyway",
+				listed(callerheader.Choosers)))
+		case slices.ContainsFunc(names[:i], func(other string) bool { return http.CanonicalHeaderKey(other) == canonical }):
+			errs = append(errs, fmt.Errorf("allow_header %s: named twice", name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// canonicalHeaders are names as net/http has them.
+func canonicalHeaders(names []string) []string {
+	canonical := make([]string, 0, len(names))
+	for _, name := range names {
+		canonical = append(canonical, http.CanonicalHeaderKey(name))
+	}
+	return canonical
 }
 
 // bareHosts makes allow_host ready for comparison with Host headers, whose

@@ -208,3 +208,31 @@ func TestAPathMayHavePlaceholders(t *testing.T) {
 		}
 	}
 }
+
+func TestAnAllowedHeaderIsOneThatChooses(t *testing.T) {
+	const which = "the headers that can be named are Openai-Organization, Openai-Project, Chatgpt-Account-Id"
+	for name, c := range map[string]struct {
+		headers []string
+		says    string
+	}{
+		"none":                         {nil, ""},
+		"both":                         {[]string{"OpenAI-Organization", "OpenAI-Project"}, ""},
+		"any case":                     {[]string{"openai-project", "CHATGPT-ACCOUNT-ID"}, ""},
+		"one twice":                    {[]string{"OpenAI-Project", "openai-project"}, "named twice"},
+		"an underscore":                {[]string{"OpenAI_Project"}, which},
+		"a credential":                 {[]string{"Cookie"}, which},
+		"the gate's token":             {[]string{"X-Proxy-Token"}, which},
+		"one that goes upstream":       {[]string{"OpenAI-Beta"}, which},
+		"a wildcard":                   {[]string{"OpenAI-*"}, which},
+		"nothing":                      {[]string{""}, which},
+		"a key, which it does not say": {[]string{testKey}, which},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := validateHeaders(c.headers)
+			refusedWith(t, err, c.says)
+			if err != nil && leaks(err.Error()) {
+				t.Errorf("the error gives the key away: %v", err)
+			}
+		})
+	}
+}

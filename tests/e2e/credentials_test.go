@@ -21,6 +21,13 @@ func withCallerCredentials(r *http.Request) {
 		"Cookie":              "session=" + stolen,
 		"Api-Key":             stolen,
 		"X-Api-Key":           stolen,
+		// what other APIs and the gateways in front of them take for a credential
+		"Ocp-Apim-Subscription-Key": stolen,
+		"X-Goog-Api-Key":            stolen,
+		"X-Auth-Token":              stolen,
+		"Helicone-Auth":             "Bearer " + stolen,
+		"X-Amz-Security-Token":      stolen,
+		"Cf-Access-Jwt-Assertion":   stolen,
 		// (a library may offer a key where no WebSocket is opened)
 		"Sec-Websocket-Protocol": "realtime, openai-insecure-api-key." + stolen + ", OpenAI-Insecure-API-Key." + stolen,
 	} {
@@ -140,4 +147,61 @@ func TestTwoGatesDoNotTakeEachOthersTokens(t *testing.T) {
 	}
 	g.Works(t)
 	gatetest.Refused(t, g.Do(t, gatetest.SetHeader("X-Proxy-Token", two.AuthToken)), 401, "invalid_token")
+}
+
+// whole is what the other side may take for the request's method or URL.
+var whole = []string{
+	"X-HTTP-Method-Override", "X-Method-Override", "X-HTTP-Method", "X-Original-URL", "X-Rewrite-URL",
+	"X-Forwarded-Prefix", "X-Forwarded-Path", "X-Forwarded-Uri", "X-Host", "Helicone-Target-URL",
+}
+
+func TestACallerTellsTheUpstreamNoOtherMethodOrURL(t *testing.T) {
+	t.Parallel()
+	up := gatetest.NewUpstream(t, nil)
+	g := gatetest.StartGate(t, up, gatetest.Site{})
+	override := func(r *http.Request) {
+		for _, name := range whole {
+			r.Header.Set(name, "/v1/files/"+stolen)
+		}
+	}
+	if got := g.Do(t, override); got.Status != 200 {
+		t.Fatalf("status %d %s", got.Status, got.Body)
+	}
+	up.SawNo(t, stolen)
+}
+
+func TestTheOperatorsLeaveLetsACallerChooseItsProject(t *testing.T) {
+	t.Parallel()
+	choose := func(r *http.Request) {
+		r.Header.Set("OpenAI-Organization", "org-of-the-caller")
+		r.Header.Set("OpenAI-Project", "project-of-the-caller")
+		r.Header.Set("OpenAI-Beta", "responses=v1")
+	}
+	for name, c := range map[string]struct {
+		gate         string
+		org, project string
+	}{
+		"without it":  {"", "", ""},
+		"for one":     {"allow_header OpenAI-Project", "", "project-of-the-caller"},
+		"for the two": {"allow_header openai-project OpenAI-Organization", "org-of-the-caller", "project-of-the-caller"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{Gate: c.gate})
+			if got := g.Do(t, choose); got.Status != 200 {
+				t.Fatalf("status %d %s", got.Status, got.Body)
+			}
+			seen := g.Up.Only(t)
+			seen.HasKey(t)
+			if got := seen.Header.Get("OpenAI-Organization"); got != c.org {
+				t.Errorf("the upstream sees the organization %q, want %q", got, c.org)
+			}
+			if got := seen.Header.Get("OpenAI-Project"); got != c.project {
+				t.Errorf("the upstream sees the project %q, want %q", got, c.project)
+			}
+			if seen.Header.Get("OpenAI-Beta") == "" {
+				t.Error("OpenAI-Beta is lost")
+			}
+		})
+	}
 }

@@ -96,3 +96,31 @@ func TestTheOpenAISDKUnderstandsTheGatesRefusals(t *testing.T) {
 		})
 	}
 }
+
+func TestTheGateLosesNothingThatTheSDKSends(t *testing.T) {
+	t.Parallel()
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, serveResponse), gatetest.Site{Gate: "allow_header OpenAI-Organization OpenAI-Project"})
+	client := sdk(g, g.Info.AuthToken)
+	sent := make(http.Header)
+	stream := client.Responses.NewStreaming(t.Context(), sdkQuestion,
+		option.WithOrganization("org-1"), option.WithProject("proj-1"), option.WithHeader("Idempotency-Key", "once"),
+		option.WithMiddleware(func(r *http.Request, next option.MiddlewareNext) (*http.Response, error) {
+			sent = r.Header.Clone()
+			return next(r)
+		}))
+	defer stream.Close()
+	for stream.Next() {
+	}
+	if err := stream.Err(); err != nil {
+		t.Fatal(err)
+	}
+	if len(sent) < 8 {
+		t.Fatalf("the SDK sends %v only", sent)
+	}
+	seen := g.Up.Only(t)
+	for name := range sent {
+		if seen.Header[name] == nil {
+			t.Errorf("%s is lost", name)
+		}
+	}
+}
