@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 )
 
@@ -49,6 +48,7 @@ type caller struct {
 	sessions sessions
 	usage    usage
 	metrics  *callerMetrics
+	claimed  []string // paths, for claims
 
 	mu        sync.Mutex
 	token     sharedSecret              // the generated token that callers are told; looked at without the lock, too
@@ -101,16 +101,21 @@ func openCaller(id callerID, config configID) (*caller, error) {
 	return c, nil
 }
 
-// closeCaller gives a caller's state back. The last one ends it. If the gate
-// goes on without it, the operator has taken the caller's access away: then
-// its WebSockets end too.
-func closeCaller(config configID, c *caller) error {
-	err := c.abandon(config)
-	gone, deleteErr := callers.Delete(c.id)
-	if gone && gateRunsWithout(config, c.id.gate) {
-		c.sessions.end()
+// closeCallers gives the state of a gate's callers back. The last config that
+// has one ends it. If the gate goes on without it, the operator has taken the
+// caller's access away: then its WebSockets end too.
+func closeCallers(config configID, gate string, list []*configuredCaller) error {
+	goesOn := sync.OnceValue(func() bool { return gateRunsWithout(config, gate) })
+	var errs []error
+	for _, c := range list {
+		errs = append(errs, c.abandon(config))
+		gone, err := callers.Delete(c.id)
+		errs = append(errs, err)
+		if gone && goesOn() {
+			c.sessions.end()
+		}
 	}
-	return errors.Join(err, deleteErr)
+	return errors.Join(errs...)
 }
 
 // gateRunsWithout tells whether a gate runs in another config than this.
@@ -188,17 +193,14 @@ func (c *caller) claim(config configID) error {
 
 // claimFile refuses a server-info file that another caller of the same config
 // has: each would overwrite the other's.
-func (c *caller) claimFile(config configID, file *serverInfoFile) (err error) {
+func (c *caller) claimFile(config configID, file *serverInfoFile) error {
 	path := file.resolved()
-	callers.Range(func(id, value any) bool {
-		if other := value.(*caller); other != c && other.fileIn(config) == path {
-			err = fmt.Errorf("server_info %s: the gate %s has the same file; give each its own", file.path, id)
+	for _, other := range claims.of(path) {
+		if other != c && other.fileIn(config) == path {
+			return fmt.Errorf("server_info %s: the gate %s has the same file; give each its own", file.path, other.id)
 		}
-		return err == nil
-	})
-	if err != nil {
-		return err
 	}
+	claims.add(path, c)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.configs[config].path = path
@@ -378,8 +380,10 @@ func (c *caller) Destruct() error {
 	c.schedule()
 	last, said := c.current, c.written
 	c.mu.Unlock()
+	generatedTokens.replace(&c.ring, c.ring.tokens(), nil)
+	claims.drop(c)
 	if !fleetOf(c.id.gate).has(c.id.name()) { // or it goes on under its name
-		forget(prometheus.Labels{"gate": c.id.gate, "client": c.id.name()})
+		forgetCaller(c.id.gate, c.id.name())
 	}
 	if last.file == nil {
 		return nil
@@ -394,17 +398,20 @@ func (c *caller) Destruct() error {
 }
 
 // callerAt finds the caller that is told through a server-info file.
-func callerAt(path string) (found *caller) {
-	callers.Range(func(_, value any) bool {
-		other := value.(*caller)
-		other.mu.Lock()
-		defer other.mu.Unlock()
-		if other.current.file != nil && other.current.path == path {
-			found = other
+func callerAt(path string) *caller {
+	for _, c := range claims.of(path) {
+		if c.isToldAt(path) {
+			return c
 		}
-		return found == nil
-	})
-	return found
+	}
+	return nil
+}
+
+// isToldAt tells whether the caller is told through the file at a path.
+func (c *caller) isToldAt(path string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.current.file != nil && c.current.path == path
 }
 
 // toldBy is the file that the caller is told through, or nil.

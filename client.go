@@ -119,9 +119,9 @@ func (h *Handler) openCallers() error {
 		return h.gateError(errSameGate)
 	}
 	h.rotation = plan
-	rotatable := plan == nil
+	rotatable, taken := plan == nil, make(map[tokenDigest]string)
 	for _, client := range h.clients() {
-		c, err := h.openCaller(client)
+		c, err := h.openCaller(client, taken)
 		if err != nil {
 			if client.Name != "" {
 				err = fmt.Errorf("client %s: %w", client.Name, err)
@@ -142,7 +142,7 @@ func (h *Handler) openCallers() error {
 }
 
 // openCaller finds one caller's state.
-func (h *Handler) openCaller(client Client) (*configuredCaller, error) {
+func (h *Handler) openCaller(client Client, taken map[tokenDigest]string) (*configuredCaller, error) {
 	file, err := openServerInfoFile(client.ServerInfo)
 	if err != nil {
 		return nil, err
@@ -170,7 +170,7 @@ func (h *Handler) openCaller(client Client) (*configuredCaller, error) {
 		}
 	}
 	if client.Token != "" {
-		if err := h.fixToken(c, client.Token); err != nil {
+		if err := h.fixToken(c, client.Token, taken); err != nil {
 			return nil, err
 		}
 	}
@@ -189,8 +189,9 @@ func openServerInfoFile(option *ServerInfo) (*serverInfoFile, error) {
 	return newServerInfoFile(path, option.Owner)
 }
 
-// fixToken reads a caller's fixed token.
-func (h *Handler) fixToken(c *configuredCaller, option string) error {
+// fixToken reads a caller's fixed token. taken says whose those of other
+// callers are.
+func (h *Handler) fixToken(c *configuredCaller, option string, taken map[tokenDigest]string) error {
 	token, err := resolveSecret("token", option, h.allows(riskLiteralSecret))
 	if err != nil {
 		return err
@@ -199,11 +200,10 @@ func (h *Handler) fixToken(c *configuredCaller, option string) error {
 		return fmt.Errorf("token: it has fewer than %d characters and could be guessed; make one with: openssl rand -base64 33", minTokenLength)
 	}
 	digest := digestOf(token.reveal())
-	for _, other := range h.callers {
-		if other.fixed != nil && other.fixed[0].digest == digest {
-			return fmt.Errorf("token: %s has the same one, so the two could not be told apart; give each its own", other.name)
-		}
+	if other, ok := taken[digest]; ok {
+		return fmt.Errorf("token: %s has the same one, so the two could not be told apart; give each its own", other)
 	}
+	taken[digest] = c.name
 	c.secret, c.fixed = token, []acceptedToken{{digest: digest}}
 	return nil
 }

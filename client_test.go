@@ -190,7 +190,9 @@ func TestAReloadMayGiveTheFileToAnotherOwner(t *testing.T) {
 		if err := file.check(); err != nil {
 			t.Fatalf("owner %q: %v", owner, err)
 		}
-		state.configs[1].path = file.resolved()
+		if err := state.claimFile(1, file); err != nil {
+			t.Fatal(err)
+		}
 		if err := state.publish(1, publication{file: file, info: serverInfo{Port: 1, PID: 1, BaseURL: "http://127.0.0.1/v1"}}); err != nil {
 			t.Fatalf("owner %q: %v", owner, err)
 		}

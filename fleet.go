@@ -12,7 +12,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/certmagic"
-	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 )
 
@@ -52,7 +51,8 @@ type sharedList struct {
 	mark    string // of the storage's last change that is in it; "" has all be read again
 	existed bool   // there has been a mark, so there must be one
 	read    time.Time
-	clients []*configuredCaller
+	clients []*configuredCaller            // by name
+	tokens  map[indexKey]*configuredCaller // whose they are
 	records map[string]*clientRecord
 }
 
@@ -186,7 +186,7 @@ func (f *fleet) Destruct() error {
 	if list := f.known.Load(); list != nil {
 		for _, c := range list.clients {
 			c.gone.Store(true)
-			forget(prometheus.Labels{"gate": f.gate, "client": c.name})
+			forgetCaller(f.gate, c.name)
 		}
 	}
 	return nil
@@ -212,7 +212,22 @@ func (f *fleet) clients() []*configuredCaller {
 
 // has tells whether a shared client of this name is known.
 func (f *fleet) has(client string) bool {
-	return slices.ContainsFunc(f.clients(), func(c *configuredCaller) bool { return c.name == client })
+	if f == nil {
+		return false
+	}
+	list := f.known.Load()
+	return list != nil && list.records[client] != nil
+}
+
+// clientWith is the shared client that a token may be of; nil for none.
+func (f *fleet) clientWith(key indexKey) *configuredCaller {
+	if f == nil {
+		return nil
+	}
+	if list := f.known.Load(); list != nil {
+		return list.tokens[key]
+	}
+	return nil
 }
 
 var errVanished = errors.New("the shared clients are no longer in it; put them back, or restart every replica to begin anew")
@@ -260,10 +275,14 @@ func (f *fleet) replaceLocked(list *sharedList) {
 	var ended []*configuredCaller
 	if list != nil {
 		list.clients = make([]*configuredCaller, 0, len(list.records))
+		list.tokens = make(map[indexKey]*configuredCaller, len(list.records))
 		for _, name := range slices.Sorted(maps.Keys(list.records)) {
 			record := list.records[name]
 			c, lost := f.client(record, former[name])
 			list.clients = append(list.clients, c)
+			for _, token := range c.ring.tokens() {
+				list.tokens[indexKeyOf(token.digest)] = c
+			}
 			if lost {
 				ended = append(ended, c)
 			}
@@ -278,7 +297,7 @@ func (f *fleet) replaceLocked(list *sharedList) {
 		c.gone.Store(true)
 		c.sessions.end()
 		if (list == nil || list.records[name] == nil) && !f.current.reserved[name] {
-			forget(prometheus.Labels{"gate": f.gate, "client": name})
+			forgetCaller(f.gate, name)
 		}
 	}
 	for _, c := range ended {
@@ -425,11 +444,6 @@ func (f *fleet) endExpired(now time.Time) (next time.Time) {
 		}
 	}
 	return next
-}
-
-// isTaken tells whether a shared client has a name that a configured caller has.
-func (s *tokenSet) isTaken(c *configuredCaller) bool {
-	return c.name == c.id.gate || slices.ContainsFunc(s.callers, func(other *configuredCaller) bool { return other.name == c.name })
 }
 
 // identify tells storages apart, by their place and not by their value: each

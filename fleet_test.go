@@ -267,8 +267,7 @@ func TestASharedClientCannotTakeTheNameOfAConfiguredOne(t *testing.T) {
 		b.wants(t, "where it is configured", token, "")
 		b.logged(t, "comes first")
 		// Who can write to the storage still cannot speak for a configured client.
-		taken := []acceptedToken{{digest: digestOf("configured")}}
-		b.tokens.callers[0].ring.accepted.Store(&taken)
+		b.tokens.callers[0].ring.set([]acceptedToken{{digest: digestOf("configured")}})
 		if err := a.add(t.Context(), "thief", digestOf("configured"), 0); err != nil {
 			t.Fatal(err)
 		}

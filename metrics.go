@@ -3,6 +3,7 @@ package responsesproxygate
 import (
 	"context"
 	"errors"
+	"sync"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus"
@@ -83,13 +84,77 @@ func registerMetrics(registry *prometheus.Registry) error {
 	return nil
 }
 
-// forget deletes the series of a caller or a gate that is in no config any
-// more, so that their number is bounded by the config. What still runs goes on
-// counting where nobody looks.
-func forget(labels prometheus.Labels) {
+// forgetGate deletes the series of a gate that is in no config any more. What
+// still runs goes on counting where nobody looks.
+func forgetGate(gate string) {
 	for _, collector := range collectors() {
-		collector.DeletePartialMatch(labels)
+		collector.DeletePartialMatch(prometheus.Labels{"gate": gate})
 	}
+	countedCallers.mu.Lock()
+	defer countedCallers.mu.Unlock()
+	delete(countedCallers.names, gate)
+}
+
+// forgetCaller deletes the series of a caller that is in no config any more.
+// Each is named, because a search looks at those of all callers.
+func forgetCaller(gate, client string) {
+	if !countedCallers.drop(gate, client) {
+		return
+	}
+	for o, code := range outcomeCodes {
+		if !outcome(o).beforeToken() {
+			metrics.requests.DeleteLabelValues(gate, client, code)
+		}
+	}
+	for _, class := range statusClasses {
+		metrics.upstreamResponses.DeleteLabelValues(gate, client, class)
+	}
+	for _, outcome := range []string{attemptOK, attemptFailed} {
+		metrics.tokenRotations.DeleteLabelValues(gate, client, outcome)
+	}
+	metrics.tokenRevocations.DeleteLabelValues(gate, client)
+	metrics.inFlight.DeleteLabelValues(gate, client)
+	metrics.webSockets.DeleteLabelValues(gate, client)
+}
+
+const (
+	// maxCounted is how many callers of one gate have series of their own:
+	// some 2.4 kB of each scrape for each. The others are counted together.
+	maxCounted = 500
+
+	// otherCallers is who is counted together. It cannot be a client's name.
+	otherCallers = "(others)"
+)
+
+// countedCallers are the callers that have series of their own, by gate.
+var countedCallers = callerNames{names: make(map[string]map[string]bool)}
+
+type callerNames struct {
+	mu    sync.Mutex
+	names map[string]map[string]bool
+}
+
+// label is what a caller's series say for its name.
+func (n *callerNames) label(gate, client string) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.names[gate] == nil {
+		n.names[gate] = make(map[string]bool)
+	}
+	if !n.names[gate][client] && len(n.names[gate]) >= maxCounted {
+		return otherCallers
+	}
+	n.names[gate][client] = true
+	return client
+}
+
+// drop makes room for another caller. It reports whether this one had series.
+func (n *callerNames) drop(gate, client string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	had := n.names[gate][client]
+	delete(n.names[gate], client)
+	return had
 }
 
 // gateMetrics are what is counted of a gate, and of requests of nobody known.
@@ -129,7 +194,7 @@ func newGateMetrics(gate string) *gateMetrics {
 
 // Destruct implements caddy.Destructor: no config has the gate any more.
 func (m *gateMetrics) Destruct() error {
-	forget(prometheus.Labels{"gate": m.name})
+	forgetGate(m.name)
 	return nil
 }
 
@@ -144,7 +209,7 @@ type callerMetrics struct {
 }
 
 func newCallerMetrics(id callerID) *callerMetrics {
-	gate, client := id.gate, id.name()
+	gate, client := id.gate, countedCallers.label(id.gate, id.name())
 	m := &callerMetrics{
 		requests:    make([]prometheus.Counter, len(outcomeCodes)),
 		refused:     make(flood, len(outcomeCodes)),
@@ -191,8 +256,10 @@ func newAttempts(vec *prometheus.CounterVec, labels ...string) attempts {
 	with := func(outcome string) prometheus.Counter {
 		return vec.WithLabelValues(append(labels[:len(labels):len(labels)], outcome)...)
 	}
-	return attempts{ok: with("ok"), failed: with("error")}
+	return attempts{ok: with(attemptOK), failed: with(attemptFailed)}
 }
+
+const attemptOK, attemptFailed = "ok", "error"
 
 func (a attempts) count(err error) {
 	if err != nil {

@@ -240,7 +240,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		hosts:        bareHosts(h.AllowHost),
 		routes:       h.AllowRoute,
 		shutdownPath: h.ShutdownEndpoint,
-		tokens:       &tokenSet{callers: h.callers, fleet: h.fleet},
+		tokens:       newTokenSet(h.callers, h.fleet),
 	}
 	h.openAuditTrail()
 	return h.publishWhenStarted(ctx)
@@ -306,10 +306,7 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 func (h *Handler) Cleanup() error {
 	h.dumper.close()
 	h.trail.close()
-	var errs []error
-	for _, c := range h.callers {
-		errs = append(errs, closeCaller(h.config, c.caller))
-	}
+	errs := []error{closeCallers(h.config, h.Name, h.callers)}
 	if h.fleet != nil {
 		errs = append(errs, leaveFleet(h.config, h.fleet))
 	}

@@ -188,12 +188,13 @@ func newReplica(t *testing.T, storage certmagic.Storage, configured ...string) *
 		store: &sharedStore{storage: storage, identity: "the same", gate: fleetGate},
 		every: defaultSyncEvery, reserved: map[string]bool{fleetGate: true}, logger: zap.New(core),
 	}
-	r.tokens = &tokenSet{fleet: r.fleet}
+	var callers []*configuredCaller
 	for _, name := range configured {
 		r.config.reserved[name] = true
 		c := &configuredCaller{caller: &caller{id: callerID{gate: fleetGate, client: name}}, name: name}
-		r.tokens.callers = append(r.tokens.callers, c)
+		callers = append(callers, c)
 	}
+	r.tokens = newTokenSet(callers, r.fleet)
 	t.Cleanup(func() { _ = r.Destruct() })
 	r.join(t.Context(), 1, r.config)
 	return r

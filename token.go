@@ -3,7 +3,6 @@ package responsesproxygate
 import (
 	"crypto/rand"
 	"crypto/sha256"
-	"crypto/subtle"
 	"encoding/base64"
 	"slices"
 	"sync/atomic"
@@ -43,6 +42,9 @@ type acceptedToken struct {
 	until  time.Time // zero: there is no end yet
 }
 
+// isSame tells whether it is the same token, whatever its end.
+func (t acceptedToken) isSame(other acceptedToken) bool { return t.digest == other.digest }
+
 // usable tells whether the token is accepted at a time. At the end itself it
 // no longer is.
 func (t acceptedToken) usable(now time.Time) bool {
@@ -64,23 +66,25 @@ func (r *tokenRing) tokens() []acceptedToken {
 	return nil
 }
 
+// set replaces the tokens, and has them found.
+func (r *tokenRing) set(tokens []acceptedToken) {
+	generatedTokens.replace(r, r.tokens(), tokens)
+	r.accepted.Store(&tokens)
+}
+
 // add accepts one more token.
 func (r *tokenRing) add(token secret) {
-	tokens := append([]acceptedToken{{digest: digestOf(token.reveal())}}, r.tokens()...)
-	r.accepted.Store(&tokens)
+	r.set(append([]acceptedToken{{digest: digestOf(token.reveal())}}, r.tokens()...))
 }
 
 // has tells whether a token is in the ring.
 func (r *tokenRing) has(token secret) bool {
-	digest := digestOf(token.reveal())
-	return slices.ContainsFunc(r.tokens(), func(t acceptedToken) bool { return t.digest == digest })
+	return slices.ContainsFunc(r.tokens(), acceptedToken{digest: digestOf(token.reveal())}.isSame)
 }
 
 // drop accepts a token no longer.
 func (r *tokenRing) drop(token secret) {
-	digest := digestOf(token.reveal())
-	tokens := slices.DeleteFunc(slices.Clone(r.tokens()), func(t acceptedToken) bool { return t.digest == digest })
-	r.accepted.Store(&tokens)
+	r.set(slices.DeleteFunc(slices.Clone(r.tokens()), acceptedToken{digest: digestOf(token.reveal())}.isSame))
 }
 
 // only makes token the one that is accepted from now on. The former ones are
@@ -101,45 +105,8 @@ func (r *tokenRing) only(token secret, until, now time.Time) {
 			tokens = append(tokens, t)
 		}
 	}
-	r.accepted.Store(&tokens)
+	r.set(tokens)
 }
 
 // clear accepts none any more.
-func (r *tokenRing) clear() { r.accepted.Store(nil) }
-
-// tokenSet finds out whose token a request presents.
-type tokenSet struct {
-	callers []*configuredCaller
-	fleet   *fleet // nil: there are no shared clients
-}
-
-// match finds the caller whose token this is. Every digest of every caller is
-// compared, in constant time, whether or not one before it was right; only
-// then does it matter whether the token that was found is still usable. What
-// the config says comes before what the storage says.
-func (s *tokenSet) match(presented string) (*configuredCaller, bool) {
-	digest := digestOf(presented)
-	var found *configuredCaller
-	var as acceptedToken
-	for _, c := range s.fleet.clients() {
-		for _, token := range c.accepted() {
-			if subtle.ConstantTimeCompare(digest[:], token.digest[:]) == 1 {
-				found, as = c, token
-			}
-		}
-	}
-	if found != nil && s.isTaken(found) {
-		found = nil
-	}
-	for _, c := range s.callers {
-		for _, token := range c.accepted() {
-			if subtle.ConstantTimeCompare(digest[:], token.digest[:]) == 1 {
-				found, as = c, token
-			}
-		}
-	}
-	if found == nil || !found.admits(as) {
-		return nil, false
-	}
-	return found, true
-}
+func (r *tokenRing) clear() { r.set(nil) }

@@ -116,15 +116,16 @@ func tokensOf(name, token string) *tokenSet {
 	state.token.become(newSecret(token))
 	c := &configuredCaller{caller: state, name: name, userID: name}
 	c.ring.add(c.token.now())
-	return &tokenSet{callers: []*configuredCaller{c}}
+	return newTokenSet([]*configuredCaller{c}, nil)
 }
 
 func TestATokenBelongsToOneCaller(t *testing.T) {
 	names := []string{"default", "codex", "ci"}
-	set := new(tokenSet)
+	var callers []*configuredCaller
 	for _, name := range names {
-		set.callers = append(set.callers, tokensOf(name, "token-of-"+name).callers...)
+		callers = append(callers, tokensOf(name, "token-of-"+name).callers...)
 	}
+	set := newTokenSet(callers, nil)
 	for _, want := range names {
 		if c, ok := set.match("token-of-" + want); !ok || c.name != want {
 			t.Errorf("the token of %s is matched as %v, %t", want, c, ok)
@@ -135,9 +136,14 @@ func TestATokenBelongsToOneCaller(t *testing.T) {
 			t.Errorf("%q is matched as %v, %t", wrong, c, ok)
 		}
 	}
-	if c, ok := new(tokenSet).match(""); c != nil || ok {
+	if c, ok := newTokenSet(nil, nil).match(""); c != nil || ok {
 		t.Errorf("a gate without tokens accepts %v, %t", c, ok)
 	}
+}
+
+// closeCaller gives back one caller, as a gate does with all that it has.
+func closeCaller(config configID, c *caller) error {
+	return closeCallers(config, c.id.gate, []*configuredCaller{{caller: c}})
 }
 
 // The comparison's cost must not tell how much of a token was right. What a
