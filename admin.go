@@ -1,12 +1,12 @@
 package responsesproxygate
 
 import (
-	"encoding/json"
 	"fmt"
-	"slices"
 
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/surroundings"
 )
 
 func init() {
@@ -39,50 +39,22 @@ func (*adminAPI) CaddyModule() caddy.ModuleInfo {
 // endpoint again then.
 func (a *adminAPI) Provision(ctx caddy.Context) error {
 	a.logger = ctx.Logger(a)
-	config, err := configOf(ctx)
+	config, err := surroundings.ConfigOf(ctx)
 	if err != nil {
 		return err
 	}
 	if anyGuardsAdmin() {
 		dropOthersWriteRights()
-		if err := auditAdmin(config); err != nil {
+		if err := surroundings.AuditAdmin(config, auditSocketDir); err != nil {
 			return fmt.Errorf("a responses_proxy_gate is running: %w. To leave the gate for such an endpoint, restart Caddy", err)
 		}
 		return nil
 	}
-	for _, app := range config.apps() {
-		var decoded any
-		if json.Unmarshal(app, &decoded) != nil {
-			continue // Caddy refuses it itself
-		}
-		if hasGateWithout(riskTCPAdmin, decoded) {
-			dropOthersWriteRights()
-			return auditAdmin(config)
-		}
+	if config.HasGateWithout(riskTCPAdmin) {
+		dropOthersWriteRights()
+		return surroundings.AuditAdmin(config, auditSocketDir)
 	}
 	return nil
-}
-
-// hasGateWithout tells whether a part of a config has a gate that does not
-// allow a risk.
-func hasGateWithout(risk string, part any) bool {
-	switch part := part.(type) {
-	case map[string]any:
-		if part["handler"] == "responses_proxy_gate" {
-			allowed, _ := part["insecure_allow"].([]any)
-			if !slices.Contains(allowed, any(risk)) {
-				return true
-			}
-		}
-		for _, child := range part {
-			if hasGateWithout(risk, child) {
-				return true
-			}
-		}
-	case []any:
-		return slices.ContainsFunc(part, func(child any) bool { return hasGateWithout(risk, child) })
-	}
-	return false
 }
 
 // Interface guards

@@ -13,6 +13,8 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/buffer"
 	"go.uber.org/zap/zapcore"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/surroundings"
 )
 
 func init() {
@@ -55,7 +57,7 @@ func (f *LogFormat) Provision(ctx caddy.Context) error {
 	if f.WrappedRaw == nil {
 		fields := make(object)
 		for _, name := range callerCredentials {
-			if !slices.Contains(redactedByCaddy, name) {
+			if !slices.Contains(surroundings.RedactedByCaddy, name) {
 				fields["request>headers>"+name] = object{"filter": "delete"}
 			}
 		}

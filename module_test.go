@@ -139,9 +139,9 @@ func TestTwoGatesOfOneNameAreRefused(t *testing.T) {
 	c.discard()
 	used(t, "twin", 0)
 	used(t, "sibling", 0)
-	surroundings{gates: `{"handler": "responses_proxy_gate", "upstream_bearer": "{env.GATE_TEST_KEY}"},
+	configAround{gates: `{"handler": "responses_proxy_gate", "upstream_bearer": "{env.GATE_TEST_KEY}"},
 		{"handler": "responses_proxy_gate", "upstream_bearer": "{env.GATE_TEST_KEY}"}`}.audited(t, "gate default: another gate in this config has the same name")
-	surroundings{gates: `{"handler": "responses_proxy_gate", "upstream_bearer": "{env.GATE_TEST_KEY}"},
+	configAround{gates: `{"handler": "responses_proxy_gate", "upstream_bearer": "{env.GATE_TEST_KEY}"},
 		{"handler": "responses_proxy_gate", "name": "other", "upstream_bearer": "{env.GATE_TEST_KEY}"}`}.audited(t, "")
 	used(t, "other", 0)
 }
@@ -225,7 +225,7 @@ func TestManyReloadsAtOnceLeaveNothingBehind(t *testing.T) {
 func TestValidatingLeavesNothingOnDisk(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "new", "info.json")
-	surroundings{gate: fmt.Sprintf(`, "server_info": {"path": %q}`, path)}.audited(t, "")
+	configAround{gate: fmt.Sprintf(`, "server_info": {"path": %q}`, path)}.audited(t, "")
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
 		t.Errorf("left behind: %v, %v", entries, err)
 	}

@@ -1,20 +1,9 @@
-package responsesproxygate
+package surroundings
 
 import (
-	"encoding/json"
 	"slices"
 	"strings"
 )
-
-// serverConfig is a server as it stands in the config; nil if it cannot be found.
-func (c runningConfig) serverConfig(name string) map[string]any {
-	var app struct {
-		Servers map[string]map[string]any `json:"servers"`
-	}
-	// A malformed app does not get as far as this.
-	_ = json.Unmarshal(c.apps()["http"], &app)
-	return app.Servers[name]
-}
 
 // chosenLoggers are the names that log_name directives give to logs: they set
 // the variable access_logger_names.

@@ -1,4 +1,4 @@
-package responsesproxygate
+package surroundings
 
 import (
 	"errors"
@@ -8,19 +8,18 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/logging"
 	"go.uber.org/zap/zapcore"
 )
 
-// Caddy logs requests whole, and redacts only these headers. It clones the
+// RedactedByCaddy are headers. Caddy logs requests whole, and redacts only these. It clones the
 // request for the log before any handler runs, so the gate cannot redact its
 // own header there; it can only see to it that the log does.
-var redactedByCaddy = []string{"Authorization", "Proxy-Authorization", "Cookie", "Set-Cookie"}
+var RedactedByCaddy = []string{"Authorization", "Proxy-Authorization", "Cookie", "Set-Cookie"}
 
-// auditLogs refuses logs that would record callers' tokens or the key.
-func auditLogs(server *caddyhttp.Server, config runningConfig, upstreamHeader string) error {
+// AuditLogs refuses logs that would record callers' tokens or the key.
+func AuditLogs(server *caddyhttp.Server, config Config, upstreamHeader string) error {
 	logs, err := config.logs()
 	if err != nil {
 		return err
@@ -70,7 +69,7 @@ func recordedSecret(log configuredLog, all []configuredLog, server *caddyhttp.Se
 		}
 	}
 	name := http.CanonicalHeaderKey(upstreamHeader)
-	if slices.Contains(redactedByCaddy, name) || log.deletes(name) {
+	if slices.Contains(RedactedByCaddy, name) || log.deletes(name) {
 		return "", ""
 	}
 	// reverse_proxy logs the request as it goes upstream, with the key: at
@@ -147,37 +146,6 @@ type configuredLog struct {
 	teed             bool // a log core module takes entries before they are filtered
 }
 
-// logs are the config's logs that write anywhere.
-func (c runningConfig) logs() ([]configuredLog, error) {
-	var logs []configuredLog
-	for entry := c.value.FieldByName("Logging").Elem().FieldByName("Logs").MapRange(); entry.Next(); {
-		fields := entry.Value().Elem()
-		writer, level, encoder := fields.FieldByName("writerOpener"), fields.FieldByName("levelEnabler"), fields.FieldByName("encoder")
-		core := fields.FieldByName("core")
-		if !writer.IsValid() || !level.IsValid() || !encoder.IsValid() || !core.IsValid() {
-			return nil, errors.New("this version of Caddy hides its logs from the audit; use the version in the gate's go.mod, or: insecure_allow logged_token")
-		}
-		teed := core.Elem().IsValid() && strings.Contains(core.Elem().Type().String(), "multiCore")
-		if !teed && writer.Elem().IsValid() && writer.Elem().Type() == reflect.TypeFor[*caddy.DiscardWriter]() {
-			continue // nothing is recorded
-		}
-		log := configuredLog{
-			name:    entry.Key().String(),
-			level:   zapcore.DebugLevel, // if it cannot be told, take the one that records most
-			include: stringsOf(fields.FieldByName("Include")),
-			exclude: stringsOf(fields.FieldByName("Exclude")),
-			encoder: encoder,
-			teed:    teed,
-		}
-		if level.Elem().IsValid() && level.Elem().Type() == reflect.TypeFor[zapcore.Level]() {
-			log.level = zapcore.Level(level.Elem().Int()) //nolint:gosec // it is a Level
-		}
-		logs = append(logs, log)
-	}
-	slices.SortFunc(logs, func(a, b configuredLog) int { return strings.Compare(a.name, b.name) })
-	return logs, nil
-}
-
 // accepts tells whether a log takes a logger's entries of a level, by the
 // rules of caddy.CustomLog: the longest matching name decides.
 func (l configuredLog) accepts(logger string, level zapcore.Level) bool {
@@ -249,13 +217,4 @@ func filterDeletes(encoder reflect.Value, header string) (deleted, decided bool)
 		}
 	}
 	return false, false
-}
-
-// stringsOf reads a []string out of a config.
-func stringsOf(value reflect.Value) []string {
-	list := make([]string, 0, value.Len())
-	for i := range value.Len() {
-		list = append(list, value.Index(i).String())
-	}
-	return list
 }

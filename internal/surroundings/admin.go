@@ -1,0 +1,84 @@
+package surroundings
+
+import (
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// AuditAdmin refuses an admin endpoint that other users can reach: whoever
+// can load a config there can have it answer with the key.
+func AuditAdmin(config Config, check SocketCheck) error {
+	listen, enabled := config.adminListen()
+	if !enabled {
+		return nil
+	}
+	const remedy = "write \"admin unix//path/of/a/socket\" or \"admin off\" in the global options, or: insecure_allow tcp_admin"
+	resolved, err := caddy.NewReplacer().ReplaceOrErr(listen, true, true)
+	if err != nil {
+		return fmt.Errorf("admin %s: %w", listen, err)
+	}
+	addr, err := caddy.ParseNetworkAddress(resolved)
+	if err != nil {
+		return fmt.Errorf("admin %s: %w", listen, err)
+	}
+	if !addr.IsUnixNetwork() {
+		return fmt.Errorf("the admin endpoint %s is open to every user of this machine, who could load a config that tells the key; %s", resolved, remedy)
+	}
+	path, mode, hasMode := strings.Cut(addr.Host, "|")
+	if strings.HasPrefix(path, "@") {
+		return fmt.Errorf("the admin endpoint %s is an abstract socket, which has no permissions; %s", resolved, remedy)
+	}
+	if err := check(path); err != nil {
+		return fmt.Errorf("the admin endpoint's %w; or: insecure_allow tcp_admin", err)
+	}
+	if !hasMode {
+		return nil // Caddy makes the socket 0200: its owner's only
+	}
+	bits, err := strconv.ParseUint(mode, 8, 32)
+	if err != nil || fs.FileMode(bits).Perm()&0o077 != 0 {
+		return fmt.Errorf("the admin socket's mode %s lets others than its owner use it; write unix/%s without |%s, or: insecure_allow tcp_admin", mode, path, mode)
+	}
+	return nil
+}
+
+// HasGateWithout tells whether a config has a gate that does not allow a risk.
+func (c Config) HasGateWithout(risk string) bool {
+	for _, app := range c.apps() {
+		var decoded any
+		if json.Unmarshal(app, &decoded) != nil {
+			continue // Caddy refuses it itself
+		}
+		if hasGateWithout(risk, decoded) {
+			return true
+		}
+	}
+	return false
+}
+
+// hasGateWithout tells whether a part of a config has a gate that does not
+// allow a risk.
+func hasGateWithout(risk string, part any) bool {
+	switch part := part.(type) {
+	case map[string]any:
+		if part["handler"] == "responses_proxy_gate" {
+			allowed, _ := part["insecure_allow"].([]any)
+			if !slices.Contains(allowed, any(risk)) {
+				return true
+			}
+		}
+		for _, child := range part {
+			if hasGateWithout(risk, child) {
+				return true
+			}
+		}
+	case []any:
+		return slices.ContainsFunc(part, func(child any) bool { return hasGateWithout(risk, child) })
+	}
+	return false
+}

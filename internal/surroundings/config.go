@@ -1,0 +1,125 @@
+package surroundings
+
+import (
+	"encoding/json"
+	"errors"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap/zapcore"
+)
+
+// Config reads the parts of Caddy's config that decide whether the
+// gate is safe in it. Caddy hands modules a context that has the config in an
+// unexported field; reflection reads it without unsafe. If the field is not
+// what it was, the gate refuses to start rather than run unaudited.
+type Config struct {
+	value reflect.Value // caddy.Config
+}
+
+// ConfigID tells one config from another while both exist.
+type ConfigID uintptr
+
+// ConfigOf is the config that ctx stands in.
+func ConfigOf(ctx caddy.Context) (Config, error) {
+	pointer := reflect.ValueOf(ctx).FieldByName("cfg")
+	if !pointer.IsValid() || pointer.Type() != reflect.TypeFor[*caddy.Config]() || pointer.IsNil() {
+		return Config{}, errors.New("this version of Caddy hides its config from the audit of admin endpoint and logs; use the version in the gate's go.mod, or newer releases of both")
+	}
+	return Config{pointer.Elem()}, nil
+}
+
+// ID tells this config from others while both exist.
+func (c Config) ID() ConfigID { return ConfigID(c.value.Addr().Pointer()) }
+
+// adminListen is the address of the admin endpoint, and whether there is one.
+func (c Config) adminListen() (listen string, enabled bool) {
+	admin := c.value.FieldByName("Admin")
+	if admin.IsNil() {
+		return caddy.DefaultAdminListen, true
+	}
+	admin = admin.Elem()
+	if admin.FieldByName("Disabled").Bool() {
+		return "", false
+	}
+	if listen = admin.FieldByName("Listen").String(); listen == "" {
+		listen = caddy.DefaultAdminListen
+	}
+	return listen, true
+}
+
+// apps are the apps' raw configs, by name. Caddy forgets them one by one as it
+// loads the apps; the app that is being loaded still has its own.
+func (c Config) apps() map[string]json.RawMessage {
+	apps := make(map[string]json.RawMessage)
+	for entry := c.value.FieldByName("AppsRaw").MapRange(); entry.Next(); {
+		apps[entry.Key().String()] = entry.Value().Bytes()
+	}
+	return apps
+}
+
+// httpPort is the port on which Caddy speaks plain HTTP even on servers with TLS.
+func (c Config) httpPort() uint {
+	var app struct {
+		HTTPPort uint `json:"http_port"`
+	}
+	// A malformed app does not get as far as this.
+	_ = json.Unmarshal(c.apps()["http"], &app)
+	if app.HTTPPort == 0 {
+		return caddyhttp.DefaultHTTPPort
+	}
+	return app.HTTPPort
+}
+
+// serverConfig is a server as it stands in the config; nil if it cannot be found.
+func (c Config) serverConfig(name string) map[string]any {
+	var app struct {
+		Servers map[string]map[string]any `json:"servers"`
+	}
+	// A malformed app does not get as far as this.
+	_ = json.Unmarshal(c.apps()["http"], &app)
+	return app.Servers[name]
+}
+
+// logs are the config's logs that write anywhere.
+func (c Config) logs() ([]configuredLog, error) {
+	var logs []configuredLog
+	for entry := c.value.FieldByName("Logging").Elem().FieldByName("Logs").MapRange(); entry.Next(); {
+		fields := entry.Value().Elem()
+		writer, level, encoder := fields.FieldByName("writerOpener"), fields.FieldByName("levelEnabler"), fields.FieldByName("encoder")
+		core := fields.FieldByName("core")
+		if !writer.IsValid() || !level.IsValid() || !encoder.IsValid() || !core.IsValid() {
+			return nil, errors.New("this version of Caddy hides its logs from the audit; use the version in the gate's go.mod, or: insecure_allow logged_token")
+		}
+		teed := core.Elem().IsValid() && strings.Contains(core.Elem().Type().String(), "multiCore")
+		if !teed && writer.Elem().IsValid() && writer.Elem().Type() == reflect.TypeFor[*caddy.DiscardWriter]() {
+			continue // nothing is recorded
+		}
+		log := configuredLog{
+			name:    entry.Key().String(),
+			level:   zapcore.DebugLevel, // if it cannot be told, take the one that records most
+			include: stringsOf(fields.FieldByName("Include")),
+			exclude: stringsOf(fields.FieldByName("Exclude")),
+			encoder: encoder,
+			teed:    teed,
+		}
+		if level.Elem().IsValid() && level.Elem().Type() == reflect.TypeFor[zapcore.Level]() {
+			log.level = zapcore.Level(level.Elem().Int()) //nolint:gosec // it is a Level
+		}
+		logs = append(logs, log)
+	}
+	slices.SortFunc(logs, func(a, b configuredLog) int { return strings.Compare(a.name, b.name) })
+	return logs, nil
+}
+
+// stringsOf reads a []string out of a config.
+func stringsOf(value reflect.Value) []string {
+	list := make([]string, 0, value.Len())
+	for i := range value.Len() {
+		list = append(list, value.Index(i).String())
+	}
+	return list
+}
