@@ -126,7 +126,7 @@ func (t *auditTrail) closeWindow(seen *atomic.Int64) {
 		return
 	}
 	message := "refused, and not written one by one"
-	if w.refused.outcome >= errUpstreamUnauthorized.outcome { // of forward, which writes the others
+	if w.refused.outcome > errAccountRefused.outcome { // of forward, which writes the others
 		message = "failed behind the gate, and not written one by one"
 	}
 	if line := t.logger.Check(w.refused.level(), message); line != nil {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/backoff"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/callerheader"
 	"go.uber.org/zap"
 )
@@ -120,7 +121,8 @@ type credential struct {
 	headerName string   // canonical
 	allowed    []string // canonical names of the callers' headers that go upstream by the operator's leave
 	value      atomic.Pointer[presentedKey]
-	file       *watchedFile // nil if the key does not come from a file of its own
+	tries      backoff.Backoff // what the upstream says of the value
+	file       *watchedFile    // nil if the key does not come from a file of its own
 }
 
 // presentedKey is a key, and the header value that presents it.
@@ -132,13 +134,52 @@ func newCredential(headerName string) *credential {
 	return &credential{headerName: http.CanonicalHeaderKey(headerName)}
 }
 
-// use makes key the one presented from now on.
+// use makes key the one presented from now on. What the upstream said of a
+// former one no longer counts.
 func (c *credential) use(key secret) {
+	former := c.value.Load()
+	if former != nil && former.key.reveal() == key.reveal() {
+		return
+	}
 	header := key
 	if c.headerName == "Authorization" {
 		header = newSecret("Bearer " + key.reveal())
 	}
 	c.value.Store(&presentedKey{key: key, header: header})
+	if former != nil {
+		c.tries.Reset()
+	}
+}
+
+// sentOn is what becomes of the credential in one request.
+type sentOn struct {
+	credential *credential
+	try        backoff.Try
+	chosen     bool // the caller has chosen the account that the upstream looks at
+}
+
+// choosesAccount reports whether a request, once it is clean, names the account
+// that the key is to be used for. If it may not be, the upstream says 401, and
+// nothing is wrong with the key.
+func (c *credential) choosesAccount(header http.Header) bool {
+	return slices.ContainsFunc(c.allowed, func(name string) bool { return header[name] != nil })
+}
+
+// answered notes the status of the upstream's answer. For a refusal of the
+// credential, it returns what the caller is answered instead; and it reports
+// whether the gate holds back the credential from now on, and for how long.
+func (s *sentOn) answered(status int) (refused *refusal, wait time.Duration, began bool) {
+	switch {
+	case status != http.StatusUnauthorized:
+		if status < http.StatusInternalServerError { // else the upstream may not have looked at it
+			s.credential.tries.Accepted(s.try)
+		}
+		return nil, 0, false
+	case s.chosen:
+		return errAccountRefused, 0, false
+	}
+	wait, began = s.credential.tries.Refused(s.try)
+	return errUpstreamUnauthorized, wait, began
 }
 
 // current is what to present now, after a look at the key's file if one is due.

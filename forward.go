@@ -174,6 +174,7 @@ type answerWriter struct {
 	request     *http.Request
 	caller      *configuredCaller
 	body        callersBody
+	sent        sentOn
 	accepted    *acceptedRequest
 	wroteHeader bool
 	status      int         // the caller's answer's; 0 before there is one
@@ -208,14 +209,18 @@ func (a *answerWriter) WriteHeader(status int) {
 	case status < 200 && status != http.StatusSwitchingProtocols:
 		a.ResponseWriter.WriteHeader(status) // informational; the final one follows
 		return
-	case status == http.StatusUnauthorized:
+	}
+	refused, wait, began := a.sent.answered(status)
+	if began {
+		a.handler.logger.Error("the upstream refused the operator's credential (status 401); renew the key that upstream_bearer or upstream_bearer_file names",
+			zap.String("gate", a.handler.Name), zap.Duration("next_try_after", wait))
+	}
+	if refused != nil {
 		// OpenAI's error text has a part of the operator's key; and to the
 		// gate's callers 401 must mean their own token, because many renew it
 		// and try again when they see one.
-		a.handler.logger.Error("the upstream refused the operator's credential (status 401); renew the key that upstream_bearer or upstream_bearer_file names",
-			zap.String("gate", a.handler.Name))
 		a.upstream = status
-		a.withhold(header, errUpstreamUnauthorized)
+		a.withhold(header, refused)
 		return
 	}
 	a.wroteHeader, a.status, a.upstream = true, status, status

@@ -88,7 +88,7 @@ func TestAnUpstreams401TellsTheCallerNothing(t *testing.T) {
 					w.Header().Set("Content-Length", "117")
 					return next(w, r)
 				}))
-				if answer.StatusCode != http.StatusBadGateway || body != string(errUpstreamUnauthorized.body) {
+				if answer.StatusCode != http.StatusBadRequest || body != string(errUpstreamUnauthorized.body) {
 					t.Errorf("the answer is %d %q", answer.StatusCode, body)
 				}
 				if all := fmt.Sprint(answer.Header, answer.Trailer, body); strings.Contains(all, "skOp") || strings.Contains(all, "Www-Authenticate") {
@@ -115,7 +115,7 @@ func TestAWithheld401ThatBreaksOffIsStillAnswered(t *testing.T) {
 		if thrown := recover(); thrown != nil {
 			t.Errorf("the connection is cut (%v) though the gate's answer was complete", thrown)
 		}
-		if w.Code != http.StatusBadGateway {
+		if w.Code != http.StatusBadRequest {
 			t.Errorf("status %d", w.Code)
 		}
 	}()
@@ -157,7 +157,7 @@ func TestAWithheld401ThatDoesNotEndIsCutOff(t *testing.T) {
 				w.WriteHeader(http.StatusUnauthorized)
 				return next(w, r)
 			}))
-			if answer.StatusCode != http.StatusBadGateway || body != string(errUpstreamUnauthorized.body) {
+			if answer.StatusCode != http.StatusBadRequest || body != string(errUpstreamUnauthorized.body) {
 				t.Errorf("the answer is %d %q", answer.StatusCode, body)
 			}
 		})

@@ -291,11 +291,17 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 // pass lets r go on, with the operator's credential in place of the caller's.
 func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, caller *configuredCaller) error {
+	try, ok := h.credential.tries.Begin()
+	if !ok {
+		takeBody(r)
+		return h.refuse(w, r, caller, errUpstreamUnauthorized)
+	}
 	presented := h.credential.current()
 	exchange := h.beginDump(r, caller, presented.key)
 	defer exchange.finish()
 	answer, room := h.newAnswer(exchange.record(w), r, caller)
 	h.credential.dropCallerCredentials(r)
+	answer.sent = sentOn{credential: h.credential, try: try, chosen: h.credential.choosesAccount(r.Header)}
 	h.credential.inject(r.Header, presented, room)
 	defer h.credential.withdraw(r.Header)
 	return h.forward(answer, r, next, presented.key)

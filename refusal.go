@@ -3,6 +3,7 @@ package responsesproxygate
 import (
 	"bytes"
 	"encoding/json"
+	"io"
 	"net/http"
 	"slices"
 	"time"
@@ -51,8 +52,10 @@ var (
 // The answers that stand in for the next handler's failures, and for what
 // must not reach the caller.
 var (
-	errUpstreamUnauthorized = newRefusal(http.StatusBadGateway, "upstream_unauthorized",
-		"The upstream refused the operator's credential. Your gate token is fine; the operator must renew the key.")
+	errUpstreamUnauthorized = newFinalRefusal(http.StatusBadRequest, "upstream_unauthorized",
+		"The upstream refuses the operator's credential. Your gate token is fine, and another try will not help: the operator must renew the key that upstream_bearer or upstream_bearer_file names. Until then the gate asks the upstream again once a minute at most.")
+	errAccountRefused = newFinalRefusal(http.StatusBadRequest, "upstream_account_refused",
+		"The upstream refuses the OpenAI-Organization or OpenAI-Project header of this request together with the operator's credential. Leave the headers out, or ask the operator which ones the key may use.")
 	errUpstreamUnreachable = newRefusal(http.StatusBadGateway, "upstream_unreachable",
 		"The gate could not get an answer from the upstream. Try again; the operator's log says why.")
 	errUpstreamUnavailable = newRefusal(http.StatusServiceUnavailable, "upstream_unavailable",
@@ -80,6 +83,14 @@ func newRefusal(status int, code, message string) *refusal {
 	case http.StatusUpgradeRequired: // RFC 9110 §15.5.22
 		f.header = append(f.header, [2]string{"Upgrade", "HTTP/1.1"})
 	}
+	return f
+}
+
+// newFinalRefusal prepares a refusal that another try cannot change. Clients
+// that read the header do not make one.
+func newFinalRefusal(status int, code, message string) *refusal {
+	f := newRefusal(status, code, message)
+	f.header = append(f.header, [2]string{"X-Should-Retry", "false"})
 	return f
 }
 
@@ -168,6 +179,19 @@ const (
 	// skip to keep a connection open.
 	maxRefusedBody = 256 << 10
 )
+
+// maxTakenBody is how much of a body is read for takeBody, in bytes: several
+// times what the API takes.
+const maxTakenBody = 256 << 20
+
+// takeBody reads the body of a caller who is known and is refused all the
+// same. On a connection that is cut while the body is still on its way, the
+// caller may not see the answer, and would try again.
+func takeBody(r *http.Request) {
+	if r.Body != nil && r.ProtoMajor == 1 && r.Header["Expect"] == nil {
+		_, _ = io.Copy(io.Discard, io.LimitReader(r.Body, maxTakenBody)) // the answer is the same if it breaks off
+	}
+}
 
 // leaveBody sees to it that the body of a refused request is not waited for:
 // whoever has no token must not hold a connection, or an exit, by never

@@ -59,7 +59,7 @@ func unreached(t *testing.T) caddyhttp.HandlerFunc {
 var allRefusals = map[*refusal]int{
 	errOriginNotAllowed: 403, errCrossSiteRequest: 403, errHostNotAllowed: 403, errContentTypeNotJSON: 415,
 	errMissingToken: 401, errInvalidToken: 401, errRouteNotAllowed: 403, errWebSocketNotEnabled: 426,
-	errUpstreamUnauthorized: 502, errUpstreamUnreachable: 502, errUpstreamUnavailable: 503, errUpstreamTimeout: 504,
+	errUpstreamUnauthorized: 400, errAccountRefused: 400, errUpstreamUnreachable: 502, errUpstreamUnavailable: 503, errUpstreamTimeout: 504,
 	errRequestTooLarge: 413, errRequestFailed: 400, errNoUpstream: 502,
 }
 
@@ -106,6 +106,9 @@ func TestEveryRefusalCanBeReadByAnOpenAIClient(t *testing.T) {
 			}
 			if status == http.StatusUpgradeRequired {
 				want["Upgrade"] = []string{"HTTP/1.1"}
+			}
+			if refused == errUpstreamUnauthorized || refused == errAccountRefused {
+				want["X-Should-Retry"] = []string{"false"}
 			}
 			if got.Header.Del("Date"); !reflect.DeepEqual(got.Header, want) {
 				t.Errorf("the headers are %v, want %v", got.Header, want)

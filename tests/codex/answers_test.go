@@ -67,7 +67,7 @@ func TestAnswersThatDifferDoSoForAReason(t *testing.T) {
 			call:     turn(),
 			answer:   replies(401, "X-Request-Id: req_1", "Www-Authenticate: Bearer"),
 			original: []string{"answers 401", "answers with Content-Type: application/json", "answers with Www-Authenticate: Bearer", "answers with X-Request-Id: req_1", said},
-			ours:     []string{"answers 502", "says upstream_unauthorized"},
+			ours:     []string{"answers 400", "says upstream_unauthorized"},
 			because:  "clients renew their token on 401 and try again; and OpenAI's text has a part of the key",
 		},
 		"CORS headers of the upstream would let pages read the answer": {

@@ -112,7 +112,7 @@ func TestAnAllowedOriginsPageCanCallTheGate(t *testing.T) {
 	t.Run("an upstream failure is readable by the page", func(t *testing.T) {
 		g.Up.SetAnswer(answerUnauthorized)
 		got := g.Do(t, fromPage...)
-		gatetest.Refused(t, got, 502, "upstream_unauthorized")
+		gatetest.Refused(t, got, 400, "upstream_unauthorized")
 		readableBy(t, got, page)
 	})
 }

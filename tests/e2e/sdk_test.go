@@ -77,7 +77,7 @@ func TestTheOpenAISDKUnderstandsTheGatesRefusals(t *testing.T) {
 		seen   bool
 	}{
 		"a token of another launch":  {"an-old-token", 401, "invalid_token", false},
-		"an upstream that says 401 ": {g.Token, 502, "upstream_unauthorized", true},
+		"an upstream that says 401 ": {g.Token, 400, "upstream_unauthorized", true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g.Up.Forget()
@@ -122,5 +122,21 @@ func TestTheGateLosesNothingThatTheSDKSends(t *testing.T) {
 		if seen.Header[name] == nil {
 			t.Errorf("%s is lost", name)
 		}
+	}
+}
+
+func TestTheOpenAISDKDoesNotTryADeadKeyAgain(t *testing.T) {
+	t.Parallel()
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, answerUnauthorized), gatetest.Site{})
+	client := sdk(g, g.Token)
+	for range 5 {
+		if _, err := client.Responses.New(t.Context(), sdkQuestion, option.WithMaxRetries(2)); err == nil {
+			t.Fatal("the request succeeds")
+		}
+	}
+	// (a slow machine may meet the wait after the first, of a second)
+	waits := len(gatetest.LinesWith(g.Output.String(), "refused the operator's credential"))
+	if hits := len(g.Up.Requests()); hits != waits || hits > 2 {
+		t.Errorf("%d requests reached the upstream in %d waits", hits, waits)
 	}
 }

@@ -100,5 +100,5 @@ func TestAnUpstreamThatRefusesTheWebSocketIsPassedOn(t *testing.T) {
 		t.Errorf("status %d", got.Status)
 	}
 	g.Up.SetAnswer(answerUnauthorized)
-	gatetest.Refused(t, g.RawDo(t, "GET /v1/responses HTTP/1.1", gatetest.RawUpgrade, ""), http.StatusBadGateway, "upstream_unauthorized")
+	gatetest.Refused(t, g.RawDo(t, "GET /v1/responses HTTP/1.1", gatetest.RawUpgrade, ""), http.StatusBadRequest, "upstream_unauthorized")
 }
