@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
 	"go.uber.org/zap"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/surroundings"
@@ -44,15 +46,15 @@ func (a *adminAPI) Provision(ctx caddy.Context) error {
 		return err
 	}
 	if anyGuardsAdmin() {
-		dropOthersWriteRights()
-		if err := surroundings.AuditAdmin(config, auditSocketDir); err != nil {
+		process.DropOthersWriteRights()
+		if err := surroundings.AuditAdmin(config, infofile.CheckSocketDir); err != nil {
 			return fmt.Errorf("a responses_proxy_gate is running: %w. To leave the gate for such an endpoint, restart Caddy", err)
 		}
 		return nil
 	}
 	if config.HasGateWithout(riskTCPAdmin) {
-		dropOthersWriteRights()
-		return surroundings.AuditAdmin(config, auditSocketDir)
+		process.DropOthersWriteRights()
+		return surroundings.AuditAdmin(config, infofile.CheckSocketDir)
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 )
@@ -235,7 +236,7 @@ func TestAGateWithNothingToRotateSaysSo(t *testing.T) {
 func TestALeakedTokenThatCannotBeReplacedEndsAndTheAnswerSaysSo(t *testing.T) {
 	c := rotating(t, publication{})
 	leaked := c.inFile(t)
-	elsewhere, err := newServerInfoFile(filepath.Join(c.file.path, "below-a-file.json"), "")
+	elsewhere, err := infofile.New(filepath.Join(c.file.Path(), "below-a-file.json"), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -272,7 +273,7 @@ func TestTheStatusTellsWhatAnOperatorAsks(t *testing.T) {
 			`"accepted_tokens":1,"accepted_requests":0,"open_websockets":0,"server_info":%q},`+
 			`{"name":"codex","kind":"generated","state":"active","began":%[2]q,"age_seconds":3660,"rotated":%[4]q,"token_age_seconds":60,`+
 			`"next_rotation":%q,"expires":%q,"accepted_tokens":2,"accepted_requests":1,"last_used":%[4]q,"open_websockets":1,"server_info":%[7]q}]}]}`,
-			t.Name(), at(began), fixed.file.path, at(used), at(used.Add(2*time.Hour)), at(began.Add(24*time.Hour)), c.file.path)
+			t.Name(), at(began), fixed.file.Path(), at(used), at(used.Add(2*time.Hour)), at(began.Add(24*time.Hour)), c.file.Path())
 		got := endpoint.do(http.MethodGet, "gates", "")
 		if strings.TrimSpace(got.Body.String()) != want {
 			t.Errorf("got  %s\nwant %s", got.Body, want)

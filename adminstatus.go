@@ -130,7 +130,7 @@ func (c *caller) status(now time.Time) clientStatus {
 		s.LastUsed = optionalTime(time.Unix(0, last))
 	}
 	if p.file != nil {
-		s.ServerInfo = p.file.path
+		s.ServerInfo = p.file.Path()
 	}
 	if p.expires > 0 {
 		s.Expires = optionalTime(c.began.Add(p.expires))

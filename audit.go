@@ -7,6 +7,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/surroundings"
 )
 
@@ -39,10 +40,10 @@ func (h *Handler) audit(ctx caddy.Context) error {
 	}
 	h.server, h.config = server, config.ID()
 	if !h.allows(riskRemoteListener) {
-		err = errors.Join(err, surroundings.AuditListeners(server, config, auditSocketDir))
+		err = errors.Join(err, surroundings.AuditListeners(server, config, infofile.CheckSocketDir))
 	}
 	if !h.allows(riskTCPAdmin) {
-		err = errors.Join(err, surroundings.AuditAdmin(config, auditSocketDir))
+		err = errors.Join(err, surroundings.AuditAdmin(config, infofile.CheckSocketDir))
 	}
 	if !h.allows(riskLoggedToken) {
 		err = errors.Join(err, surroundings.AuditLogs(server, config, h.UpstreamHeader))

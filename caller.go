@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 	"go.uber.org/zap"
 )
 
@@ -56,7 +57,7 @@ type caller struct {
 	revoked   bool                      // there is no token to tell until a rotation makes one
 	configs   map[configID]*publication // the configs that use this caller: the running one, and during a reload the next
 	current   publication               // what the caller is told
-	written   serverInfo                // what its file says
+	written   infofile.Info             // what its file says
 	failure   error                     // why it is not told anything newer
 	announced secret                    // the token that was printed to stderr
 	alarm     *time.Timer               // rings for the next rotation, or the end
@@ -64,12 +65,12 @@ type caller struct {
 
 // publication is what a config says of a caller, and has it told.
 type publication struct {
-	path       string          // of the server-info file that the config claims; "" is none
-	file       *serverInfoFile // nil without one
-	info       serverInfo      // without the token
-	fixed      secret          // the token, if the config has one
-	rotation   *rotation       // nil: only on demand
-	expires    time.Duration   // after the caller's launch; 0 is never
+	path       string         // of the server-info file that the config claims; "" is none
+	file       *infofile.File // nil without one
+	info       infofile.Info  // without the token
+	fixed      secret         // the token, if the config has one
+	rotation   *rotation      // nil: only on demand
+	expires    time.Duration  // after the caller's launch; 0 is never
 	logger     *zap.Logger
 	stderr     io.Writer
 	published  bool // the caller was told
@@ -157,7 +158,7 @@ func (c *caller) abandon(config configID) error {
 			// to a port that anybody can take.
 			stale := c.current
 			c.current = publication{}
-			return stale.file.remove(c.written)
+			return stale.file.Remove(c.written)
 		}
 	}
 	return nil
@@ -193,11 +194,11 @@ func (c *caller) claim(config configID) error {
 
 // claimFile refuses a server-info file that another caller of the same config
 // has: each would overwrite the other's.
-func (c *caller) claimFile(config configID, file *serverInfoFile) error {
-	path := file.resolved()
+func (c *caller) claimFile(config configID, file *infofile.File) error {
+	path := file.Resolved()
 	for _, other := range claims.of(path) {
 		if other != c && other.fileIn(config) == path {
-			return fmt.Errorf("server_info %s: the gate %s has the same file; give each its own", file.path, other.id)
+			return fmt.Errorf("server_info %s: the gate %s has the same file; give each its own", file.Path(), other.id)
 		}
 	}
 	claims.add(path, c)
@@ -316,12 +317,12 @@ func (c *caller) tell(next publication) error {
 	case c.withdrawn(&next) || next.ended(c.began, now):
 		// There is no token to tell; a file would promise one.
 		if next.file != nil && former.path == next.path {
-			if err := next.file.remove(said); err != nil {
+			if err := next.file.Remove(said); err != nil {
 				return err
 			}
 		}
 	case next.file != nil:
-		if err := next.file.write(info); err != nil {
+		if err := next.file.Write(info); err != nil {
 			return err
 		}
 		c.written = info
@@ -330,7 +331,7 @@ func (c *caller) tell(next publication) error {
 	}
 	c.current, c.current.published = next, true
 	if former.file != nil && former.path != next.path {
-		return former.file.remove(said)
+		return former.file.Remove(said)
 	}
 	return nil
 }
@@ -355,7 +356,7 @@ func (c *caller) announce(out io.Writer, token secret) {
 
 // publishedInfo is where a gate's own callers are told to find it, or why
 // they are not told.
-func publishedInfo(gate string) (info serverInfo, err error) {
+func publishedInfo(gate string) (info infofile.Info, err error) {
 	err = errors.New("the gate has not started")
 	callers.Range(func(id, value any) bool {
 		if id != any(callerID{gate: gate}) {
@@ -394,7 +395,7 @@ func (c *caller) Destruct() error {
 		// the config that took it over has failed.
 		return other.retell()
 	}
-	return last.file.remove(said)
+	return last.file.Remove(said)
 }
 
 // callerAt finds the caller that is told through a server-info file.
@@ -415,7 +416,7 @@ func (c *caller) isToldAt(path string) bool {
 }
 
 // toldBy is the file that the caller is told through, or nil.
-func (c *caller) toldBy() *serverInfoFile {
+func (c *caller) toldBy() *infofile.File {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.current.file

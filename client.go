@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 )
 
 // Client is one of several callers of a gate, with a token of its own. To take
@@ -41,7 +42,7 @@ type configuredCaller struct {
 	*caller
 	name    string
 	userID  any // name, made once, for {http.auth.user.id}
-	file    *serverInfoFile
+	file    *infofile.File
 	fixed   []acceptedToken // the token, if the config has one
 	secret  secret          // the same; empty if it is generated
 	expires time.Duration
@@ -162,10 +163,10 @@ func (h *Handler) openCaller(client Client, taken map[tokenDigest]string) (*conf
 		if err := state.claimFile(h.config, file); err != nil {
 			return nil, err
 		}
-		if former := callerAt(file.resolved()); former != nil {
-			file.takeOver(former.toldBy())
+		if former := callerAt(file.Resolved()); former != nil {
+			file.TakeOver(former.toldBy())
 		}
-		if err := file.check(); err != nil {
+		if err := file.Check(); err != nil {
 			return nil, err
 		}
 	}
@@ -178,7 +179,7 @@ func (h *Handler) openCaller(client Client, taken map[tokenDigest]string) (*conf
 }
 
 // openServerInfoFile resolves the place of a server-info file.
-func openServerInfoFile(option *ServerInfo) (*serverInfoFile, error) {
+func openServerInfoFile(option *ServerInfo) (*infofile.File, error) {
 	if option == nil {
 		return nil, nil
 	}
@@ -186,7 +187,7 @@ func openServerInfoFile(option *ServerInfo) (*serverInfoFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newServerInfoFile(path, option.Owner)
+	return infofile.New(path, option.Owner)
 }
 
 // fixToken reads a caller's fixed token. taken says whose those of other

@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 )
 
 // clientToken is what a client of a loaded gate is told.
@@ -180,20 +181,20 @@ func TestAReloadMayGiveTheFileToAnotherOwner(t *testing.T) {
 		}
 	}()
 	for _, owner := range []string{"65534:65534", "", "65533:65533", "65534:65534", ""} {
-		file, err := newServerInfoFile(path, owner)
+		file, err := infofile.New(path, owner)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if former := callerAt(file.resolved()); former != nil {
-			file.takeOver(former.toldBy())
+		if former := callerAt(file.Resolved()); former != nil {
+			file.TakeOver(former.toldBy())
 		}
-		if err := file.check(); err != nil {
+		if err := file.Check(); err != nil {
 			t.Fatalf("owner %q: %v", owner, err)
 		}
 		if err := state.claimFile(1, file); err != nil {
 			t.Fatal(err)
 		}
-		if err := state.publish(1, publication{file: file, info: serverInfo{Port: 1, PID: 1, BaseURL: "http://127.0.0.1/v1"}}); err != nil {
+		if err := state.publish(1, publication{file: file, info: infofile.Info{Port: 1, PID: 1, BaseURL: "http://127.0.0.1/v1"}}); err != nil {
 			t.Fatalf("owner %q: %v", owner, err)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
 	"github.com/spf13/cobra"
 )
 
@@ -82,11 +85,11 @@ func runProxyCommand(flags caddycmd.Flags) (int, error) {
 		return caddy.ExitCodeFailedStartup, err
 	}
 	// Before the key is in memory.
-	if err := hardenProcess(); err != nil {
+	if err := process.Harden(); err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
 	if options.adminSocket != "" {
-		if err := makeFilesPrivate(); err != nil {
+		if err := process.MakeFilesPrivate(); err != nil {
 			return caddy.ExitCodeFailedStartup, fmt.Errorf("--admin-socket: %w", err)
 		}
 	}
@@ -95,8 +98,8 @@ func runProxyCommand(flags caddycmd.Flags) (int, error) {
 		return caddy.ExitCodeFailedStartup, err
 	}
 	commandKey.Store(&key)
-	tuneMemory()
-	tuneThreads()
+	process.TuneMemory()
+	process.TuneThreads()
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	caddy.TrapSignals()
@@ -211,27 +214,27 @@ func adminSocketFlag(path string) (string, error) {
 	if path == "" {
 		return "", nil
 	}
-	file, err := newServerInfoFile(path, "")
+	file, err := infofile.New(path, "")
 	if err != nil {
 		return "", withoutOption(err)
 	}
-	parent, err := file.findParent()
+	exist, err := file.CheckParent()
 	if err != nil {
 		return "", withoutOption(err)
 	}
-	if len(parent.missing) > 0 {
-		return "", fmt.Errorf("the directory %s does not exist; make it, for its owner alone", file.dir)
+	if !exist {
+		return "", fmt.Errorf("the directory %s does not exist; make it, for its owner alone", filepath.Dir(file.Path()))
 	}
-	if strings.ContainsAny(file.path, "|{}") {
-		return "", fmt.Errorf("%s: Caddy gives the characters | { } a meaning of their own; name another path", file.path)
+	if strings.ContainsAny(file.Path(), "|{}") {
+		return "", fmt.Errorf("%s: Caddy gives the characters | { } a meaning of their own; name another path", file.Path())
 	}
-	if found, err := os.Lstat(file.path); err == nil && found.Mode()&fs.ModeSocket == 0 {
-		return "", fmt.Errorf("%s exists and is not a socket; remove it, or name another path", file.path)
+	if found, err := os.Lstat(file.Path()); err == nil && found.Mode()&fs.ModeSocket == 0 {
+		return "", fmt.Errorf("%s exists and is not a socket; remove it, or name another path", file.Path())
 	}
-	if conn, err := net.Dial("unix", file.path); err == nil {
-		return "", errors.Join(fmt.Errorf("%s is in use by another process; end it, or name another path", file.path), conn.Close())
+	if conn, err := net.Dial("unix", file.Path()); err == nil {
+		return "", errors.Join(fmt.Errorf("%s is in use by another process; end it, or name another path", file.Path()), conn.Close())
 	}
-	return file.path, nil
+	return file.Path(), nil
 }
 
 // withoutOption is an error about a server-info file's place for another flag.

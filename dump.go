@@ -15,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 	"go.uber.org/zap"
 )
 
@@ -55,7 +56,7 @@ func newDumper(path string, logger *zap.Logger) (*dumper, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := checkDumpDir(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if _, err := infofile.CheckPrivateDir(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	dir, _, err := dumpDirs.LoadOrNew(path, func() (caddy.Destructor, error) {
@@ -74,7 +75,7 @@ func (d *dumper) prepare() error {
 	if d == nil {
 		return nil
 	}
-	root, err := openDumpDir(d.dir.path)
+	root, err := infofile.OpenPrivateDir(d.dir.path)
 	if err != nil {
 		return err
 	}

@@ -26,6 +26,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 )
@@ -220,7 +221,7 @@ func TestDumpDirectoriesThatOthersCouldReadOrRedirectAreRefused(t *testing.T) {
 			if !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), strings.TrimSuffix(path, "/")) {
 				t.Errorf("error %q does not name the path and say %q", err, test.want)
 			}
-			if root, err := openDumpDir(filepath.Clean(path)); err == nil {
+			if root, err := infofile.OpenPrivateDir(filepath.Clean(path)); err == nil {
 				_ = root.Close()
 				t.Error("the writer would have opened it")
 			}

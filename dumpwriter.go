@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 	"go.uber.org/zap"
 )
 
@@ -182,7 +182,7 @@ func (d *dumpDir) write(e *exchange) error {
 	if err != nil {
 		return err
 	}
-	root, err := openDumpDir(d.path)
+	root, err := infofile.OpenPrivateDir(d.path)
 	if err != nil {
 		return err
 	}
@@ -234,58 +234,6 @@ func writeDumps(root *os.Root, prefix string, files []dumpFile) (err error) {
 		made[i] = prefix + file.suffix
 	}
 	return nil
-}
-
-// openDumpDir opens the directory, and makes it if it is missing. What is
-// opened is what was checked.
-func openDumpDir(path string) (*os.Root, error) {
-	checked, err := checkDumpDir(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := os.MkdirAll(path, 0o700); err != nil {
-			return nil, err
-		}
-		checked, err = checkDumpDir(path)
-	}
-	if err != nil {
-		return nil, err
-	}
-	root, err := os.OpenRoot(path)
-	if err != nil {
-		return nil, err
-	}
-	opened, err := root.Stat(".")
-	if err == nil && !os.SameFile(checked, opened) {
-		err = fmt.Errorf("%s was replaced by another directory just now", path)
-	}
-	if err != nil {
-		return nil, errors.Join(err, root.Close())
-	}
-	return root, nil
-}
-
-// checkDumpDir refuses a directory in which others could read the dumps, or
-// that is somewhere else than its path says.
-func checkDumpDir(path string) (fs.FileInfo, error) {
-	if runtime.GOOS == "windows" {
-		// A new directory there takes its ACL over from its parent, and mode
-		// bits do not show who is on it.
-		return nil, errors.New("dumps are not supported on Windows, where the gate cannot tell who could read them; take the option out")
-	}
-	info, err := os.Lstat(path)
-	if err != nil {
-		return nil, err
-	}
-	switch perm := info.Mode().Perm(); {
-	case info.Mode().Type() == fs.ModeSymlink:
-		return nil, fmt.Errorf("%s is a symlink, which may be turned to another place; write the path of the directory itself", path)
-	case !info.IsDir():
-		return nil, fmt.Errorf("%s is not a directory; write the path of one, or of one to make", path)
-	case !isOwnedByUs(info):
-		return nil, fmt.Errorf("%s belongs to another user than the one who runs Caddy (uid %d), who could read the dumps; write the path of a directory of that user, or of one to make", path, os.Geteuid())
-	case perm&0o077 != 0:
-		return nil, fmt.Errorf("%s can be reached by others than its owner (mode %04o), and dumps have whole conversations in them; run: chmod 700 %s", path, perm, path)
-	}
-	return info, nil
 }
 
 // Interface guard

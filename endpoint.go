@@ -8,12 +8,13 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 )
 
 // describeServer tells how to reach the gate through the listeners that its
 // server really has: the port of ":0" is known only now.
-func describeServer(server *caddyhttp.Server, hosts []string, routes []Route) (serverInfo, error) {
-	info := serverInfo{PID: os.Getpid()}
+func describeServer(server *caddyhttp.Server, hosts []string, routes []Route) (infofile.Info, error) {
+	info := infofile.Info{PID: os.Getpid()}
 	addr := callerAddress(server.Listeners())
 	scheme, host := "http", "localhost"
 	if len(server.TLSConnPolicies) > 0 {
@@ -37,7 +38,7 @@ func describeServer(server *caddyhttp.Server, hosts []string, routes []Route) (s
 	case *net.UnixAddr:
 		info.Socket = addr.Name
 	default:
-		return serverInfo{}, errors.New("server_info: the gate's server has no TCP or unix listener to tell about")
+		return infofile.Info{}, errors.New("server_info: the gate's server has no TCP or unix listener to tell about")
 	}
 	info.BaseURL = scheme + "://" + host + basePath(routes)
 	return info, nil

@@ -17,6 +17,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 )
 
 // testReloads are for key files that belong to no gate.
@@ -342,7 +343,7 @@ func TestReloadsOfTheKeyRotationsAndRevocationsAreCounted(t *testing.T) {
 		t.Fatalf("a rotation before the start: %v", err)
 	}
 	caller.start(h.config)
-	if err := h.publishTo(caller, serverInfo{Port: 1, PID: 1}); err != nil {
+	if err := h.publishTo(caller, infofile.Info{Port: 1, PID: 1}); err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(caller.rotate(0), caller.rotate(time.Minute), caller.revoke()); err != nil {

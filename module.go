@@ -19,6 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
 	"go.uber.org/zap"
 )
 
@@ -215,7 +216,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	if h.HardenProcess {
 		// before the key is read
-		if err := hardenProcess(); err != nil {
+		if err := process.Harden(); err != nil {
 			return h.gateError(err)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 	"go.uber.org/zap"
 )
 
@@ -50,13 +51,13 @@ func (h *Handler) publish() error {
 }
 
 // publishTo tells one caller.
-func (h *Handler) publishTo(c *configuredCaller, info serverInfo) error {
+func (h *Handler) publishTo(c *configuredCaller, info infofile.Info) error {
 	err := c.publish(h.config, publication{
 		file: c.file, info: info, fixed: c.secret, rotation: h.rotation, expires: c.expires,
 		logger: h.logger, stderr: h.stderr,
 	})
 	if err == nil && c.file != nil {
-		h.logger.Info("server-info written", zap.String("gate", h.Name), zap.String("client", c.name), zap.String("path", c.file.path))
+		h.logger.Info("server-info written", zap.String("gate", h.Name), zap.String("client", c.name), zap.String("path", c.file.Path()))
 	}
 	return err
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 	"go.uber.org/zap"
 )
 
@@ -25,7 +26,7 @@ func rotating(t *testing.T, p publication) *configuredCaller {
 // rotatingClient is one of several published callers of a gate.
 func rotatingClient(t *testing.T, client string, p publication) *configuredCaller {
 	t.Helper()
-	file, err := newServerInfoFile(filepath.Join(t.TempDir(), "info.json"), "")
+	file, err := infofile.New(filepath.Join(t.TempDir(), "info.json"), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +43,7 @@ func rotatingClient(t *testing.T, client string, p publication) *configuredCalle
 		c.ends = state.began.Add(p.expires)
 	}
 	p.file, p.logger = file, zap.NewNop()
-	p.info = serverInfo{Port: 1, PID: 1, BaseURL: "http://127.0.0.1/v1"}
+	p.info = infofile.Info{Port: 1, PID: 1, BaseURL: "http://127.0.0.1/v1"}
 	t.Cleanup(func() {
 		if !c.gone.Load() {
 			if err := closeCaller(config, state); err != nil {
@@ -60,7 +61,7 @@ func rotatingClient(t *testing.T, client string, p publication) *configuredCalle
 // inFile is the token that the caller's server-info file tells, or "".
 func (c *configuredCaller) inFile(t *testing.T) string {
 	t.Helper()
-	info, err := readServerInfo(c.file.path)
+	info, err := infofile.Read(c.file.Path())
 	if os.IsNotExist(err) || err != nil && info.AuthToken == "" {
 		return ""
 	}
@@ -324,7 +325,7 @@ func TestAnotherFixedTokenTakesTheRevokedOnesPlace(t *testing.T) {
 func TestARotationThatCannotBeToldChangesNothing(t *testing.T) {
 	c := rotating(t, publication{})
 	token := c.inFile(t)
-	elsewhere, err := newServerInfoFile(filepath.Join(c.file.path, "below-a-file.json"), "")
+	elsewhere, err := infofile.New(filepath.Join(c.file.Path(), "below-a-file.json"), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -430,10 +431,10 @@ func TestCallersWhoCouldNotBeToldAreToldWhenItIsPossible(t *testing.T) {
 		next := c.current
 		next.info.Port++
 		var err error
-		if next.file, err = newServerInfoFile(filepath.Join(t.TempDir(), "next.json"), ""); err != nil {
+		if next.file, err = infofile.New(filepath.Join(t.TempDir(), "next.json"), ""); err != nil {
 			t.Fatal(err)
 		}
-		next.path = next.file.path
+		next.path = next.file.Path()
 		if err := os.Mkdir(next.path, 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -457,12 +458,12 @@ func TestCallersWhoCouldNotBeToldAreToldWhenItIsPossible(t *testing.T) {
 		if c.inFile(t) != "" {
 			t.Error("the former file is still there")
 		}
-		if info, err := readServerInfo(next.path); err != nil || info.Port != next.info.Port || !c.takes(info.AuthToken) {
+		if info, err := infofile.Read(next.path); err != nil || info.Port != next.info.Port || !c.takes(info.AuthToken) {
 			t.Errorf("callers are not told: %v, %v", info, err)
 		}
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if info, err := readServerInfo(next.path); err != nil || info.AuthToken == former {
+		if info, err := infofile.Read(next.path); err != nil || info.AuthToken == former {
 			t.Errorf("rotations do not go on: %v, %v", info, err)
 		}
 	})
@@ -474,10 +475,10 @@ func TestAFormerConfigDoesNotSpeakUpAgainDuringAReload(t *testing.T) {
 		c := rotating(t, publication{})
 		blocked := c.current
 		blocked.info.Port++
-		if err := os.Remove(c.file.path); err != nil {
+		if err := os.Remove(c.file.Path()); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Mkdir(c.file.path, 0o700); err != nil {
+		if err := os.Mkdir(c.file.Path(), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		if c.publish(1, blocked) == nil {
@@ -486,7 +487,7 @@ func TestAFormerConfigDoesNotSpeakUpAgainDuringAReload(t *testing.T) {
 		if _, err := openCaller(c.id, 2); err != nil { // a reload begins
 			t.Fatal(err)
 		}
-		if err := os.Remove(c.file.path); err != nil {
+		if err := os.Remove(c.file.Path()); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * publishAgainAfter)
@@ -499,7 +500,7 @@ func TestAFormerConfigDoesNotSpeakUpAgainDuringAReload(t *testing.T) {
 		}
 		time.Sleep(publishAgainAfter)
 		synctest.Wait()
-		if info, err := readServerInfo(c.file.path); err != nil || info.Port != blocked.info.Port {
+		if info, err := infofile.Read(c.file.Path()); err != nil || info.Port != blocked.info.Port {
 			t.Errorf("after the failed reload callers are not told: %v, %v", info, err)
 		}
 	})
@@ -509,19 +510,22 @@ func TestAnExpiredClientsFileIsRemovedWhenItIsPossible(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := rotating(t, publication{expires: time.Hour})
 		last := c.inFile(t)
-		dir := c.file.dir
-		move := func(to string) {
+		move := func(to *infofile.File) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			c.current.file.dir = to
+			c.current.file = to
 		}
-		move(filepath.Join(c.file.path, "below-a-file") + "/")
+		elsewhere, err := infofile.New(filepath.Join(c.file.Path(), "below-a-file", "info.json"), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		move(elsewhere)
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		if c.takes(last) {
 			t.Error("the token outlives the access")
 		}
-		move(dir)
+		move(c.file)
 		time.Sleep(retryAfter)
 		synctest.Wait()
 		if c.inFile(t) != "" {

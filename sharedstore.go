@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/certmagic"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 	"go.uber.org/zap"
 )
 
@@ -237,9 +238,9 @@ func (s *sharedStore) audit() error {
 	if err != nil {
 		return err
 	}
-	place, err := newServerInfoFile(path, "")
+	place, err := infofile.New(path, "")
 	if err == nil {
-		_, err = place.findParent()
+		_, err = place.CheckParent()
 	}
 	if err != nil {
 		return fmt.Errorf("shared_clients: the storage would let others add clients, or the gate not: %s", strings.TrimPrefix(err.Error(), "server_info "))

@@ -3,6 +3,7 @@ package responsesproxygate
 import (
 	"net/http"
 
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
 	"go.uber.org/zap"
 )
 
@@ -22,6 +23,6 @@ func (h *Handler) shutDown(w http.ResponseWriter, r *http.Request, caller *confi
 	// Flushed before the exit begins; its graceful part waits for this
 	// request, so the answer arrives either way.
 	_ = http.NewResponseController(w).Flush()
-	go exitGracefully(h.logger)
+	go process.ExitGracefully(h.logger)
 	return nil
 }

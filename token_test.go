@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 )
 
 func TestAGuessedTokenIsRefused(t *testing.T) {
@@ -243,16 +245,16 @@ func TestAuthorizationOfAnyHeaderNameCaseIsFound(t *testing.T) {
 // config loader does.
 func TestAReloadThatFailsLateGivesTheFileBack(t *testing.T) {
 	dir := t.TempDir()
-	file := func(name string) *serverInfoFile {
-		f, err := newServerInfoFile(filepath.Join(dir, name), "")
+	file := func(name string) *infofile.File {
+		f, err := infofile.New(filepath.Join(dir, name), "")
 		if err != nil {
 			t.Fatal(err)
 		}
 		return f
 	}
 	old, next := file("old.json"), file("next.json")
-	info := func(port int) serverInfo {
-		return serverInfo{Port: port, PID: 1, BaseURL: "http://127.0.0.1/v1"}
+	info := func(port int) infofile.Info {
+		return infofile.Info{Port: port, PID: 1, BaseURL: "http://127.0.0.1/v1"}
 	}
 	l, err := openCaller(callerID{gate: "late"}, 1)
 	if err != nil {
@@ -261,7 +263,7 @@ func TestAReloadThatFailsLateGivesTheFileBack(t *testing.T) {
 	if err := l.claimFile(1, old); err != nil {
 		t.Fatal(err)
 	}
-	publish := func(config configID, f *serverInfoFile, i serverInfo) {
+	publish := func(config configID, f *infofile.File, i infofile.Info) {
 		if err := l.publish(config, publication{file: f, info: i}); err != nil {
 			t.Fatal(err)
 		}
@@ -277,26 +279,26 @@ func TestAReloadThatFailsLateGivesTheFileBack(t *testing.T) {
 	if err := closeCaller(2, l); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(next.path); err == nil {
+	if _, err := os.Stat(next.Path()); err == nil {
 		t.Error("the failed config's file is still there")
 	}
 	if told, err := publishedInfo("late"); err != nil || told != info(1) {
 		t.Errorf("callers are told %v, %v", told, err)
 	}
-	if _, err := os.Stat(old.path); err != nil {
+	if _, err := os.Stat(old.Path()); err != nil {
 		t.Error(err)
 	}
 	if err := closeCaller(1, l); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(old.path); err == nil {
+	if _, err := os.Stat(old.Path()); err == nil {
 		t.Error("the file outlives its gate")
 	}
 }
 
 // With a fixed token, two gates' files can be the same to the letter.
 func TestARenamedGateKeepsItsFile(t *testing.T) {
-	f, err := newServerInfoFile(filepath.Join(t.TempDir(), "info.json"), "")
+	f, err := infofile.New(filepath.Join(t.TempDir(), "info.json"), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -306,7 +308,7 @@ func TestARenamedGateKeepsItsFile(t *testing.T) {
 			err = l.claimFile(config, f)
 		}
 		if err == nil {
-			err = l.publish(config, publication{file: f, info: serverInfo{Port: 1, PID: 1, BaseURL: "http://127.0.0.1/v1"}, fixed: newSecret("t")})
+			err = l.publish(config, publication{file: f, info: infofile.Info{Port: 1, PID: 1, BaseURL: "http://127.0.0.1/v1"}, fixed: newSecret("t")})
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -318,13 +320,13 @@ func TestARenamedGateKeepsItsFile(t *testing.T) {
 	if err := closeCaller(1, former); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(f.path); err != nil {
+	if _, err := os.Stat(f.Path()); err != nil {
 		t.Error(err)
 	}
 	if err := closeCaller(2, later); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(f.path); err == nil {
+	if _, err := os.Stat(f.Path()); err == nil {
 		t.Error("the file outlives its gate")
 	}
 }
@@ -361,11 +363,11 @@ func TestAFailedReloadDoesNotLiftTheGuardOfTheAdminEndpoint(t *testing.T) {
 // leave callers with the old port, which anybody can take, and a valid token.
 func TestAFileThatCannotBeRenewedDoesNotNameAFormerPort(t *testing.T) {
 	dir := t.TempDir()
-	file, err := newServerInfoFile(filepath.Join(dir, "info.json"), "")
+	file, err := infofile.New(filepath.Join(dir, "info.json"), "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	info := serverInfo{Port: 1, PID: 1, BaseURL: "http://127.0.0.1/v1"}
+	info := infofile.Info{Port: 1, PID: 1, BaseURL: "http://127.0.0.1/v1"}
 	l, err := openCaller(callerID{gate: "stale-file"}, 1)
 	if err == nil {
 		err = l.publish(1, publication{file: file, info: info})
@@ -377,7 +379,7 @@ func TestAFileThatCannotBeRenewedDoesNotNameAFormerPort(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.start(2)
-	unwritable, err := newServerInfoFile(filepath.Join(dir, "info.json", "below-a-file.json"), "")
+	unwritable, err := infofile.New(filepath.Join(dir, "info.json", "below-a-file.json"), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -388,7 +390,7 @@ func TestAFileThatCannotBeRenewedDoesNotNameAFormerPort(t *testing.T) {
 	if err := closeCaller(1, l); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(file.path); err == nil {
+	if _, err := os.Stat(file.Path()); err == nil {
 		t.Error("the file still names the former port")
 	}
 	if err := closeCaller(2, l); err != nil {

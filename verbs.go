@@ -11,6 +11,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
 	"github.com/spf13/cobra"
 )
 
@@ -79,7 +81,7 @@ func runStatus(flags caddycmd.Flags) (int, error) {
 	}
 	// A path that no gate forwards: a gate that takes the token says 403, one
 	// that does not says 401.
-	answer, err := info.call(http.MethodGet, "/")
+	answer, err := callGate(info, http.MethodGet, "/")
 	if err != nil {
 		return exitCodeNotRunning, fmt.Errorf("the gate does not answer: %w", err)
 	}
@@ -95,7 +97,7 @@ func runShutdown(flags caddycmd.Flags) (int, error) {
 	if err != nil {
 		return code, err
 	}
-	answer, err := info.call(http.MethodPost, flags.String("path"))
+	answer, err := callGate(info, http.MethodPost, flags.String("path"))
 	if err != nil {
 		return exitCodeNotRunning, fmt.Errorf("the gate does not answer: %w", err)
 	}
@@ -111,9 +113,9 @@ const shutdownPatience = 3 * commandGracePeriod
 
 // awaitExit waits until the gate's process is gone. There is no event to wait
 // for in a process that is not our child.
-func awaitExit(info serverInfo) (int, error) {
+func awaitExit(info infofile.Info) (int, error) {
 	for deadline := time.Now().Add(shutdownPatience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		if !processRuns(info.PID) {
+		if !process.Runs(info.PID) {
 			return caddy.ExitCodeSuccess, nil
 		}
 	}
@@ -123,20 +125,20 @@ func awaitExit(info serverInfo) (int, error) {
 // runningGate reads the server-info file that the flags name and makes sure
 // that its gate still runs, before its token is shown to anybody: whoever
 // takes the port of a gate that was killed would like to be sent the token.
-func runningGate(flags caddycmd.Flags) (serverInfo, int, error) {
+func runningGate(flags caddycmd.Flags) (infofile.Info, int, error) {
 	path := flags.String("server-info")
 	if path == "" {
-		return serverInfo{}, caddy.ExitCodeFailedStartup, errors.New("--server-info is missing; name the file that the gate was started with")
+		return infofile.Info{}, caddy.ExitCodeFailedStartup, errors.New("--server-info is missing; name the file that the gate was started with")
 	}
-	info, err := readServerInfo(path)
+	info, err := infofile.Read(path)
 	if err != nil {
-		return serverInfo{}, caddy.ExitCodeFailedStartup, err
+		return infofile.Info{}, caddy.ExitCodeFailedStartup, err
 	}
-	if !processRuns(info.PID) {
-		return serverInfo{}, exitCodeNotRunning, fmt.Errorf("%s is stale: process %d is gone; start the gate again", path, info.PID)
+	if !process.Runs(info.PID) {
+		return infofile.Info{}, exitCodeNotRunning, fmt.Errorf("%s is stale: process %d is gone; start the gate again", path, info.PID)
 	}
 	if err := checkListener(info); err != nil {
-		return serverInfo{}, exitCodeNotRunning, fmt.Errorf("%s is stale: %w", path, err)
+		return infofile.Info{}, exitCodeNotRunning, fmt.Errorf("%s is stale: %w", path, err)
 	}
 	return info, caddy.ExitCodeSuccess, nil
 }
@@ -144,9 +146,9 @@ func runningGate(flags caddycmd.Flags) (serverInfo, int, error) {
 // callTimeout bounds a verb's request; the gate answers these by itself.
 const callTimeout = 10 * time.Second
 
-// call sends a request with the token to the gate, and to nobody else: no
+// callGate sends a request with the token to the gate, and to nobody else: no
 // proxy, no redirect.
-func (info serverInfo) call(method, path string) (*http.Response, error) {
+func callGate(info infofile.Info, method, path string) (*http.Response, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
 	base, err := url.Parse(info.BaseURL)

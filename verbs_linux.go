@@ -11,11 +11,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 )
 
 // checkListener makes sure that the port, or the socket, is held by the user
 // who runs the gate's process. Any user may take a port that became free.
-func checkListener(info serverInfo) error {
+func checkListener(info infofile.Info) error {
 	gateUser, err := userOfProcess(info.PID)
 	if err != nil {
 		return err
@@ -64,13 +67,13 @@ func userOfSocket(path string) (string, error) {
 	if info.Mode().Type() != fs.ModeSocket {
 		return "", fmt.Errorf("%s is no socket", path)
 	}
-	return strconv.FormatUint(uint64(statOf(info).Uid), 10), nil
+	return strconv.FormatUint(uint64(info.Sys().(*syscall.Stat_t).Uid), 10), nil
 }
 
 // userOfPort is the uid of whoever gets what is sent to the gate's address,
 // from proc_pid_net(5): a listener on just that address, or else one on every
 // address. What listens on other loopback addresses is nobody's rival.
-func userOfPort(info serverInfo) (string, error) {
+func userOfPort(info infofile.Info) (string, error) {
 	base, err := url.Parse(info.BaseURL)
 	if err != nil {
 		return "", err

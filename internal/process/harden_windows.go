@@ -1,4 +1,4 @@
-package responsesproxygate
+package process
 
 import "golang.org/x/sys/windows"
 

@@ -1,6 +1,6 @@
 //go:build !windows
 
-package responsesproxygate
+package infofile
 
 import (
 	"io/fs"
@@ -26,7 +26,7 @@ func keepLocked(file *os.File) (unlock func()) {
 
 // removeLeftovers removes the temporary files in the directory that gates left
 // when they were killed: each has the token of a launch that is over.
-func (f *serverInfoFile) removeLeftovers(root *os.Root) {
+func (f *File) removeLeftovers(root *os.Root) {
 	dir, err := root.Open(".")
 	if err != nil {
 		return
@@ -47,7 +47,7 @@ func isTempName(name string) bool {
 
 // removeLeftover removes one, unless its writer still lives, or it is something
 // else than what a writer leaves.
-func (f *serverInfoFile) removeLeftover(root *os.Root, name string) {
+func (f *File) removeLeftover(root *os.Root, name string) {
 	found, err := root.Lstat(name)
 	if err != nil || !f.couldBeLeft(found) {
 		return
@@ -66,7 +66,7 @@ func (f *serverInfoFile) removeLeftover(root *os.Root, name string) {
 
 // couldBeLeft tells whether a file is as a writer may leave it: ours or the
 // owner's, for nobody else, under this name only.
-func (f *serverInfoFile) couldBeLeft(found fs.FileInfo) bool {
+func (f *File) couldBeLeft(found fs.FileInfo) bool {
 	st := statOf(found)
 	return found.Mode().IsRegular() && found.Mode().Perm()&^0o600 == 0 && st.Nlink == 1 && f.owner.trusted(st.Uid)
 }

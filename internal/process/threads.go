@@ -1,4 +1,4 @@
-package responsesproxygate
+package process
 
 import (
 	"os"
@@ -28,9 +28,9 @@ func threads(now, processors int, onlyShare bool) int {
 	return max(now, min(2*processors, fewThreads))
 }
 
-// tuneThreads sets the number of threads, unless GOMAXPROCS in the environment
+// TuneThreads sets the number of threads, unless GOMAXPROCS in the environment
 // does. Where Go's own number stays, Go goes on adapting it to the container.
-func tuneThreads() {
+func TuneThreads() {
 	if os.Getenv("GOMAXPROCS") != "" {
 		return
 	}

@@ -1,6 +1,6 @@
 //go:build !windows
 
-package responsesproxygate
+package process
 
 import (
 	"fmt"

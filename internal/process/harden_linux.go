@@ -1,4 +1,4 @@
-package responsesproxygate
+package process
 
 import (
 	"fmt"

@@ -1,4 +1,4 @@
-package responsesproxygate
+package infofile
 
 import (
 	"bytes"
@@ -17,8 +17,8 @@ import (
 // The token of the tests, easy to find wherever it should not be.
 const sampleToken = "SeCrEt-token_that-must-not-be-seen-0123456789a"
 
-func sampleInfo() serverInfo {
-	return serverInfo{Port: 18080, PID: 4242, AuthToken: sampleToken, BaseURL: "http://127.0.0.1:18080/v1"}
+func sampleInfo() Info {
+	return Info{Port: 18080, PID: 4242, AuthToken: sampleToken, BaseURL: "http://127.0.0.1:18080/v1"}
 }
 
 // safeDir is a directory that nobody else can write to, whatever the umask.
@@ -31,21 +31,21 @@ func safeDir(t *testing.T) string {
 	return dir
 }
 
-func newFile(t *testing.T, path, owner string) *serverInfoFile {
+func newFile(t *testing.T, path, owner string) *File {
 	t.Helper()
-	f, err := newServerInfoFile(path, owner)
+	f, err := New(path, owner)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return f
 }
 
-func mustWrite(t *testing.T, f *serverInfoFile, info serverInfo) {
+func mustWrite(t *testing.T, f *File, info Info) {
 	t.Helper()
-	if err := f.check(); err != nil {
+	if err := f.Check(); err != nil {
 		t.Fatalf("check: %v", err)
 	}
-	if err := f.write(info); err != nil {
+	if err := f.Write(info); err != nil {
 		t.Fatalf("write: %v", err)
 	}
 }
@@ -82,7 +82,7 @@ func wantOnly(t *testing.T, dir string, want ...string) {
 
 func TestServerInfoIsOneLineOfJSONInAFixedOrder(t *testing.T) {
 	for name, c := range map[string]struct {
-		info serverInfo
+		info Info
 		want string
 	}{
 		"with a port": {
@@ -90,7 +90,7 @@ func TestServerInfoIsOneLineOfJSONInAFixedOrder(t *testing.T) {
 			`{"port":18080,"pid":4242,"auth_token":"` + sampleToken + `","base_url":"http://127.0.0.1:18080/v1"}` + "\n",
 		},
 		"with a socket, and characters that HTML would escape": {
-			serverInfo{Socket: "/run/g/s", PID: 1, AuthToken: "a&b<c>", BaseURL: "http://localhost/v1"},
+			Info{Socket: "/run/g/s", PID: 1, AuthToken: "a&b<c>", BaseURL: "http://localhost/v1"},
 			`{"socket":"/run/g/s","pid":1,"auth_token":"a&b<c>","base_url":"http://localhost/v1"}` + "\n",
 		},
 	} {
@@ -101,7 +101,7 @@ func TestServerInfoIsOneLineOfJSONInAFixedOrder(t *testing.T) {
 			if err != nil || string(got) != c.want {
 				t.Errorf("got %q, %v; want %q", got, err, c.want)
 			}
-			back, err := readServerInfo(path)
+			back, err := Read(path)
 			if err != nil || back != c.info {
 				t.Errorf("reading it back: %v, %v", back, err)
 			}
@@ -113,8 +113,8 @@ func TestPrintingServerInfoNeverShowsTheToken(t *testing.T) {
 	info := sampleInfo()
 	outputs := map[string]string{
 		"String": info.String(), "GoString": info.GoString(),
-		"in a slice":  fmt.Sprintf("%+v", []serverInfo{info}),
-		"in a field":  fmt.Sprintf("%#v", struct{ Info serverInfo }{info}),
+		"in a slice":  fmt.Sprintf("%+v", []Info{info}),
+		"in a field":  fmt.Sprintf("%#v", struct{ Info Info }{info}),
 		"in an error": fmt.Errorf("failed: %v", info).Error(),
 	}
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%t", "%08.3f"} {
@@ -155,9 +155,9 @@ func TestServerInfoPathMustNameAFile(t *testing.T) {
 		"only the directory we are in": {".", "does not end in the name of a file"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := newServerInfoFile(c.path, "")
+			_, err := New(c.path, "")
 			wantRefusal(t, err, c.reason)
-			_, err = readServerInfo(c.path)
+			_, err = Read(c.path)
 			wantRefusal(t, err, c.reason)
 		})
 	}
@@ -200,7 +200,7 @@ func TestWhatAKilledProcessLeftIsReplaced(t *testing.T) {
 	stale.AuthToken += "-of-the-killed-process"
 	mustWrite(t, f, stale)
 	mustWrite(t, newFile(t, path, ""), sampleInfo())
-	if got, err := readServerInfo(path); err != nil || got != sampleInfo() {
+	if got, err := Read(path); err != nil || got != sampleInfo() {
 		t.Errorf("got %v, %v", got, err)
 	}
 }
@@ -227,7 +227,7 @@ func TestRemoveTakesAwayOurFileOnly(t *testing.T) {
 			if err := c.disturb(path); err != nil {
 				t.Fatal(err)
 			}
-			if err := f.remove(sampleInfo()); err != nil {
+			if err := f.Remove(sampleInfo()); err != nil {
 				t.Errorf("remove: %v", err)
 			}
 			if _, err := os.Lstat(path); (err == nil) != c.stays {
@@ -290,9 +290,9 @@ func TestReadRefusesWhatTheGateDidNotWrite(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(safeDir(t), "gate.json")
 			writePrivate(t, path, c.content)
-			got, err := readServerInfo(path)
+			got, err := Read(path)
 			wantRefusal(t, err, c.reason)
-			if got != (serverInfo{}) {
+			if got != (Info{}) {
 				t.Errorf("a refused file must give nothing, got %v", got)
 			}
 		})
@@ -300,7 +300,7 @@ func TestReadRefusesWhatTheGateDidNotWrite(t *testing.T) {
 	for _, host := range []string{"localhost:1", "127.8.9.10", "[::1]:18080"} {
 		path := filepath.Join(safeDir(t), "gate.json")
 		writePrivate(t, path, strings.Replace(good, "127.0.0.1:18080", host, 1))
-		if _, err := readServerInfo(path); err != nil {
+		if _, err := Read(path); err != nil {
 			t.Errorf("%s is on this host: %v", host, err)
 		}
 	}
@@ -320,6 +320,6 @@ func writePrivate(t *testing.T, path, content string) {
 }
 
 func TestReadingAMissingFileAsksWhetherTheGateRuns(t *testing.T) {
-	_, err := readServerInfo(filepath.Join(t.TempDir(), "none.json"))
+	_, err := Read(filepath.Join(t.TempDir(), "none.json"))
 	wantRefusal(t, err, "is the gate running")
 }

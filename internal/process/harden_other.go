@@ -1,6 +1,6 @@
 //go:build !linux && !darwin && !windows
 
-package responsesproxygate
+package process
 
 // hardenPlatform forbids core dumps. Other systems have no common way to keep
 // processes of the same user from tracing this one.

@@ -1,6 +1,6 @@
 //go:build !windows
 
-package responsesproxygate
+package infofile
 
 import (
 	"fmt"
@@ -93,9 +93,9 @@ func TestGatesThatShareADirectoryDoNotTakeEachOthersFiles(t *testing.T) {
 			info := sampleInfo()
 			for n := range 50 {
 				info.PID = n + 1
-				f, err := newServerInfoFile(fmt.Sprintf("%s/gate%d.json", dir, i), "")
+				f, err := New(fmt.Sprintf("%s/gate%d.json", dir, i), "")
 				if err == nil {
-					err = f.write(info)
+					err = f.Write(info)
 				}
 				if err != nil {
 					t.Errorf("gate %d, launch %d: %v", i, n, err)

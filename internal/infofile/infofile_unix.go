@@ -1,6 +1,6 @@
 //go:build !windows
 
-package responsesproxygate
+package infofile
 
 import (
 	"errors"
@@ -141,7 +141,7 @@ func (o fileOwner) trusted(uid uint32) bool {
 // The configured owner can exchange what is below a directory of its own, for a
 // link to any other. There, only its own directories will do: we must not make a
 // file that is the owner's in a directory where the owner could not.
-func (f *serverInfoFile) findParent() (parentDir, error) {
+func (f *File) findParent() (parentDir, error) {
 	top, err := f.enter("/")
 	if err != nil {
 		return parentDir{}, err
@@ -190,7 +190,7 @@ func pathNames(path string) []string {
 // followLink returns where path leads if it is a symbolic link. In a directory
 // like /tmp anybody can make one, so it has to be root's or ours. One of the
 // configured owner's could lead to where that user cannot make files.
-func (f *serverInfoFile) followLink(path string) (target string, isLink bool, err error) {
+func (f *File) followLink(path string) (target string, isLink bool, err error) {
 	info, err := os.Lstat(path)
 	if err != nil {
 		return "", false, fmt.Errorf("server_info %s: %w", f.path, err)
@@ -212,7 +212,7 @@ func (f *serverInfoFile) followLink(path string) (target string, isLink bool, er
 // enter refuses a directory in which others can exchange files. The sticky bit,
 // as on /tmp, makes a writable directory safe: there only its owner and theirs
 // can rename or remove what somebody has made.
-func (f *serverInfoFile) enter(path string) (parentDir, error) {
+func (f *File) enter(path string) (parentDir, error) {
 	info, err := os.Lstat(path)
 	if err != nil {
 		return parentDir{}, fmt.Errorf("server_info %s: %w", f.path, err)
@@ -235,7 +235,7 @@ func (f *serverInfoFile) enter(path string) (parentDir, error) {
 
 // refuseUnwritable finds out before the server starts what would keep the file
 // from being written once it has.
-func (f *serverInfoFile) refuseUnwritable(dir string) error {
+func (f *File) refuseUnwritable(dir string) error {
 	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
 		return fmt.Errorf("server_info %s: uid %d cannot make files in directory %s: %w; name a path elsewhere",
 			f.path, currentUID(), dir, err)
@@ -247,7 +247,7 @@ func (f *serverInfoFile) refuseUnwritable(dir string) error {
 // are for the owner alone, with mode 0700: the owner can then reach the file and
 // nobody else can. They are handed over last to first and only after all exist,
 // so that while we work in one of them nobody but us can.
-func (f *serverInfoFile) makeParents(root *os.Root, parent parentDir) (*os.Root, error) {
+func (f *File) makeParents(root *os.Root, parent parentDir) (*os.Root, error) {
 	var made []*os.Root
 	var err error
 	for _, name := range parent.missing {
@@ -325,7 +325,7 @@ func claimDir(dir *os.Root) error {
 
 // createTemp makes an empty file that nobody but the owner can ever read. The
 // umask takes rights away from the mode given to open; chmod brings it to 0600.
-func (f *serverInfoFile) createTemp(root *os.Root, name string) (*os.File, error) {
+func (f *File) createTemp(root *os.Root, name string) (*os.File, error) {
 	file, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|openWithoutSurprises, 0o600)
 	if err != nil {
 		return nil, err
@@ -339,7 +339,7 @@ func (f *serverInfoFile) createTemp(root *os.Root, name string) (*os.File, error
 
 // secure works on the open file, never on its name. It looks at the outcome as
 // well, because some file systems accept both calls and keep neither.
-func (f *serverInfoFile) secure(file *os.File) error {
+func (f *File) secure(file *os.File) error {
 	if err := file.Chmod(0o600); err != nil {
 		return err
 	}
@@ -359,7 +359,7 @@ func (f *serverInfoFile) secure(file *os.File) error {
 }
 
 // isAsWeWrite reports whether the file has the owner and mode that write gives.
-func (f *serverInfoFile) isAsWeWrite(info fs.FileInfo) bool {
+func (f *File) isAsWeWrite(info fs.FileInfo) bool {
 	st := statOf(info)
 	if info.Mode() != 0o600 {
 		return false
@@ -370,13 +370,13 @@ func (f *serverInfoFile) isAsWeWrite(info fs.FileInfo) bool {
 	return st.Uid == f.owner.uid && st.Gid == f.owner.gid
 }
 
-func (f *serverInfoFile) isOurs(_ *os.Root, found fs.FileInfo) bool {
+func (f *File) isOurs(_ *os.Root, found fs.FileInfo) bool {
 	return f.owner.trusted(statOf(found).Uid)
 }
 
 // refuseAccess refuses an existing file that somebody else has, or could have,
 // a hand on.
-func (f *serverInfoFile) refuseAccess(_ *os.Root, found fs.FileInfo) error {
+func (f *File) refuseAccess(_ *os.Root, found fs.FileInfo) error {
 	if uid := statOf(found).Uid; !f.owner.trusted(uid) && !f.former.trusted(uid) {
 		return refuse(f.path, fmt.Sprintf("it belongs to uid %d", uid), removeIt)
 	}
@@ -393,10 +393,10 @@ func refuseLoose(path string, info fs.FileInfo) error {
 	return nil
 }
 
-// openServerInfo opens the file for reading, after a look that tells what is
+// open opens the file for reading, after a look that tells what is
 // wrong in words and keeps devices from being opened at all. What counts is the
 // second look, at the file that is open.
-func openServerInfo(path string) (*os.File, error) {
+func open(path string) (*os.File, error) {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("server_info %s: %w; is the gate running, and is this its server_info?", path, err)

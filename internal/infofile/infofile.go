@@ -1,4 +1,7 @@
-package responsesproxygate
+// Package infofile publishes the server-info file, and makes sure that nobody
+// else can read or exchange it: neither the file, nor a directory, nor a socket
+// of the gate's. It knows nothing of the gate's requests.
+package infofile
 
 import (
 	"bytes"
@@ -20,11 +23,11 @@ import (
 // and keeps a wrong path from filling the memory.
 const maxServerInfoSize = 64 << 10
 
-// serverInfo is the one line of JSON that tells a local program where the gate
+// Info is the one line of JSON that tells a local program where the gate
 // listens and which token it wants. It holds a secret: printing or logging it
 // in any of the usual ways shows everything but the token. Only json.Marshal
 // writes the token out, because the file needs it.
-type serverInfo struct {
+type Info struct {
 	Port      int    `json:"port,omitempty"`
 	Socket    string `json:"socket,omitempty"`
 	PID       int    `json:"pid"`
@@ -33,26 +36,26 @@ type serverInfo struct {
 }
 
 // String describes the server without its token.
-func (i serverInfo) String() string {
-	return fmt.Sprintf("serverInfo{port:%d socket:%q pid:%d auth_token:[redacted] base_url:%q}",
+func (i Info) String() string {
+	return fmt.Sprintf("Info{port:%d socket:%q pid:%d auth_token:[redacted] base_url:%q}",
 		i.Port, i.Socket, i.PID, i.BaseURL)
 }
 
 // GoString is String, for callers that ask for it by name.
-func (i serverInfo) GoString() string { return i.String() }
+func (i Info) GoString() string { return i.String() }
 
 // Format answers every verb with String. String and GoString alone would leave
 // verbs such as %d, for which fmt prints the fields one by one. fmt cannot call
 // any method on an unexported field of another struct, so do not print a struct
-// that has a serverInfo inside.
-func (i serverInfo) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, i.String()) }
+// that has an Info inside.
+func (i Info) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, i.String()) }
 
 // LogValue keeps slog's JSON handler from falling back to json.Marshal. zap.Any
 // needs no such help, for it prefers String; zap.Reflect would show the token.
-func (i serverInfo) LogValue() slog.Value { return slog.StringValue(i.String()) }
+func (i Info) LogValue() slog.Value { return slog.StringValue(i.String()) }
 
 // line is the content of the file.
-func (i serverInfo) line() ([]byte, error) {
+func (i Info) line() ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	// The file is no HTML: a token with an ampersand stays readable for
@@ -64,26 +67,26 @@ func (i serverInfo) line() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// parseServerInfo reads the content of a server-info file. Its errors never
+// Parse reads the content of a server-info file. Its errors never
 // wrap those of encoding/json or net/url, which quote their input, and the
 // input may be a token.
-func parseServerInfo(content []byte) (serverInfo, error) {
-	var i serverInfo
+func Parse(content []byte) (Info, error) {
+	var i Info
 	dec := json.NewDecoder(bytes.NewReader(content))
 	dec.DisallowUnknownFields()
 	if dec.Decode(&i) != nil {
-		return serverInfo{}, errors.New("it does not hold the JSON object that the gate writes")
+		return Info{}, errors.New("it does not hold the JSON object that the gate writes")
 	}
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return serverInfo{}, errors.New("it holds something after the JSON object that the gate writes")
+		return Info{}, errors.New("it holds something after the JSON object that the gate writes")
 	}
 	if err := i.validate(); err != nil {
-		return serverInfo{}, err
+		return Info{}, err
 	}
 	return i, nil
 }
 
-func (i serverInfo) validate() error {
+func (i Info) validate() error {
 	switch {
 	case (i.Port == 0) == (i.Socket == ""):
 		return errors.New("it must hold either port or socket")
@@ -121,10 +124,10 @@ func isSafeURL(raw string) bool {
 	return err == nil && ip.Zone() == "" && ip.IsLoopback()
 }
 
-// serverInfoFile is the place where the gate publishes its serverInfo. The file
+// File is the place where the gate publishes its Info. The file
 // tells its reader a secret, and its owner where to send one, so neither reading
 // nor planting it may be possible for other users.
-type serverInfoFile struct {
+type File struct {
 	path  string // absolute; its directory may still lead through symbolic links
 	dir   string
 	base  string
@@ -136,17 +139,27 @@ type serverInfoFile struct {
 	swept bool // leftovers were looked for
 }
 
-// takeOver lets the file replace the one that a caller was told through so
+// Path is where the file is, as an absolute path.
+func (f *File) Path() string { return f.path }
+
+// CheckParent refuses a place where others could exchange the file, as far as
+// its directories exist. It reports whether all of them do.
+func (f *File) CheckParent() (exist bool, err error) {
+	parent, err := f.findParent()
+	return err == nil && len(parent.missing) == 0, err
+}
+
+// TakeOver lets the file replace the one that a caller was told through so
 // far, whose owner may have been another.
-func (f *serverInfoFile) takeOver(from *serverInfoFile) {
+func (f *File) TakeOver(from *File) {
 	if from != nil {
 		f.former = from.owner
 	}
 }
 
-// newServerInfoFile takes the server_info option and its owner as written by the
+// New takes the server_info option and its owner as written by the
 // operator. It looks the owner up and leaves the path alone: see check.
-func newServerInfoFile(path, owner string) (*serverInfoFile, error) {
+func New(path, owner string) (*File, error) {
 	if err := checkPathSyntax(path); err != nil {
 		return nil, err
 	}
@@ -161,7 +174,7 @@ func newServerInfoFile(path, owner string) (*serverInfoFile, error) {
 	// Not filepath.Clean: it turns link/../x into x, which is another file
 	// than the one that a reader of the same path opens.
 	dir, base := filepath.Split(abs)
-	return &serverInfoFile{path: abs, dir: dir, base: base, owner: o}, nil
+	return &File{path: abs, dir: dir, base: base, owner: o}, nil
 }
 
 func checkPathSyntax(path string) error {
@@ -185,8 +198,8 @@ func refuse(path, wrong, remedy string) error {
 	return fmt.Errorf("server_info %s: %s; %s", path, wrong, remedy)
 }
 
-// resolved is the one spelling of the path, without symbolic links.
-func (f *serverInfoFile) resolved() string {
+// Resolved is the one spelling of the path, without symbolic links.
+func (f *File) Resolved() string {
 	parent, err := f.findParent()
 	if err != nil {
 		return f.path // check and write refuse it
@@ -194,9 +207,9 @@ func (f *serverInfoFile) resolved() string {
 	return filepath.Join(append(append([]string{parent.path}, parent.missing...), f.base)...)
 }
 
-// check reports every reason for which write would refuse the path. It changes
+// Check reports every reason for which write would refuse the path. It changes
 // nothing, so that it can run while a configuration is only being validated.
-func (f *serverInfoFile) check() error {
+func (f *File) Check() error {
 	parent, err := f.findParent()
 	if err != nil {
 		return err
@@ -213,9 +226,9 @@ func (f *serverInfoFile) check() error {
 	return err
 }
 
-// write publishes info. A reader sees the old content or the new, never a part.
+// Write publishes info. A reader sees the old content or the new, never a part.
 // If the file already says the same, it stays as it is.
-func (f *serverInfoFile) write(info serverInfo) error {
+func (f *File) Write(info Info) error {
 	content, err := info.line()
 	if err != nil {
 		return refuse(f.path, "the server info cannot be written as JSON", "this is a bug, please report it")
@@ -251,14 +264,14 @@ func (f *serverInfoFile) write(info serverInfo) error {
 	return f.replace(root, content)
 }
 
-// remove takes the file away at exit if it is still ours: a regular file of ours
+// Remove takes the file away at exit if it is still ours: a regular file of ours
 // or of the configured owner that says exactly what we wrote. Anything else that
 // is there now was put there by somebody else and stays, without an error.
 //
 // Neither the directory's nor the file's mode matters here. Only we and the
 // owner know the token, so the content alone tells that the file is ours, and a
 // file that was made readable since is one more reason to remove it.
-func (f *serverInfoFile) remove(info serverInfo) error {
+func (f *File) Remove(info Info) error {
 	content, err := info.line()
 	if err != nil {
 		return nil // never written
@@ -283,7 +296,7 @@ func (f *serverInfoFile) remove(info serverInfo) error {
 	return nil
 }
 
-// readServerInfo is for programs that use the gate. It believes only what the
+// Read is for programs that use the gate. It believes only what the
 // current user alone could have written.
 //
 // That holds for root as well, although root can read every file: what another
@@ -293,25 +306,25 @@ func (f *serverInfoFile) remove(info serverInfo) error {
 //
 // The directories are not checked. Whoever controls one can at most exchange the
 // file for another one that this user made for nobody else.
-func readServerInfo(path string) (serverInfo, error) {
+func Read(path string) (Info, error) {
 	if err := checkPathSyntax(path); err != nil {
-		return serverInfo{}, err
+		return Info{}, err
 	}
-	file, err := openServerInfo(path)
+	file, err := open(path)
 	if err != nil {
-		return serverInfo{}, err
+		return Info{}, err
 	}
 	defer file.Close()
 	content, err := io.ReadAll(io.LimitReader(file, maxServerInfoSize+1))
 	if err != nil {
-		return serverInfo{}, fmt.Errorf("server_info %s: %w", path, err)
+		return Info{}, fmt.Errorf("server_info %s: %w", path, err)
 	}
 	if len(content) > maxServerInfoSize {
-		return serverInfo{}, refuse(path, "it is larger than 64 KiB", namesAnother)
+		return Info{}, refuse(path, "it is larger than 64 KiB", namesAnother)
 	}
-	info, err := parseServerInfo(content)
+	info, err := Parse(content)
 	if err != nil {
-		return serverInfo{}, refuse(path, err.Error(), namesAnother)
+		return Info{}, refuse(path, err.Error(), namesAnother)
 	}
 	return info, nil
 }
@@ -321,7 +334,7 @@ const (
 	removeIt     = "remove it or name another path"
 )
 
-// parentDir is the directory of a serverInfoFile as far as it exists.
+// parentDir is the directory of a File as far as it exists.
 type parentDir struct {
 	path    string      // without symbolic links
 	info    fs.FileInfo // of path, at the time that it was checked
@@ -330,7 +343,7 @@ type parentDir struct {
 
 // open holds the directory that was checked. From here on every access goes
 // through the handle, so exchanging the directory or one above it leads nowhere.
-func (f *serverInfoFile) open(parent parentDir) (*os.Root, error) {
+func (f *File) open(parent parentDir) (*os.Root, error) {
 	// The dot at the end makes the kernel refuse anything but a directory; a
 	// FIFO would block.
 	root, err := os.OpenRoot(parent.path + string(os.PathSeparator) + ".")
@@ -346,7 +359,7 @@ func (f *serverInfoFile) open(parent parentDir) (*os.Root, error) {
 }
 
 // inspect refuses what must not be replaced. It returns nil if nothing is there.
-func (f *serverInfoFile) inspect(root *os.Root) (fs.FileInfo, error) {
+func (f *File) inspect(root *os.Root) (fs.FileInfo, error) {
 	found, err := root.Lstat(f.base)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -382,7 +395,7 @@ func refuseKind(path string, mode fs.FileMode) error {
 
 // holds reports whether the file found is still there and has exactly this
 // content. A file that cannot be read does not.
-func (f *serverInfoFile) holds(root *os.Root, found fs.FileInfo, content []byte) bool {
+func (f *File) holds(root *os.Root, found fs.FileInfo, content []byte) bool {
 	file, err := root.OpenFile(f.base, os.O_RDONLY|openWithoutSurprises, 0)
 	if err != nil {
 		return false
@@ -409,7 +422,7 @@ func tempName() string { return tempPrefix + rand.Text() + tempSuffix }
 const maxTempTries = 100
 
 // replace puts content into a new file and moves that over the old one.
-func (f *serverInfoFile) replace(root *os.Root, content []byte) error {
+func (f *File) replace(root *os.Root, content []byte) error {
 	var err error
 	for range maxTempTries {
 		// If it is gone, another gate took it for a leftover: it may, in the
@@ -424,7 +437,7 @@ func (f *serverInfoFile) replace(root *os.Root, content []byte) error {
 	return nil
 }
 
-func (f *serverInfoFile) replaceOnce(root *os.Root, content []byte) error {
+func (f *File) replaceOnce(root *os.Root, content []byte) error {
 	temp := tempName()
 	file, err := f.createTemp(root, temp)
 	if err == nil {

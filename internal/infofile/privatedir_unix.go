@@ -1,6 +1,6 @@
 //go:build !windows
 
-package responsesproxygate
+package infofile
 
 import (
 	"io/fs"

@@ -1,4 +1,4 @@
-package responsesproxygate
+package infofile
 
 import (
 	"regexp"
@@ -11,9 +11,9 @@ var safeBase = regexp.MustCompile(`^(?i:https)://[^/?#@\\]+(/[^?#]*)?#?$|` +
 	`^(?i:http)://(localhost|127\.[0-9]+\.[0-9]+\.[0-9]+|\[[0-9A-Fa-f:.]+\])(:[0-9]*)?(/[^?#]*)?#?$`)
 
 func FuzzServerInfoLeadsNowhereElse(f *testing.F) {
-	f.Add([]byte(`{"port":18080,"pid":4242,"auth_token":"` + testToken + `","base_url":"http://127.0.0.1:18080/v1"}`))
+	f.Add([]byte(`{"port":18080,"pid":4242,"auth_token":"` + sampleToken + `","base_url":"http://127.0.0.1:18080/v1"}`))
 	f.Fuzz(func(t *testing.T, content []byte) {
-		info, err := parseServerInfo(content)
+		info, err := Parse(content)
 		if err != nil {
 			// Any stretch of the input that is long enough to be a secret.
 			for start := 0; start+16 <= len(content); start++ {
@@ -38,7 +38,7 @@ func FuzzServerInfoLeadsNowhereElse(f *testing.F) {
 		if err != nil || strings.Count(string(line), "\n") != 1 {
 			t.Fatalf("it is written as %q, %v", line, err)
 		}
-		if again, err := parseServerInfo(line); err != nil || again != info {
+		if again, err := Parse(line); err != nil || again != info {
 			t.Errorf("read again it is %s, %v; was %s", again, err, info)
 		}
 	})

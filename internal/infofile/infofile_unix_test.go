@@ -1,6 +1,6 @@
 //go:build !windows
 
-package responsesproxygate
+package infofile
 
 import (
 	"bytes"
@@ -122,11 +122,11 @@ func TestPlantedFileIsRefusedAndLeftAlone(t *testing.T) {
 			must(t, err)
 
 			f := newFile(t, path, "")
-			wantRefusal(t, f.check(), c.reason)
-			wantRefusal(t, f.write(sampleInfo()), c.reason)
-			_, err = readServerInfo(path)
+			wantRefusal(t, f.Check(), c.reason)
+			wantRefusal(t, f.Write(sampleInfo()), c.reason)
+			_, err = Read(path)
 			wantRefusal(t, err, c.reason)
-			must(t, f.remove(sampleInfo()))
+			must(t, f.Remove(sampleInfo()))
 
 			if after, err := os.Lstat(path); err != nil || !os.SameFile(before, after) || before.Mode() != after.Mode() {
 				t.Errorf("the planted file was touched: %v, %v", after, err)
@@ -216,8 +216,8 @@ func TestDirectoryThatOthersCanExchangeIsRefused(t *testing.T) {
 			path := dir + "/" + c.path
 			f := newFile(t, path, c.owner)
 			if c.reason != fine {
-				wantRefusal(t, f.check(), c.reason)
-				wantRefusal(t, f.write(sampleInfo()), c.reason)
+				wantRefusal(t, f.Check(), c.reason)
+				wantRefusal(t, f.Write(sampleInfo()), c.reason)
 				if _, err := os.Lstat(path); err == nil {
 					t.Error("the file was written all the same")
 				}
@@ -227,7 +227,7 @@ func TestDirectoryThatOthersCanExchangeIsRefused(t *testing.T) {
 			if _, err := os.Lstat(path); err != nil {
 				t.Error("the file is not where a reader of the same path looks:", err)
 			}
-			must(t, f.remove(sampleInfo()))
+			must(t, f.Remove(sampleInfo()))
 			if _, err := os.Lstat(path); err == nil {
 				t.Error("the file was not removed")
 			}
@@ -237,7 +237,7 @@ func TestDirectoryThatOthersCanExchangeIsRefused(t *testing.T) {
 
 func TestCheckChangesNothing(t *testing.T) {
 	dir := safeDir(t)
-	must(t, newFile(t, dir+"/a/b/gate.json", "").check(), newFile(t, dir+"/gate.json", "").check())
+	must(t, newFile(t, dir+"/a/b/gate.json", "").Check(), newFile(t, dir+"/gate.json", "").Check())
 	wantOnly(t, dir)
 }
 
@@ -274,7 +274,7 @@ func TestDirectoryExchangedAfterTheCheckIsNotUsed(t *testing.T) {
 func TestReaderSeesOldOrNewWholeContent(t *testing.T) {
 	dir := safeDir(t)
 	f := newFile(t, dir+"/gate.json", "")
-	versions := []serverInfo{sampleInfo(), sampleInfo()}
+	versions := []Info{sampleInfo(), sampleInfo()}
 	versions[1].AuthToken = strings.Repeat("x", 10_000) // several pages
 	whole := map[string]bool{}
 	for _, v := range versions {
@@ -282,12 +282,12 @@ func TestReaderSeesOldOrNewWholeContent(t *testing.T) {
 		whole[string(line)] = true
 	}
 	mustWrite(t, f, versions[0])
-	whileWriting(t, 2000, func(n int) error { return f.write(versions[n%2]) }, func() {
+	whileWriting(t, 2000, func(n int) error { return f.Write(versions[n%2]) }, func() {
 		if got, err := os.ReadFile(f.path); err != nil || !whole[string(got)] {
 			t.Errorf("a reader saw %d bytes that are no version (%v)", len(got), err)
 		}
 	})
-	got, err := readServerInfo(f.path)
+	got, err := Read(f.path)
 	if err != nil || got != versions[1] {
 		t.Errorf("the last version is not there: %v, %v", got, err)
 	}
@@ -302,7 +302,7 @@ func TestTemporaryFileIsNeverOpenToOthers(t *testing.T) {
 	whileWriting(t, 1000, func(n int) error {
 		info := sampleInfo()
 		info.PID = n + 1
-		return f.write(info)
+		return f.Write(info)
 	}, func() {
 		entries, _ := os.ReadDir(dir)
 		for _, e := range entries {
@@ -416,7 +416,7 @@ func TestSwappingFilesAndDirectoriesNeverLeaksTheToken(t *testing.T) {
 	for n := 0; n < 3000 || n < 200_000 && (written == 0 || refused == 0); n++ {
 		info := sampleInfo()
 		info.PID = n + 1
-		if err := f.write(info); err == nil {
+		if err := f.Write(info); err == nil {
 			written++
 		} else {
 			refused++
@@ -454,7 +454,7 @@ func TestFileSwappedWhileItIsReadIsNeitherBelievedNorWaitedFor(t *testing.T) {
 				unix.Mkfifo(dir+"/fifo", 0o600), os.Rename(dir+"/fifo", path),
 				os.WriteFile(dir+"/good", goodLine, 0o600), os.Rename(dir+"/good", path))
 		}, func() {
-			if info, err := readServerInfo(path); err == nil && info != good {
+			if info, err := Read(path); err == nil && info != good {
 				t.Errorf("believed a file that others can write: %v", info)
 			}
 		})
@@ -462,7 +462,7 @@ func TestFileSwappedWhileItIsReadIsNeitherBelievedNorWaitedFor(t *testing.T) {
 	select {
 	case <-done:
 	case <-time.After(3 * time.Minute):
-		t.Fatal("a FIFO made readServerInfo wait")
+		t.Fatal("a FIFO made Read wait")
 	}
 }
 
@@ -493,17 +493,17 @@ func TestRemoveDoesNotBelieveForeignOrLinkedFiles(t *testing.T) {
 	f := newFile(t, path, "")
 	line, _ := sampleInfo().line()
 	put(t, dir+"/copy", string(line), 0o600)
-	must(t, os.Symlink("copy", path), f.remove(sampleInfo()))
+	must(t, os.Symlink("copy", path), f.Remove(sampleInfo()))
 	wantOnly(t, dir, "copy", "gate.json")
 
 	must(t, os.Remove(path))
 	put(t, path, string(line), 0o444)
-	must(t, f.remove(sampleInfo()))
+	must(t, f.Remove(sampleInfo()))
 	wantOnly(t, dir, "copy") // made readable since: all the more reason
 
 	needRoot(t)
 	put(t, path, string(line), 0o600)
-	must(t, os.Chown(path, nobody, nobody), f.remove(sampleInfo()))
+	must(t, os.Chown(path, nobody, nobody), f.Remove(sampleInfo()))
 	wantOnly(t, dir, "copy", "gate.json")
 }
 
@@ -540,7 +540,7 @@ func TestOwnerAndNobodyElseReadsAFileMadeByRoot(t *testing.T) {
 				wantMode(t, parent, fs.ModeDir|0o700, nobody)
 			}
 			// The file is the owner's, so root does not believe it, ...
-			_, err := readServerInfo(path)
+			_, err := Read(path)
 			wantRefusal(t, err, "sudo -u '#65534'")
 			// ... but rewrites and removes it.
 			before, _ := os.Stat(path)
@@ -548,7 +548,7 @@ func TestOwnerAndNobodyElseReadsAFileMadeByRoot(t *testing.T) {
 			if after, err := os.Stat(path); err != nil || !os.SameFile(before, after) {
 				t.Errorf("rewritten although nothing changed (%v)", err)
 			}
-			must(t, f.remove(sampleInfo()))
+			must(t, f.Remove(sampleInfo()))
 			wantOnly(t, filepath.Dir(path))
 		})
 	}
@@ -594,7 +594,7 @@ func TestOwnerIsAUserOrNumericIDs(t *testing.T) {
 		"root:12345":  {true, 0, 12345},
 		"70123:70124": {true, 70123, 70124},
 	} {
-		if f, err := newServerInfoFile("/x", owner); err != nil || f.owner != want {
+		if f, err := New("/x", owner); err != nil || f.owner != want {
 			t.Errorf("%q: %v, %v", owner, f, err)
 		}
 	}
@@ -603,7 +603,7 @@ func TestOwnerIsAUserOrNumericIDs(t *testing.T) {
 		"no such user": "no such user", "-1": "no such user", "4294967295": "no such user", "4294967296": "no such user",
 		"0:no such group": "no such group", "0:4294967295": "no such group", "70123": "write 70123:GROUP",
 	} {
-		_, err := newServerInfoFile("/x", owner)
+		_, err := New("/x", owner)
 		wantRefusal(t, err, reason)
 		wantRefusal(t, err, "owner")
 	}
@@ -643,13 +643,13 @@ func TestOrdinaryUser(t *testing.T) {
 }
 
 func asOrdinaryUser(t *testing.T, dir string) {
-	_, err := newServerInfoFile("/x", "0:0")
+	_, err := New("/x", "0:0")
 	wantRefusal(t, err, "only root can give a file to another user")
-	_, err = newServerInfoFile("/x", "65534:0")
+	_, err = New("/x", "65534:0")
 	wantRefusal(t, err, "only root can give a file to a group")
-	wantRefusal(t, newFile(t, dir+"/new.json", "").check(), "cannot make files")
-	wantRefusal(t, newFile(t, dir+"/roots.json", "").check(), "cannot make files")
-	_, err = readServerInfo(dir + "/roots.json")
+	wantRefusal(t, newFile(t, dir+"/new.json", "").Check(), "cannot make files")
+	wantRefusal(t, newFile(t, dir+"/roots.json", "").Check(), "cannot make files")
+	_, err = Read(dir + "/roots.json")
 	wantRefusal(t, err, "belongs to uid 0, and you are uid 65534")
 
 	defer syscall.Umask(syscall.Umask(0o777))
@@ -658,9 +658,9 @@ func asOrdinaryUser(t *testing.T, dir string) {
 	mustWrite(t, f, sampleInfo())
 	wantMode(t, path, 0o600, nobody)
 	wantMode(t, dir+"/mine/a", fs.ModeDir|0o700, nobody)
-	if got, err := readServerInfo(path); err != nil || got != sampleInfo() {
+	if got, err := Read(path); err != nil || got != sampleInfo() {
 		t.Errorf("got %v, %v", got, err)
 	}
-	must(t, f.remove(sampleInfo()))
+	must(t, f.Remove(sampleInfo()))
 	wantOnly(t, dir+"/mine/a/b")
 }

@@ -1,4 +1,4 @@
-package responsesproxygate
+package infofile
 
 import (
 	"errors"
@@ -61,7 +61,7 @@ func isFileName(name string) bool {
 	return filepath.IsLocal(name) && !strings.Contains(name, ":")
 }
 
-func (f *serverInfoFile) findParent() (parentDir, error) {
+func (f *File) findParent() (parentDir, error) {
 	volume := filepath.VolumeName(f.dir)
 	at := parentDir{path: volume + `\`}
 	names := strings.FieldsFunc(f.dir[len(volume):], func(r rune) bool { return r == '\\' || r == '/' })
@@ -87,7 +87,7 @@ func (f *serverInfoFile) findParent() (parentDir, error) {
 }
 
 // enter refuses a directory to which others have a dangerous right.
-func (f *serverInfoFile) enter(path string, dangerous windows.ACCESS_MASK) (fs.FileInfo, error) {
+func (f *File) enter(path string, dangerous windows.ACCESS_MASK) (fs.FileInfo, error) {
 	dir, err := openItself(path, windows.READ_CONTROL|windows.FILE_READ_ATTRIBUTES)
 	if err != nil {
 		return nil, fmt.Errorf("server_info %s: %w", f.path, err)
@@ -242,7 +242,7 @@ func create(root *os.Root, name, inherit string, access, share, options uint32) 
 	return file, nil
 }
 
-func (f *serverInfoFile) makeParents(root *os.Root, parent parentDir) (*os.Root, error) {
+func (f *File) makeParents(root *os.Root, parent parentDir) (*os.Root, error) {
 	at := root
 	for _, name := range parent.missing {
 		next, err := makeDir(at, name)
@@ -284,19 +284,19 @@ func makeDir(root *os.Root, name string) (*os.Root, error) {
 
 // createTemp makes an empty file that nobody else can ever read, or open at all
 // while we have it open.
-func (f *serverInfoFile) createTemp(root *os.Root, name string) (*os.File, error) {
+func (f *File) createTemp(root *os.Root, name string) (*os.File, error) {
 	return create(root, name, "", windows.GENERIC_READ|windows.GENERIC_WRITE, 0, windows.FILE_NON_DIRECTORY_FILE)
 }
 
 // isAsWeWrite has nothing to add: refuseAccess has found the file to be private.
-func (f *serverInfoFile) isAsWeWrite(fs.FileInfo) bool { return true }
+func (f *File) isAsWeWrite(fs.FileInfo) bool { return true }
 
-func (f *serverInfoFile) isOurs(root *os.Root, found fs.FileInfo) bool {
+func (f *File) isOurs(root *os.Root, found fs.FileInfo) bool {
 	// No dangerous right: only the owner counts.
 	return f.examine(root, found, func(file *os.File) error { return refuseOthers(file, 0) }) == nil
 }
 
-func (f *serverInfoFile) refuseAccess(root *os.Root, found fs.FileInfo) error {
+func (f *File) refuseAccess(root *os.Root, found fs.FileInfo) error {
 	err := f.examine(root, found, refuseShared)
 	if err != nil {
 		return refuse(f.path, err.Error(), removeIt)
@@ -305,7 +305,7 @@ func (f *serverInfoFile) refuseAccess(root *os.Root, found fs.FileInfo) error {
 }
 
 // examine opens the file that was found and applies a judgement to it.
-func (f *serverInfoFile) examine(root *os.Root, found fs.FileInfo, judge func(*os.File) error) error {
+func (f *File) examine(root *os.Root, found fs.FileInfo, judge func(*os.File) error) error {
 	file, err := root.OpenFile(f.base, os.O_RDONLY, 0)
 	if err != nil {
 		return err
@@ -332,7 +332,7 @@ func refuseShared(file *os.File) error {
 	return refuseOthers(file, anyAccess)
 }
 
-func openServerInfo(path string) (*os.File, error) {
+func open(path string) (*os.File, error) {
 	file, err := openItself(path, windows.GENERIC_READ)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("server_info %s: %w; is the gate running, and is this its server_info?", path, err)

@@ -1,4 +1,4 @@
-package responsesproxygate
+package process
 
 import (
 	"errors"
@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// processRuns tells whether a process of this id exists.
-func processRuns(pid int) bool {
+// Runs tells whether a process of this id exists.
+func Runs(pid int) bool {
 	handle, err := windows.OpenProcess(windows.PROCESS_QUERY_LIMITED_INFORMATION, false, uint32(pid))
 	if err != nil {
 		return err == windows.ERROR_ACCESS_DENIED // it exists, and is not ours
@@ -21,9 +21,9 @@ func processRuns(pid int) bool {
 	return windows.GetExitCodeProcess(handle, &code) == nil && code == stillActive
 }
 
-// exitGracefully stops Caddy and exits. A Windows process cannot send itself
+// ExitGracefully stops Caddy and exits. A Windows process cannot send itself
 // the interrupt that Caddy would answer.
-func exitGracefully(logger *zap.Logger) {
+func ExitGracefully(logger *zap.Logger) {
 	if err := caddy.Stop(); err != nil {
 		logger.Error("stopping", zap.Error(err))
 		os.Exit(caddy.ExitCodeFailedQuit)
@@ -31,7 +31,10 @@ func exitGracefully(logger *zap.Logger) {
 	os.Exit(caddy.ExitCodeSuccess)
 }
 
-// makeFilesPrivate is for sockets, which have no owner here.
-func makeFilesPrivate() error {
+// DropOthersWriteRights does nothing: there is no umask here.
+func DropOthersWriteRights() {}
+
+// MakeFilesPrivate is for sockets, which have no owner here.
+func MakeFilesPrivate() error {
 	return errors.New("not on Windows, where every user could use the socket; leave it out")
 }

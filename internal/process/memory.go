@@ -1,4 +1,4 @@
-package responsesproxygate
+package process
 
 import (
 	"os"
@@ -41,10 +41,10 @@ func gcPercent(held uint64) int {
 	return int(min(max(gcGarbage*100/max(held, 1), minGCPercent), maxGCPercent))
 }
 
-// tuneMemory sets the collector's target and a memory limit that follows the
+// TuneMemory sets the collector's target and a memory limit that follows the
 // container's or the machine's. GOGC and GOMEMLIMIT in the environment decide
 // instead, if they are there.
-func tuneMemory() {
+func TuneMemory() {
 	// As Caddy does in its own commands. (Where no limit can be found, there is none.)
 	_, _ = memlimit.Set(memlimit.WithProvider(memlimit.ApplyFallback(memlimit.FromCgroup, memlimit.FromSystem)))
 	if os.Getenv("GOGC") == "" {

@@ -1,6 +1,6 @@
 //go:build !windows
 
-package responsesproxygate
+package infofile
 
 import (
 	"errors"
@@ -11,18 +11,18 @@ import (
 	"syscall"
 )
 
-// auditSocketDir refuses a unix socket in whose directories others can
+// CheckSocketDir refuses a unix socket in whose directories others can
 // exchange files. They could put a socket of their own in its place, and be
 // sent what is meant for Caddy; or a link, and Caddy would give the file that
 // it leads to the socket's mode.
 //
 // The user whose directory it is may: that is who runs Caddy, although it may
 // be root who validates the config.
-func auditSocketDir(path string) error {
+func CheckSocketDir(path string) error {
 	if strings.HasPrefix(path, "@") {
 		return nil // abstract: it is in no directory
 	}
-	file, err := newServerInfoFile(path, "")
+	file, err := New(path, "")
 	if err == nil {
 		if dir, err := os.Lstat(file.dir + "."); err == nil {
 			file.owner = fileOwner{given: true, uid: statOf(dir).Uid}
@@ -34,12 +34,4 @@ func auditSocketDir(path string) error {
 		return nil
 	}
 	return fmt.Errorf("unix socket %s", strings.TrimPrefix(err.Error(), "server_info "))
-}
-
-// dropOthersWriteRights takes the right to write from the group and others for
-// whatever this process makes from now on. Caddy gives the admin socket its
-// mode only once it listens there, and under a loose umask others could connect
-// in that moment.
-func dropOthersWriteRights() {
-	syscall.Umask(syscall.Umask(0o077) | 0o022)
 }

@@ -1,4 +1,6 @@
-package responsesproxygate
+// Package process decides what others may do to this process, and how it runs:
+// hardening, the umask, its threads and its memory. It knows nothing of the gate.
+package process
 
 import (
 	"fmt"
@@ -6,12 +8,12 @@ import (
 	"strings"
 )
 
-// hardenProcess makes it harder to get the key out of this process: no core
+// Harden makes it harder to get the key out of this process: no core
 // dumps, no reading of its memory by other processes of the same user where
 // the system allows that, and no loader variables for processes it starts. It
 // can be called again. What it cannot do: Go's runtime copies strings as it
 // likes, so the key cannot be wiped from memory; and root reads everything.
-func hardenProcess() error {
+func Harden() error {
 	dropLoaderVariables()
 	if err := hardenPlatform(); err != nil {
 		return fmt.Errorf("harden_process: %w", err)
