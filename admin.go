@@ -35,7 +35,8 @@ func (*adminAPI) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// Provision refuses an admin endpoint that other users can reach, if the
+// Provision refuses an admin endpoint that another process has, beside a gate,
+// and an admin endpoint that other users can reach, if the
 // config has a gate that does not allow it, or if such a gate runs: it goes on
 // running if the config turns out to be unusable, and Caddy does not close the
 // endpoint again then.
@@ -43,6 +44,9 @@ func (a *adminAPI) Provision(ctx caddy.Context) error {
 	a.logger = ctx.Logger(a)
 	config, err := surroundings.ConfigOf(ctx)
 	if err != nil {
+		return err
+	}
+	if err := surroundings.RefuseAdminInUse(config); err != nil {
 		return err
 	}
 	if anyGuardsAdmin() {

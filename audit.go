@@ -48,5 +48,8 @@ func (h *Handler) audit(ctx caddy.Context) error {
 	if !h.allows(riskLoggedToken) {
 		err = errors.Join(err, surroundings.AuditLogs(server, config, h.UpstreamHeader))
 	}
+	if err == nil {
+		err = surroundings.RefuseListenersInUse(server)
+	}
 	return h.gateError(err)
 }
