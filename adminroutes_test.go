@@ -16,6 +16,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 )
@@ -162,7 +163,7 @@ func TestWhatCannotBeRotatedIsRefusedWithItsReason(t *testing.T) {
 		status      int
 		says        string
 	}{
-		"a fixed token": {publication{fixed: newSecret(testToken)}, func(*configuredCaller) {}, 409, "fixed"},
+		"a fixed token": {publication{fixed: secret.New(testToken)}, func(*configuredCaller) {}, 409, "fixed"},
 		"after its end": {publication{expires: time.Hour}, func(*configuredCaller) { time.Sleep(time.Hour) }, 409, "expired"},
 		"too often": {publication{}, func(c *configuredCaller) {
 			for range maxAccepted - 1 {
@@ -192,7 +193,7 @@ func TestWhatCannotBeRotatedIsRefusedWithItsReason(t *testing.T) {
 
 func TestRotatingAWholeGateLetsNobodyInAgain(t *testing.T) {
 	active := rotatingClient(t, "active", publication{})
-	fixed := rotatingClient(t, "fixed", publication{fixed: newSecret(testToken)})
+	fixed := rotatingClient(t, "fixed", publication{fixed: secret.New(testToken)})
 	revoked := rotatingClient(t, "revoked", publication{})
 	other := rotatingClient(t, "other", publication{})
 	former, formerOther := active.inFile(t), other.inFile(t)
@@ -226,7 +227,7 @@ func TestRotatingAWholeGateLetsNobodyInAgain(t *testing.T) {
 }
 
 func TestAGateWithNothingToRotateSaysSo(t *testing.T) {
-	c := rotating(t, publication{fixed: newSecret(testToken)})
+	c := rotating(t, publication{fixed: secret.New(testToken)})
 	if got := newAdminEndpoint().do(http.MethodPost, "gates/"+c.id.gate+"/rotate", ""); got.Code != http.StatusConflict {
 		t.Errorf("got %d %s", got.Code, got.Body)
 	}
@@ -255,7 +256,7 @@ func TestTheStatusTellsWhatAnOperatorAsks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := publication{rotation: &rotation{interval: 2 * time.Hour, grace: time.Hour}, expires: 24 * time.Hour}
 		c := rotatingClient(t, "codex", p)
-		fixed := rotatingClient(t, "ci", publication{fixed: newSecret(testToken)})
+		fixed := rotatingClient(t, "ci", publication{fixed: secret.New(testToken)})
 		began := time.Now().UTC()
 		_, done := c.sessions.begin(t.Context())
 		defer done()
@@ -305,7 +306,7 @@ func TestTheStatusTellsWhatAnOperatorAsks(t *testing.T) {
 // test guesses of tokens.
 func TestNoAnswerAndNoLogOfTheAdminEndpointHasATokenOrItsDigest(t *testing.T) {
 	c := rotating(t, publication{})
-	fixed := rotatingClient(t, "ci", publication{fixed: newSecret(testToken)})
+	fixed := rotatingClient(t, "ci", publication{fixed: secret.New(testToken)})
 	endpoint := newAdminEndpoint()
 	secrets, said := []string{c.inFile(t), testToken}, ""
 	for _, call := range []struct{ method, path, body string }{
@@ -320,7 +321,7 @@ func TestNoAnswerAndNoLogOfTheAdminEndpointHasATokenOrItsDigest(t *testing.T) {
 	} {
 		got := endpoint.do(call.method, call.path, call.body)
 		said += fmt.Sprintf("%v\n%s\n", got.Header(), got.Body)
-		secrets = append(secrets, c.told().reveal())
+		secrets = append(secrets, c.told().Reveal())
 	}
 	for _, entry := range endpoint.logs.All() {
 		said += fmt.Sprintf("%s %s %v\n", entry.Level, entry.Message, entry.ContextMap())

@@ -24,7 +24,7 @@ func TestSharedClientsChangeThroughTheAdminEndpoint(t *testing.T) {
 	endpoint := newAdminEndpoint()
 	h := withStorage(t, t.TempDir()).starts(t, t.Name(), sharing)
 	at := sharedAt(h, "ci")
-	first, second := newToken().reveal(), newToken().reveal()
+	first, second := newToken().Reveal(), newToken().Reveal()
 
 	added := endpoint.do(http.MethodPut, at, fmt.Sprintf(`{"sha256":%q,"expires":"30d"}`, digestText(first)))
 	if added.Code != http.StatusOK || !strings.Contains(added.Body.String(), `"kind":"shared","state":"active"`) {
@@ -79,13 +79,13 @@ func TestTheAdminEndpointRefusesChangesThatItCannotMake(t *testing.T) {
 	endpoint := newAdminEndpoint()
 	h := withStorage(t, t.TempDir()).starts(t, t.Name(), sharing)
 	alone := withStorage(t, t.TempDir()).starts(t, t.Name()+"-alone", "")
-	digest := fmt.Sprintf(`{"sha256":%q`, digestText(newToken().reveal()))
+	digest := fmt.Sprintf(`{"sha256":%q`, digestText(newToken().Reveal()))
 	addsTo(t, h, "there")
 	for name, attempt := range map[string]struct {
 		method, path, body string
 		status             int
 	}{
-		"a token in place of its digest": {http.MethodPut, sharedAt(h, "ci"), fmt.Sprintf(`{"sha256":%q}`, newToken().reveal()), 400},
+		"a token in place of its digest": {http.MethodPut, sharedAt(h, "ci"), fmt.Sprintf(`{"sha256":%q}`, newToken().Reveal()), 400},
 		"no digest":                      {http.MethodPut, sharedAt(h, "ci"), "", 400},
 		"an end that is no duration":     {http.MethodPut, sharedAt(h, "ci"), digest + `,"expires":"soon"}`, 400},
 		"an end at once":                 {http.MethodPut, sharedAt(h, "ci"), digest + `,"expires":"0s"}`, 400},

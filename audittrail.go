@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -226,7 +227,7 @@ func (t *auditTrail) loggedPath(r *http.Request) string {
 		}
 	}
 	if t.hasSecret(r) {
-		return redacted
+		return secret.Redacted
 	}
 	escaped := r.URL.EscapedPath()
 	var path strings.Builder
@@ -235,7 +236,7 @@ func (t *auditTrail) loggedPath(r *http.Request) string {
 			path.WriteByte('/')
 		}
 		if len(segment)-2*strings.Count(segment, "%") >= secretLength { // its characters
-			segment = redacted
+			segment = secret.Redacted
 		}
 		path.WriteString(segment)
 		if path.Len() > maxLoggedPath {
@@ -253,11 +254,11 @@ func (t *auditTrail) hasSecret(r *http.Request) bool {
 	if len(path) < secretLength {
 		return false
 	}
-	if strings.Contains(path, t.credential.value.Load().key.reveal()) {
+	if strings.Contains(path, t.credential.value.Load().key.Reveal()) {
 		return true
 	}
 	for _, c := range t.policy.tokens.callers {
-		if c.fixed != nil && strings.Contains(path, c.secret.reveal()) {
+		if c.fixed != nil && strings.Contains(path, c.secret.Reveal()) {
 			return true
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 	"go.uber.org/zap/zaptest/observer"
@@ -231,7 +232,7 @@ func TestNoTokenGetsIntoTheTrailByAPath(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h, logs := testGate()
 			h.policy.tokens.callers[0].fixed = []acceptedToken{{digest: digestOf(slashed)}}
-			h.policy.tokens.callers[0].secret = newSecret(slashed)
+			h.policy.tokens.callers[0].secret = secret.New(slashed)
 			refusing(t, h, func(r *http.Request) { asking(t, c.target)(r); c.change(r) })
 			if got := logs.All()[0].ContextMap()["path"]; got != c.want {
 				t.Errorf("the path is %v, want %s", got, c.want)

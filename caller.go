@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
 )
 
@@ -52,14 +53,14 @@ type caller struct {
 	claimed  []string // paths, for claims
 
 	mu        sync.Mutex
-	token     sharedSecret              // the generated token that callers are told; looked at without the lock, too
+	token     secret.Shared             // the generated token that callers are told; looked at without the lock, too
 	rotated   time.Time                 // since when it is that one
 	revoked   bool                      // there is no token to tell until a rotation makes one
 	configs   map[configID]*publication // the configs that use this caller: the running one, and during a reload the next
 	current   publication               // what the caller is told
 	written   infofile.Info             // what its file says
 	failure   error                     // why it is not told anything newer
-	announced secret                    // the token that was printed to stderr
+	announced secret.Secret             // the token that was printed to stderr
 	alarm     *time.Timer               // rings for the next rotation, or the end
 }
 
@@ -68,7 +69,7 @@ type publication struct {
 	path       string         // of the server-info file that the config claims; "" is none
 	file       *infofile.File // nil without one
 	info       infofile.Info  // without the token
-	fixed      secret         // the token, if the config has one
+	fixed      secret.Secret  // the token, if the config has one
 	rotation   *rotation      // nil: only on demand
 	expires    time.Duration  // after the caller's launch; 0 is never
 	logger     *zap.Logger
@@ -87,8 +88,8 @@ func openCaller(id callerID, config configID) (*caller, error) {
 			id: id, began: now, rotated: now, configs: make(map[configID]*publication),
 			metrics: newCallerMetrics(id),
 		}
-		c.token.become(newToken())
-		c.ring.add(c.token.now())
+		c.token.Become(newToken())
+		c.ring.add(c.token.Now())
 		return c, nil
 	})
 	if err != nil {
@@ -299,19 +300,19 @@ func (c *caller) tell(next publication) error {
 	case next.ended(c.began, now):
 		c.ring.clear()
 		c.sessions.end()
-	case !next.hasFixedToken() && !c.revoked && !c.ring.has(c.token.now()):
+	case !next.hasFixedToken() && !c.revoked && !c.ring.has(c.token.Now()):
 		// The access had ended, and another config prolongs it. The tokens of
 		// before do not come back.
-		c.token.become(newToken())
+		c.token.Become(newToken())
 		c.rotated = now
-		c.ring.add(c.token.now())
+		c.ring.add(c.token.Now())
 	}
 	token := next.fixed
 	if !next.hasFixedToken() {
-		token = c.token.now()
+		token = c.token.Now()
 	}
 	info := next.info
-	info.AuthToken = token.reveal()
+	info.AuthToken = token.Reveal()
 	former, said := c.current, c.written
 	switch {
 	case c.withdrawn(&next) || next.ended(c.began, now):
@@ -338,20 +339,20 @@ func (c *caller) tell(next publication) error {
 
 // saysTheSame tells whether two configs have a caller told the same.
 func (p *publication) saysTheSame(other *publication) bool {
-	return p.info == other.info && p.fixed.reveal() == other.fixed.reveal()
+	return p.info == other.info && p.fixed.Reveal() == other.fixed.Reveal()
 }
 
 // hasFixedToken tells whether the config has a token for the caller.
-func (p *publication) hasFixedToken() bool { return p.fixed.text != nil }
+func (p *publication) hasFixedToken() bool { return p.fixed != secret.Secret{} }
 
 // announce prints the token, once. It is for callers that have no server-info
 // file: the logger would put the token where logs go.
-func (c *caller) announce(out io.Writer, token secret) {
+func (c *caller) announce(out io.Writer, token secret.Secret) {
 	if c.announced == token {
 		return
 	}
 	c.announced = token
-	_, _ = fmt.Fprintf(out, "responses_proxy_gate %s: the token of this launch is %s\n", c.id, token.reveal())
+	_, _ = fmt.Fprintf(out, "responses_proxy_gate %s: the token of this launch is %s\n", c.id, token.Reveal())
 }
 
 // publishedInfo is where a gate's own callers are told to find it, or why

@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
 // Client is one of several callers of a gate, with a token of its own. To take
@@ -44,7 +45,7 @@ type configuredCaller struct {
 	userID  any // name, made once, for {http.auth.user.id}
 	file    *infofile.File
 	fixed   []acceptedToken // the token, if the config has one
-	secret  secret          // the same; empty if it is generated
+	secret  secret.Secret   // the same; empty if it is generated
 	expires time.Duration
 	ends    time.Time // zero: never
 }
@@ -70,11 +71,11 @@ func (c *configuredCaller) admits(token acceptedToken) bool {
 }
 
 // told is the token that the caller is told now.
-func (c *configuredCaller) told() secret {
+func (c *configuredCaller) told() secret.Secret {
 	if c.fixed != nil {
 		return c.secret
 	}
-	return c.token.now()
+	return c.token.Now()
 }
 
 // identify makes the caller's name known to the access log (user_id) and to
@@ -197,10 +198,10 @@ func (h *Handler) fixToken(c *configuredCaller, option string, taken map[tokenDi
 	if err != nil {
 		return err
 	}
-	if len(token.reveal()) < minTokenLength {
+	if len(token.Reveal()) < minTokenLength {
 		return fmt.Errorf("token: it has fewer than %d characters and could be guessed; make one with: openssl rand -base64 33", minTokenLength)
 	}
-	digest := digestOf(token.reveal())
+	digest := digestOf(token.Reveal())
 	if other, ok := taken[digest]; ok {
 		return fmt.Errorf("token: %s has the same one, so the two could not be told apart; give each its own", other)
 	}

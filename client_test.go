@@ -19,7 +19,7 @@ import (
 func clientToken(h *Handler, name string) string {
 	for _, c := range h.policy.tokens.callers {
 		if c.name == name {
-			return c.told().reveal()
+			return c.told().Reveal()
 		}
 	}
 	return ""

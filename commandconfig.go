@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
 const (
@@ -148,7 +149,7 @@ func (o *proxyOptions) logging() *caddy.Logging {
 	fields := object{
 		"request>headers>X-Proxy-Token": object{"filter": "delete"},
 		// A caller may put its token there by mistake.
-		"request>uri": object{"filter": "regexp", "regexp": `\?.*`, "value": "?" + redacted},
+		"request>uri": object{"filter": "regexp", "regexp": `\?.*`, "value": "?" + secret.Redacted},
 	}
 	if o.upstreamHeader != "" {
 		fields["request>headers>"+http.CanonicalHeaderKey(o.upstreamHeader)] = object{"filter": "delete"}

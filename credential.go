@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/backoff"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/callerheader"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
 )
 
@@ -35,15 +36,15 @@ func refuseLiteral(option, value string) error {
 }
 
 // resolveSecret reads the secret that an option names by a placeholder.
-func resolveSecret(option, value string, literalAllowed bool) (secret, error) {
+func resolveSecret(option, value string, literalAllowed bool) (secret.Secret, error) {
 	if err := refuseLiteral(option, value); err != nil && !literalAllowed {
-		return secret{}, err
+		return secret.Secret{}, err
 	}
 	if value == commandKeyPlaceholder {
 		if key := commandKey.Load(); key != nil {
 			return *key, nil
 		}
-		return secret{}, fmt.Errorf("%s: %s is what the command caddy responses-proxy uses; write {env.NAME} or {file./path/to/secret}", option, value)
+		return secret.Secret{}, fmt.Errorf("%s: %s is what the command caddy responses-proxy uses; write {env.NAME} or {file./path/to/secret}", option, value)
 	}
 	source := "the value"
 	found := secretPlaceholder.FindStringSubmatch(value)
@@ -54,18 +55,18 @@ func resolveSecret(option, value string, literalAllowed bool) (secret, error) {
 		// (Caddy's own replacement would not look at the file's permissions)
 		key, _, err := readSecretFile(found[4])
 		if err != nil {
-			return secret{}, fmt.Errorf("%s: %s: %w", option, source, err)
+			return secret.Secret{}, fmt.Errorf("%s: %s: %w", option, source, err)
 		}
 		return key, nil
 	}
 	raw, err := caddy.NewReplacer().ReplaceOrErr(value, true, true)
 	if err != nil {
 		// (the error's own text may have what surrounds the placeholder)
-		return secret{}, fmt.Errorf("%s: %s is not set, empty or unknown", option, source)
+		return secret.Secret{}, fmt.Errorf("%s: %s is not set, empty or unknown", option, source)
 	}
-	parsed, err := parseSecret(raw)
+	parsed, err := secret.Parse(raw)
 	if err != nil {
-		return secret{}, fmt.Errorf("%s: %s: %w", option, source, err)
+		return secret.Secret{}, fmt.Errorf("%s: %s: %w", option, source, err)
 	}
 	return parsed, nil
 }
@@ -89,30 +90,30 @@ func checkSecretFile(info fs.FileInfo) error {
 
 // readSecretFile reads and validates the key or token in a file. It also tells
 // which version of the file that was.
-func readSecretFile(path string) (secret, fs.FileInfo, error) {
+func readSecretFile(path string) (secret.Secret, fs.FileInfo, error) {
 	info, err := os.Stat(path) // before opening it: a FIFO would block
 	if err != nil {
-		return secret{}, nil, err
+		return secret.Secret{}, nil, err
 	}
 	if err := checkSecretFile(info); err != nil {
-		return secret{}, nil, err
+		return secret.Secret{}, nil, err
 	}
 	file, err := os.Open(path)
 	if err != nil {
-		return secret{}, nil, err
+		return secret.Secret{}, nil, err
 	}
 	defer file.Close()
 	if info, err = file.Stat(); err != nil {
-		return secret{}, nil, err
+		return secret.Secret{}, nil, err
 	}
 	if err := checkSecretFile(info); err != nil {
-		return secret{}, nil, err
+		return secret.Secret{}, nil, err
 	}
-	raw, err := io.ReadAll(io.LimitReader(file, maxSecretLength+3)) // one more than the longest and its newline
+	raw, err := io.ReadAll(io.LimitReader(file, secret.MaxLength+3)) // one more than the longest and its newline
 	if err != nil {
-		return secret{}, nil, err
+		return secret.Secret{}, nil, err
 	}
-	parsed, err := parseSecret(string(raw))
+	parsed, err := secret.Parse(string(raw))
 	return parsed, info, err
 }
 
@@ -127,7 +128,7 @@ type credential struct {
 
 // presentedKey is a key, and the header value that presents it.
 type presentedKey struct {
-	key, header secret
+	key, header secret.Secret
 }
 
 func newCredential(headerName string) *credential {
@@ -136,14 +137,14 @@ func newCredential(headerName string) *credential {
 
 // use makes key the one presented from now on. What the upstream said of a
 // former one no longer counts.
-func (c *credential) use(key secret) {
+func (c *credential) use(key secret.Secret) {
 	former := c.value.Load()
-	if former != nil && former.key.reveal() == key.reveal() {
+	if former != nil && former.key.Reveal() == key.Reveal() {
 		return
 	}
 	header := key
 	if c.headerName == "Authorization" {
-		header = newSecret("Bearer " + key.reveal())
+		header = secret.New("Bearer " + key.Reveal())
 	}
 	c.value.Store(&presentedKey{key: key, header: header})
 	if former != nil {
@@ -260,7 +261,7 @@ func dropConnectionFields(header http.Header) {
 // inject sets the upstream credential. If room has a place for it, nothing is
 // allocated.
 func (c *credential) inject(header http.Header, presented *presentedKey, room []string) {
-	header[c.headerName] = append(room, presented.header.reveal())
+	header[c.headerName] = append(room, presented.header.Reveal())
 }
 
 // withdraw takes the credential out again, once the next handler is done, so
@@ -322,11 +323,11 @@ type watchedFile struct {
 }
 
 // openWatchedFile reads the key for the first time; then every fault is an error.
-func openWatchedFile(path string, logger *zap.Logger, reloads attempts) (*watchedFile, secret, error) {
+func openWatchedFile(path string, logger *zap.Logger, reloads attempts) (*watchedFile, secret.Secret, error) {
 	w := &watchedFile{path: path, logger: logger, reloads: reloads}
 	key, err := w.read()
 	if err != nil {
-		return nil, secret{}, fmt.Errorf("upstream_bearer_file %s: %w", path, err)
+		return nil, secret.Secret{}, fmt.Errorf("upstream_bearer_file %s: %w", path, err)
 	}
 	w.nextLook.Store(time.Now().Add(fileCheckInterval).UnixNano())
 	return w, key, nil
@@ -335,7 +336,7 @@ func openWatchedFile(path string, logger *zap.Logger, reloads attempts) (*watche
 // refresh calls use with the file's key if the file has changed. A file that
 // cannot be read or has no valid key leaves the old key in use, and is logged
 // once.
-func (w *watchedFile) refresh(use func(secret)) {
+func (w *watchedFile) refresh(use func(secret.Secret)) {
 	now, next := time.Now(), w.nextLook.Load()
 	if now.UnixNano() < next && next-now.UnixNano() <= int64(fileCheckInterval) {
 		return // (a clock that was set back must not put the next look off)
@@ -387,7 +388,7 @@ func sameVersion(a, b fs.FileInfo) bool {
 }
 
 // read reads the key, and remembers which version of the file it was in.
-func (w *watchedFile) read() (secret, error) {
+func (w *watchedFile) read() (secret.Secret, error) {
 	key, info, err := readSecretFile(w.path)
 	if err == nil {
 		w.seen = info

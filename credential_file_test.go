@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 )
@@ -172,12 +173,12 @@ func TestAKeyFileIsFollowed(t *testing.T) {
 			w.looks(t, testKey, testKey)
 		}, []string{"has no valid key", "has no valid key"}},
 		"it gets a key that is too long": {func(t *testing.T, w *watching) {
-			w.rename(t, strings.Repeat("k", maxSecretLength+1), 0o600)
+			w.rename(t, strings.Repeat("k", secret.MaxLength+1), 0o600)
 			w.looks(t, testKey, testKey)
 		}, []string{"has no valid key"}},
 		"it gets a key of the greatest length, and a newline": {func(t *testing.T, w *watching) {
-			w.rename(t, strings.Repeat("k", maxSecretLength)+"\r\n", 0o600)
-			w.looks(t, strings.Repeat("k", maxSecretLength))
+			w.rename(t, strings.Repeat("k", secret.MaxLength)+"\r\n", 0o600)
+			w.looks(t, strings.Repeat("k", secret.MaxLength))
 		}, []string{"new key is in use"}},
 		"it is removed, and does not come back": {func(t *testing.T, w *watching) {
 			w.remove(t)
@@ -265,13 +266,13 @@ func TestAKeyFileMustBeRightAtTheStart(t *testing.T) {
 		"directory": {dir, "not a regular file"},
 		"empty":     {keyFile(t, "\n", 0o600), "empty"},
 		"malformed": {keyFile(t, "Bearer "+testKey, 0o600), "bare key"},
-		"too long":  {keyFile(t, testKey+strings.Repeat("k", maxSecretLength), 0o600), "longer than"},
+		"too long":  {keyFile(t, testKey+strings.Repeat("k", secret.MaxLength), 0o600), "longer than"},
 	} {
 		file, key, err := openWatchedFile(c.path, zap.NewNop(), testReloads)
 		if err == nil || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), c.path) || leaks(err.Error()) {
 			t.Errorf("%s: the error is %v; it should say %q and the path", name, err, c.says)
 		}
-		if file != nil || key != (secret{}) {
+		if file != nil || key != (secret.Secret{}) {
 			t.Errorf("%s: a file is watched all the same", name)
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
 // keyFile writes a file with a key, and gives its path.
@@ -77,13 +79,13 @@ func TestAKeyComesFromItsPlaceholderOnly(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			got, err := resolveSecret("upstream_bearer", c.value, c.literal)
 			if c.want != refuse {
-				if err != nil || got.reveal() != c.want {
-					t.Errorf("got %q, %v", got.reveal(), err)
+				if err != nil || got.Reveal() != c.want {
+					t.Errorf("got %q, %v", got.Reveal(), err)
 				}
 				return
 			}
 			if err == nil {
-				t.Fatalf("accepted as %q", got.reveal())
+				t.Fatalf("accepted as %q", got.Reveal())
 			}
 			if leaks(err.Error()) {
 				t.Errorf("the error gives the key away: %v", err)
@@ -109,7 +111,7 @@ func TestTheOperatorsKeyReplacesTheCallers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c.want["Content-Type"] = []string{"application/json"}
 			cred := newCredential(c.upstreamHeader)
-			cred.use(newSecret(testKey))
+			cred.use(secret.New(testKey))
 			r := goodRequest()
 			for _, credential := range []string{"Authorization", "X-Proxy-Token", "Proxy-Authorization", "Cookie", "Api-Key", "X-Api-Key", "X-Custom-Key"} {
 				if credential != "X-Custom-Key" || c.upstreamHeader == credential {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
 )
 
@@ -40,7 +41,7 @@ const (
 const minBodySecret = 16
 
 // dumpRedacted stands in a dump wherever a secret was.
-const dumpRedacted = "[" + redacted + "]"
+const dumpRedacted = "[" + secret.Redacted + "]"
 
 // dumper is one gate's access to its dump directory. A nil one dumps nothing.
 type dumper struct {

@@ -27,6 +27,7 @@ import (
 	"time"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 )
@@ -290,7 +291,7 @@ func TestSecretsInHeadersDoNotReachDumps(t *testing.T) {
 func TestTheOperatorsKeyIsNotInTheRequestDump(t *testing.T) {
 	dir, d, _ := newTestDumper(t)
 	credential := newCredential("X-Custom")
-	credential.use(newSecret("k3y")) // too short to be looked for, under a name that is not known
+	credential.use(secret.New("k3y")) // too short to be looked for, under a name that is not known
 	r := newDumpRequest(`{}`)
 	e := d.begin(r)
 	credential.dropCallerCredentials(r)

@@ -93,7 +93,7 @@ func TestAFormerSharedTokenIsGoodForItsGraceAndNotAMomentLonger(t *testing.T) {
 		first := a.adds(t, "ci", 0)
 		session, done := a.clients()[0].sessions.begin(t.Context())
 		defer done()
-		second, third := newToken().reveal(), newToken().reveal()
+		second, third := newToken().Reveal(), newToken().Reveal()
 		if err := a.rotate(t.Context(), "ci", digestOf(second), time.Minute); err != nil {
 			t.Fatal(err)
 		}
@@ -137,7 +137,7 @@ func TestASharedClientsAccessEndsOnTimeAlsoInAnOutage(t *testing.T) {
 			t.Error("its WebSocket goes on")
 		}
 		storage.fail(nil)
-		if err := a.rotate(t.Context(), "contractor", digestOf(newToken().reveal()), 0); !errors.Is(err, errAccessEnded) {
+		if err := a.rotate(t.Context(), "contractor", digestOf(newToken().Reveal()), 0); !errors.Is(err, errAccessEnded) {
 			t.Errorf("a rotation after the end: %v", err)
 		}
 	})
@@ -172,7 +172,7 @@ func TestAnOutageKeepsThoseWhoAreKnownAndLetsNobodyElseIn(t *testing.T) {
 				recover := outage(storage)
 				time.Sleep(30 * time.Second)
 				a.wants(t, "in the outage", known, "known")
-				a.wants(t, "in the outage", newToken().reveal(), "")
+				a.wants(t, "in the outage", newToken().Reveal(), "")
 				var failed *outageError
 				if err := a.add(t.Context(), "new", digestOf("new"), 0); !errors.As(err, &failed) || failed.saving {
 					t.Errorf("adding a client: %v", err)
@@ -294,7 +294,7 @@ func TestARemovedClientDoesNotComeBackWithWhatWasReadBefore(t *testing.T) {
 				removed := make(chan struct{})
 				stall := sync.OnceFunc(func() { <-removed })
 				storage.mu.Lock()
-				storage.values[a.config.store.markKey()] = newToken().reveal()
+				storage.values[a.config.store.markKey()] = newToken().Reveal()
 				storage.loaded = func(key string) {
 					if strings.HasSuffix(key, recordEnding) {
 						stall()
@@ -324,7 +324,7 @@ func TestTheStorageHoldsNoToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage := newMemoryStorage()
 		a := newReplica(t, storage)
-		first, second := a.adds(t, "ci", time.Hour), newToken().reveal()
+		first, second := a.adds(t, "ci", time.Hour), newToken().Reveal()
 		if err := a.rotate(t.Context(), "ci", digestOf(second), time.Minute); err != nil {
 			t.Fatal(err)
 		}

@@ -47,7 +47,7 @@ func TestRotatingWithAGraceAgainAndAgainIsBounded(t *testing.T) {
 			if rotations > maxAccepted {
 				t.Fatalf("%d rotations", rotations)
 			}
-			err = a.rotate(t.Context(), "ci", digestOf(newToken().reveal()), time.Hour)
+			err = a.rotate(t.Context(), "ci", digestOf(newToken().Reveal()), time.Hour)
 		}
 		if !errors.Is(err, errManyTokens) {
 			t.Error(err)
@@ -87,7 +87,7 @@ func TestTwoChangesOfOneClientAtOnceDoNotBothSucceed(t *testing.T) {
 		var group sync.WaitGroup
 		errs := make([]error, 2)
 		for i, replica := range []*testReplica{a, b} {
-			group.Go(func() { errs[i] = replica.add(t.Context(), "ci", digestOf(newToken().reveal()), 0) })
+			group.Go(func() { errs[i] = replica.add(t.Context(), "ci", digestOf(newToken().Reveal()), 0) })
 		}
 		group.Wait()
 		if (errs[0] == nil) == (errs[1] == nil) {

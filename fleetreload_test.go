@@ -50,7 +50,7 @@ func (c *configuration) starts(t *testing.T, name, members string) *Handler {
 
 func addsTo(t *testing.T, h *Handler, client string) (token string) {
 	t.Helper()
-	token = newToken().reveal()
+	token = newToken().Reveal()
 	if err := h.fleet.add(t.Context(), client, digestOf(token), 0); err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +94,7 @@ func TestSharedClientsPassAsSoonAsAGateStarts(t *testing.T) {
 	if user, ok := passes(t, h, token); !ok || user != "ci" {
 		t.Errorf("it passes: %t, as %q", ok, user)
 	}
-	if _, ok := passes(t, h, newToken().reveal()); ok {
+	if _, ok := passes(t, h, newToken().Reveal()); ok {
 		t.Error("a guess passes")
 	}
 }

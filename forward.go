@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
@@ -34,7 +35,7 @@ func (h *Handler) newAnswer(w http.ResponseWriter, r *http.Request, caller *conf
 // print the request's headers as they came in, the token among them.
 //
 // The key is the one that was injected into r.
-func (h *Handler) forward(answer *answerWriter, r *http.Request, next caddyhttp.Handler, key secret) error {
+func (h *Handler) forward(answer *answerWriter, r *http.Request, next caddyhttp.Handler, key secret.Secret) error {
 	caller := answer.caller
 	answer.accepted = h.trail.begin(r, caller)
 	caller.metrics.inFlight.Inc()
@@ -156,13 +157,13 @@ func errorStatus(err error) int {
 // logFailure logs what failed, without the request's headers, and the status
 // that the caller gets for it. The error may quote what the upstream sent,
 // which may quote the key.
-func (h *Handler) logFailure(level zapcore.Level, r *http.Request, status int, err error, key secret) {
+func (h *Handler) logFailure(level zapcore.Level, r *http.Request, status int, err error, key secret.Secret) {
 	h.logger.Log(level, "request failed behind the gate",
 		zap.String("gate", h.Name),
 		zap.String("method", r.Method),
 		zap.String("path", r.URL.Path),
 		zap.Int("status", status),
-		zap.String("error", strings.ReplaceAll(err.Error(), key.reveal(), redacted)))
+		zap.String("error", strings.ReplaceAll(err.Error(), key.Reveal(), secret.Redacted)))
 }
 
 // answerWriter passes the upstream's answer through as it streams, with two

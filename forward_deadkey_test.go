@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
 )
 
@@ -79,10 +80,10 @@ func TestAnotherKeyEndsTheWaitAtOnce(t *testing.T) {
 	h, _ := testGate()
 	d := &deadKey{Handler: h, good: "skNew"}
 	d.asks(t, http.StatusBadRequest, 2, nil)
-	h.credential.use(newSecret(testKey)) // a file that was written, with the same key
+	h.credential.use(secret.New(testKey)) // a file that was written, with the same key
 	d.asks(t, http.StatusBadRequest, 2, nil)
 	d.saw(t, 1)
-	h.credential.use(newSecret("skNew"))
+	h.credential.use(secret.New("skNew"))
 	d.asks(t, http.StatusOK, 2, nil)
 	d.saw(t, 3)
 }
@@ -91,7 +92,7 @@ func TestAnotherKeyEndsTheWaitAtOnce(t *testing.T) {
 func TestALate401OfAFormerKeyHoldsNobodyBack(t *testing.T) {
 	h, logs := testGate()
 	answerTo(t, h, goodRequest(), func(w http.ResponseWriter, _ *http.Request) error {
-		h.credential.use(newSecret("skNew")) // what the watcher of its file does
+		h.credential.use(secret.New("skNew")) // what the watcher of its file does
 		w.WriteHeader(http.StatusUnauthorized)
 		return nil
 	})

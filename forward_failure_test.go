@@ -13,6 +13,7 @@ import (
 	"testing/iotest"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
 )
 
@@ -124,7 +125,7 @@ func TestAKeyInAForeignErrorIsNotLogged(t *testing.T) {
 	} {
 		h, logs := testGate()
 		answerTo(t, h, goodRequest(), func(http.ResponseWriter, *http.Request) error { return errors.New(quoted) })
-		if logged := fmt.Sprint(logs.All()); leaks(logged) || !strings.Contains(logged, redacted) {
+		if logged := fmt.Sprint(logs.All()); leaks(logged) || !strings.Contains(logged, secret.Redacted) {
 			t.Errorf("%s: logged %s", name, logged)
 		}
 	}
@@ -135,7 +136,7 @@ func TestAFormerKeyInAForeignErrorIsNotLogged(t *testing.T) {
 	h, logs := testGate()
 	answerTo(t, h, goodRequest(), func(_ http.ResponseWriter, r *http.Request) error {
 		quoted := errors.New("bad header value " + r.Header.Get("Authorization"))
-		h.credential.use(newSecret("skNew")) // what another request does that sees the file change
+		h.credential.use(secret.New("skNew")) // what another request does that sees the file change
 		return quoted
 	})
 	if logged := fmt.Sprint(logs.All()); leaks(logged) {
@@ -230,7 +231,7 @@ func TestTheKeyIsTakenBackFromTheRequest(t *testing.T) {
 		for _, header := range []string{"Authorization", "api-key"} {
 			h, _ := testGate()
 			h.credential = newCredential(header)
-			h.credential.use(newSecret(testKey))
+			h.credential.use(secret.New(testKey))
 			r := goodRequest()
 			r.Header.Set("Cookie", "a=b")
 			func() {

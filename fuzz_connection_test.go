@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/iotest"
 	"time"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
 // FuzzAConnectionPassesNoMoreThanItsTokens sends bytes to net/http's server,
@@ -45,7 +47,7 @@ func FuzzAConnectionPassesNoMoreThanItsTokens(f *testing.F) {
 func passedRequests(sent []byte, pace func(io.Reader) io.Reader) (passed []string) {
 	var mu sync.Mutex
 	p, credential := testPolicy(), newCredential("Authorization")
-	credential.use(newSecret("operators-key"))
+	credential.use(secret.New("operators-key"))
 	conn := &scriptedConn{in: pace(bytes.NewReader(sent)), closed: make(chan struct{})}
 	server := &http.Server{
 		ErrorLog: log.New(io.Discard, "", 0),

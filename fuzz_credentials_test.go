@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"golang.org/x/net/http/httpguts"
 )
 
@@ -50,7 +51,7 @@ func FuzzCallersCredentialsNeverGoUpstream(f *testing.F) {
 			func(r rune) bool { return strings.ContainsRune(", \t", r) }), "openai-beta")
 
 		c := newCredential(upstreamHeader)
-		c.use(newSecret("operators-key"))
+		c.use(secret.New("operators-key"))
 		c.dropCallerCredentials(r)
 		c.inject(r.Header, c.current(), nil)
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
 )
 
@@ -248,7 +249,7 @@ func BenchmarkInject(b *testing.B) {
 func BenchmarkForward(b *testing.B) {
 	h, _ := testGate()
 	h.logger = zap.NewNop()
-	caller, key := h.policy.tokens.callers[0], newSecret(testKey)
+	caller, key := h.policy.tokens.callers[0], secret.New(testKey)
 	event := []byte("event: response.output_text.delta\ndata: {\"delta\":\"word\"}\n\n")
 	for _, events := range []int{0, 1, 1000} {
 		b.Run(strconv.Itoa(events)+"-events", func(b *testing.B) {

@@ -20,6 +20,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
 )
 
@@ -414,11 +415,11 @@ func (h *Handler) openDumps() error {
 }
 
 // beginDump takes down a request, if exchanges are dumped.
-func (h *Handler) beginDump(r *http.Request, caller *configuredCaller, key secret) *exchange {
+func (h *Handler) beginDump(r *http.Request, caller *configuredCaller, key secret.Secret) *exchange {
 	if h.dumper == nil {
 		return nil
 	}
-	return h.dumper.begin(r, caller.told().reveal(), key.reveal())
+	return h.dumper.begin(r, caller.told().Reveal(), key.Reveal())
 }
 
 // gateError says which gate an error is about.

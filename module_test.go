@@ -280,7 +280,7 @@ func TestALaunchUnderCaddy(t *testing.T) {
 	load("")
 	load(`, "allow_origin": ["https://app.example"]`)
 	value, _ := callers.LoadOrStore(callerID{gate: "launched"}, nil)
-	token := value.(*caller).token.now().reveal()
+	token := value.(*caller).token.Now().Reveal()
 	if _, err := callers.Delete(callerID{gate: "launched"}); err != nil { // what LoadOrStore took
 		t.Fatal(err)
 	}

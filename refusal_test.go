@@ -17,6 +17,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/timeouts"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 )
@@ -29,7 +30,7 @@ func testGate() (*Handler, *observer.ObservedLogs) {
 		Name: "default", logger: zap.New(core), policy: testPolicy(), credential: newCredential("Authorization"),
 		AllowRoute: []Route{{Method: http.MethodPost, Path: "/v1/responses"}},
 	}
-	h.credential.use(newSecret(testKey))
+	h.credential.use(secret.New(testKey))
 	h.metrics = newGateMetrics(h.Name)
 	h.openAuditTrail()
 	return h, logs

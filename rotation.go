@@ -127,17 +127,17 @@ func (c *caller) rotateLocked(grace time.Duration) error {
 		return errExpired
 	case grace > 0 && len(c.ring.tokens()) >= maxAccepted:
 		// (those whose grace is over go first)
-		if c.ring.only(c.token.now(), now.Add(grace), now); len(c.ring.tokens()) >= maxAccepted {
+		if c.ring.only(c.token.Now(), now.Add(grace), now); len(c.ring.tokens()) >= maxAccepted {
 			return errManyTokens
 		}
 	}
-	former, wasRevoked := c.token.now(), c.revoked
-	c.token.become(newToken())
+	former, wasRevoked := c.token.Now(), c.revoked
+	c.token.Become(newToken())
 	c.revoked = false
-	c.ring.add(c.token.now())
+	c.ring.add(c.token.Now())
 	if err := c.tell(c.current); err != nil {
-		c.ring.drop(c.token.now())
-		c.token.become(former)
+		c.ring.drop(c.token.Now())
+		c.token.Become(former)
 		c.revoked = wasRevoked
 		if grace == 0 {
 			c.revokeLocked()
@@ -146,10 +146,10 @@ func (c *caller) rotateLocked(grace time.Duration) error {
 	}
 	c.rotated = now
 	if grace > 0 {
-		c.ring.only(c.token.now(), now.Add(grace), now)
+		c.ring.only(c.token.Now(), now.Add(grace), now)
 		return nil
 	}
-	c.ring.only(c.token.now(), time.Time{}, now)
+	c.ring.only(c.token.Now(), time.Time{}, now)
 	c.sessions.end()
 	return nil
 }
@@ -170,7 +170,7 @@ func (c *caller) revoke() error {
 
 func (c *caller) revokeLocked() {
 	if c.current.hasFixedToken() {
-		if digest := digestOf(c.current.fixed.reveal()); !c.isBarred(digest) {
+		if digest := digestOf(c.current.fixed.Reveal()); !c.isBarred(digest) {
 			barred := append([]tokenDigest{digest}, c.barredTokens()...)
 			c.barred.Store(&barred)
 		}
@@ -185,7 +185,7 @@ func (c *caller) revokeLocked() {
 // is concerned: another fixed token than the revoked one is good.
 func (c *caller) withdrawn(p *publication) bool {
 	if p.hasFixedToken() {
-		return c.isBarred(digestOf(p.fixed.reveal()))
+		return c.isBarred(digestOf(p.fixed.Reveal()))
 	}
 	return c.revoked
 }

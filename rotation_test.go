@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
 )
 
@@ -37,7 +38,7 @@ func rotatingClient(t *testing.T, client string, p publication) *configuredCalle
 	}
 	c := &configuredCaller{caller: state, name: client, file: file, secret: p.fixed}
 	if p.hasFixedToken() {
-		c.fixed = []acceptedToken{{digest: digestOf(p.fixed.reveal())}}
+		c.fixed = []acceptedToken{{digest: digestOf(p.fixed.Reveal())}}
 	}
 	if p.expires > 0 {
 		c.ends = state.began.Add(p.expires)
@@ -228,7 +229,7 @@ func TestAnAccessThatExpiresTakesEverythingWithIt(t *testing.T) {
 func TestAnAccessThatAReloadEndsTakesEverythingWithIt(t *testing.T) {
 	for name, p := range map[string]publication{
 		"of a generated token": {},
-		"of a fixed token":     {fixed: newSecret(strings.Repeat("f", minTokenLength))},
+		"of a fixed token":     {fixed: secret.New(strings.Repeat("f", minTokenLength))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -277,7 +278,7 @@ func TestARevokedCallerStaysOutUntilItGetsANewToken(t *testing.T) {
 }
 
 func TestAFixedTokenCanBeRevokedAndNotRotated(t *testing.T) {
-	token := newSecret(testToken)
+	token := secret.New(testToken)
 	c := rotating(t, publication{fixed: token})
 	if err := c.rotate(0); err != errFixedToken {
 		t.Errorf("rotated: %v", err)
@@ -299,20 +300,20 @@ func TestAFixedTokenCanBeRevokedAndNotRotated(t *testing.T) {
 }
 
 func TestAnotherFixedTokenTakesTheRevokedOnesPlace(t *testing.T) {
-	c := rotating(t, publication{fixed: newSecret(testToken)})
+	c := rotating(t, publication{fixed: secret.New(testToken)})
 	if err := c.revoke(); err != nil {
 		t.Fatal(err)
 	}
 	const other = "another-fixed-token-of-the-operators-choice"
 	next := c.current
-	next.fixed, c.fixed = newSecret(other), []acceptedToken{{digest: digestOf(other)}}
+	next.fixed, c.fixed = secret.New(other), []acceptedToken{{digest: digestOf(other)}}
 	if err := c.publish(1, next); err != nil { // a reload
 		t.Fatal(err)
 	}
 	if c.inFile(t) != other || !c.takes(other) {
 		t.Error("the new token is not told, or not taken")
 	}
-	next.fixed, c.fixed = newSecret(testToken), []acceptedToken{{digest: digestOf(testToken)}}
+	next.fixed, c.fixed = secret.New(testToken), []acceptedToken{{digest: digestOf(testToken)}}
 	if err := c.publish(1, next); err != nil {
 		t.Fatal(err)
 	}
@@ -333,7 +334,7 @@ func TestARotationThatCannotBeToldChangesNothing(t *testing.T) {
 	if c.rotate(time.Minute) == nil {
 		t.Fatal("rotated without telling")
 	}
-	if !c.takes(token) || len(c.ring.tokens()) != 1 || c.told().reveal() != token {
+	if !c.takes(token) || len(c.ring.tokens()) != 1 || c.told().Reveal() != token {
 		t.Error("the old token ended, or the new one is taken")
 	}
 	if c.rotate(0) == nil {
@@ -355,7 +356,7 @@ func TestTwentyThousandRotationsNeverLockOutAndNeverLetIn(t *testing.T) {
 	c.current.file = nil // without waiting for the disk; the order is the same
 	c.current.stderr = io.Discard
 	var told, ended atomic.Pointer[string] // the newest that was told; the newest that has ended
-	tell := func(p *atomic.Pointer[string], s secret) { text := s.reveal(); p.Store(&text) }
+	tell := func(p *atomic.Pointer[string], s secret.Secret) { text := s.Reveal(); p.Store(&text) }
 	tell(&told, c.told())
 	stop := make(chan struct{})
 	var wait sync.WaitGroup
@@ -374,7 +375,7 @@ func TestTwentyThousandRotationsNeverLockOutAndNeverLetIn(t *testing.T) {
 				// A token may end between reading and presenting it; if it
 				// is still the one that is told after it was refused, nothing
 				// was valid at that moment.
-				if now := *told.Load(); !c.takes(now) && *told.Load() == now && c.told().reveal() == now {
+				if now := *told.Load(); !c.takes(now) && *told.Load() == now && c.told().Reveal() == now {
 					t.Error("the token that is told is refused")
 					return
 				}

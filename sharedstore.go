@@ -190,7 +190,7 @@ func (s *sharedStore) save(ctx context.Context, client string, record *clientRec
 			return err
 		}
 	}
-	return s.storage.Store(ctx, s.markKey(), []byte(newToken().reveal()))
+	return s.storage.Store(ctx, s.markKey(), []byte(newToken().Reveal()))
 }
 
 const (

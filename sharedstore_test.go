@@ -155,7 +155,7 @@ func (s *memoryStorage) put(client, content string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	place := &sharedStore{gate: fleetGate}
-	s.values[place.key(client)], s.values[place.markKey()] = content, newToken().reveal()
+	s.values[place.key(client)], s.values[place.markKey()] = content, newToken().Reveal()
 }
 
 // all is everything that is stored.
@@ -203,7 +203,7 @@ func newReplica(t *testing.T, storage certmagic.Storage, configured ...string) *
 // adds adds a client, and returns its token.
 func (r *testReplica) adds(t *testing.T, client string, expires time.Duration) (token string) {
 	t.Helper()
-	token = newToken().reveal()
+	token = newToken().Reveal()
 	if err := r.add(t.Context(), client, digestOf(token), expires); err != nil {
 		t.Fatal(err)
 	}

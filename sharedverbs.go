@@ -94,7 +94,7 @@ func runClientRotate(flags caddycmd.Flags) (int, error) {
 
 // sendDigest makes a token, has the gate accept it, and prints it.
 func sendDigest(flags caddycmd.Flags, method, action string, body func(digest string) any) (int, error) {
-	token := newToken().reveal()
+	token := newToken().Reveal()
 	digest := digestOf(token)
 	path, err := sharedPath(flags)
 	if err != nil {

@@ -10,28 +10,29 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"golang.org/x/term"
 )
 
 // commandKey is the key that "caddy responses-proxy" has read from stdin. It
 // is handed to the gate here, beside the config, and has to outlive a reload.
-var commandKey atomic.Pointer[secret]
+var commandKey atomic.Pointer[secret.Secret]
 
 // commandKeyPlaceholder stands for commandKey in the command's config.
 const commandKeyPlaceholder = "{responses_proxy.key}"
 
 // readKey reads the operator's key from stdin, once, and closes it.
-func readKey(stdin *os.File, prompt io.Writer) (secret, error) {
+func readKey(stdin *os.File, prompt io.Writer) (secret.Secret, error) {
 	defer stdin.Close()
 	raw, err := readRawKey(stdin, prompt)
 	// Go may have made copies; at least this one is gone soon.
 	defer clear(raw)
 	if err != nil {
-		return secret{}, fmt.Errorf("reading the key from stdin: %w", err)
+		return secret.Secret{}, fmt.Errorf("reading the key from stdin: %w", err)
 	}
-	key, err := parseSecret(string(raw))
+	key, err := secret.Parse(string(raw))
 	if err != nil {
-		return secret{}, fmt.Errorf("the key on stdin is not usable: %w; run: printenv OPENAI_API_KEY | env -u OPENAI_API_KEY caddy responses-proxy", err)
+		return secret.Secret{}, fmt.Errorf("the key on stdin is not usable: %w; run: printenv OPENAI_API_KEY | env -u OPENAI_API_KEY caddy responses-proxy", err)
 	}
 	return key, nil
 }
@@ -43,7 +44,7 @@ func readRawKey(stdin *os.File, prompt io.Writer) ([]byte, error) {
 	// Raw reads into one buffer: a buffered reader would keep a copy. There
 	// is room for the longest key, its newline, and one byte too many. The
 	// newline ends the key: whoever sends it may keep stdin open.
-	buffer := make([]byte, maxSecretLength+3)
+	buffer := make([]byte, secret.MaxLength+3)
 	n := 0
 	for n < len(buffer) && bytes.IndexByte(buffer[:n], '\n') < 0 {
 		read, err := stdin.Read(buffer[n:])

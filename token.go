@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
 // tokenBytes is the size of a generated token: 256 bits, 43 characters of
@@ -19,10 +21,10 @@ const minTokenLength = 32
 
 // newToken makes a token. crypto/rand never fails: it crashes the process
 // rather than return something that can be guessed.
-func newToken() secret {
+func newToken() secret.Secret {
 	raw := make([]byte, tokenBytes)
 	_, _ = rand.Read(raw)
-	return newSecret(base64.RawURLEncoding.EncodeToString(raw))
+	return secret.New(base64.RawURLEncoding.EncodeToString(raw))
 }
 
 // tokenDigest is what is kept of a token for comparison. Digests have one
@@ -73,25 +75,25 @@ func (r *tokenRing) set(tokens []acceptedToken) {
 }
 
 // add accepts one more token.
-func (r *tokenRing) add(token secret) {
-	r.set(append([]acceptedToken{{digest: digestOf(token.reveal())}}, r.tokens()...))
+func (r *tokenRing) add(token secret.Secret) {
+	r.set(append([]acceptedToken{{digest: digestOf(token.Reveal())}}, r.tokens()...))
 }
 
 // has tells whether a token is in the ring.
-func (r *tokenRing) has(token secret) bool {
-	return slices.ContainsFunc(r.tokens(), acceptedToken{digest: digestOf(token.reveal())}.isSame)
+func (r *tokenRing) has(token secret.Secret) bool {
+	return slices.ContainsFunc(r.tokens(), acceptedToken{digest: digestOf(token.Reveal())}.isSame)
 }
 
 // drop accepts a token no longer.
-func (r *tokenRing) drop(token secret) {
-	r.set(slices.DeleteFunc(slices.Clone(r.tokens()), acceptedToken{digest: digestOf(token.reveal())}.isSame))
+func (r *tokenRing) drop(token secret.Secret) {
+	r.set(slices.DeleteFunc(slices.Clone(r.tokens()), acceptedToken{digest: digestOf(token.Reveal())}.isSame))
 }
 
 // only makes token the one that is accepted from now on. The former ones are
 // accepted until a time, unless they end before; at the zero time, they have
 // ended.
-func (r *tokenRing) only(token secret, until, now time.Time) {
-	digest := digestOf(token.reveal())
+func (r *tokenRing) only(token secret.Secret, until, now time.Time) {
+	digest := digestOf(token.Reveal())
 	var tokens []acceptedToken
 	for _, t := range r.tokens() {
 		if t.digest == digest {

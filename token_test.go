@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
 func TestAGuessedTokenIsRefused(t *testing.T) {
@@ -115,9 +116,9 @@ func TestAnotherHeaderIsNoToken(t *testing.T) {
 func tokensOf(name, token string) *tokenSet {
 	id := callerID{gate: name}
 	state := &caller{id: id, metrics: newCallerMetrics(id)}
-	state.token.become(newSecret(token))
+	state.token.Become(secret.New(token))
 	c := &configuredCaller{caller: state, name: name, userID: name}
-	c.ring.add(c.token.now())
+	c.ring.add(c.token.Now())
 	return newTokenSet([]*configuredCaller{c}, nil)
 }
 
@@ -161,7 +162,7 @@ func TestTheTokenItselfIsNotKeptForComparison(t *testing.T) {
 func TestLaunchTokensCannotBeGuessed(t *testing.T) {
 	seen := make(map[string]bool)
 	for range 1000 {
-		token := newToken().reveal()
+		token := newToken().Reveal()
 		raw, err := base64.RawURLEncoding.DecodeString(token)
 		if err != nil || len(raw) != 32 || len(token) != 43 {
 			t.Fatalf("%q is not 32 bytes in base64url without padding: %v", token, err)
@@ -202,9 +203,9 @@ func TestALaunchOutlivesAReload(t *testing.T) {
 		return l
 	}
 	first := open(1)
-	token := first.token.now().reveal()
+	token := first.token.Now().Reveal()
 	second := open(2) // a reload: the new config is provisioned first
-	if second.token.now().reveal() != token || refs() != 2 {
+	if second.token.Now().Reveal() != token || refs() != 2 {
 		t.Errorf("during a reload the token changes, or %d configs use it", refs())
 	}
 	if l, err := openCaller(callerID{gate: name}, 2); err == nil {
@@ -226,7 +227,7 @@ func TestALaunchOutlivesAReload(t *testing.T) {
 		t.Errorf("%d references are left", refs())
 	}
 	third := open(2)
-	if third.token.now().reveal() == token {
+	if third.token.Now().Reveal() == token {
 		t.Error("a new launch has the former token")
 	}
 	shut(2, third)
@@ -308,7 +309,7 @@ func TestARenamedGateKeepsItsFile(t *testing.T) {
 			err = l.claimFile(config, f)
 		}
 		if err == nil {
-			err = l.publish(config, publication{file: f, info: infofile.Info{Port: 1, PID: 1, BaseURL: "http://127.0.0.1/v1"}, fixed: newSecret("t")})
+			err = l.publish(config, publication{file: f, info: infofile.Info{Port: 1, PID: 1, BaseURL: "http://127.0.0.1/v1"}, fixed: secret.New("t")})
 		}
 		if err != nil {
 			t.Fatal(err)

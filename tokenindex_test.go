@@ -16,14 +16,14 @@ func indexed(token string) bool {
 
 func TestAnEndedTokenIsNotLookedUpAnyMore(t *testing.T) {
 	c := rotating(t, publication{})
-	former := c.token.now().reveal()
+	former := c.token.Now().Reveal()
 	if !indexed(former) {
 		t.Fatal("a token that is told is not looked up")
 	}
 	if err := c.rotate(0); err != nil {
 		t.Fatal(err)
 	}
-	next := c.token.now().reveal()
+	next := c.token.Now().Reveal()
 	if indexed(former) || !indexed(next) || c.takes(former) || !c.takes(next) {
 		t.Error("after a rotation, the former token is looked up, or the next one is not")
 	}
@@ -36,7 +36,7 @@ func TestAnEndedTokenIsNotLookedUpAnyMore(t *testing.T) {
 	if err := c.rotate(0); err != nil {
 		t.Fatal(err)
 	}
-	last := c.token.now().reveal()
+	last := c.token.Now().Reveal()
 	if err := closeCaller(1, c.caller); err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +62,7 @@ func TestATokenIsLookedUpByWhatNobodyCanTell(t *testing.T) {
 // both look it up in the same place.
 func TestAGatesTokenIsNothingToAnotherGate(t *testing.T) {
 	one, other := rotatingClient(t, "one", publication{}), rotatingClient(t, "other", publication{})
-	if one.takes(other.token.now().reveal()) || !one.takes(one.token.now().reveal()) {
+	if one.takes(other.token.Now().Reveal()) || !one.takes(one.token.Now().Reveal()) {
 		t.Error("a set takes the token of a caller that is not in it, or not its own")
 	}
 }
