@@ -270,27 +270,18 @@ func (c *credential) withdraw(header http.Header) {
 	delete(header, c.headerName)
 }
 
-// keySubprotocol is how browsers' WebSocket clients send a key to OpenAI.
-const keySubprotocol = "openai-insecure-api-key."
-
 // dropKeySubprotocols removes keys from the WebSocket subprotocols.
 func dropKeySubprotocols(header http.Header) {
 	values, ok := header["Sec-Websocket-Protocol"]
-	if !ok || !isKeySubprotocol(strings.Join(values, ",")) {
+	if !ok || !secret.IsKeySubprotocol(strings.Join(values, ",")) {
 		return
 	}
-	kept := keepListed(values, func(name string) bool { return !isKeySubprotocol(name) })
+	kept := keepListed(values, func(name string) bool { return !secret.IsKeySubprotocol(name) })
 	if kept == "" {
 		delete(header, "Sec-Websocket-Protocol")
 		return
 	}
 	header["Sec-Websocket-Protocol"] = []string{kept}
-}
-
-// isKeySubprotocol tells whether a subprotocol has a key in it. Not only in
-// front: upstreams may forgive quotes, or bytes that they take for spaces.
-func isKeySubprotocol(name string) bool {
-	return strings.Contains(strings.ToLower(name), keySubprotocol)
 }
 
 // keepListed filters a comma-separated header.

@@ -19,6 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/dump"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
@@ -152,9 +153,9 @@ type Handler struct {
 	credential *credential
 	metrics    *gateMetrics
 	callers    []*configuredCaller
-	fleet      *fleet    // nil: no shared clients
-	rotation   *rotation // nil: only on demand
-	dumper     *dumper   // nil: no dumps
+	fleet      *fleet       // nil: no shared clients
+	rotation   *rotation    // nil: only on demand
+	dumper     *dump.Dumper // nil: no dumps
 	trail      *auditTrail
 	stderr     io.Writer
 }
@@ -300,8 +301,8 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	}
 	presented := h.credential.current()
 	exchange := h.beginDump(r, caller, presented.key)
-	defer exchange.finish()
-	answer, room := h.newAnswer(exchange.record(w), r, caller)
+	defer exchange.Finish()
+	answer, room := h.newAnswer(exchange.Record(w), r, caller)
 	h.credential.dropCallerCredentials(r)
 	answer.sent = sentOn{credential: h.credential, try: try, chosen: h.credential.choosesAccount(r.Header)}
 	h.credential.inject(r.Header, presented, room)
@@ -312,7 +313,7 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 // Cleanup implements caddy.CleanerUpper. It also runs after a failed
 // Provision, so it gives back only what this instance took.
 func (h *Handler) Cleanup() error {
-	h.dumper.close()
+	h.dumper.Close()
 	h.trail.close()
 	errs := []error{closeCallers(h.config, h.Name, h.callers)}
 	if h.fleet != nil {
@@ -410,16 +411,20 @@ func (h *Handler) openDumps() error {
 	if err != nil {
 		return h.gateError(err)
 	}
-	h.dumper, err = newDumper(path, h.logger)
+	h.dumper, err = dump.Open(path, h.logger)
 	return h.gateError(err)
 }
 
 // beginDump takes down a request, if exchanges are dumped.
-func (h *Handler) beginDump(r *http.Request, caller *configuredCaller, key secret.Secret) *exchange {
+func (h *Handler) beginDump(r *http.Request, caller *configuredCaller, key secret.Secret) *dump.Exchange {
 	if h.dumper == nil {
 		return nil
 	}
-	return h.dumper.begin(r, caller.told().Reveal(), key.Reveal())
+	secrets := []string{caller.told().Reveal(), key.Reveal()}
+	if token, refused := presentedToken(r.Header); refused == nil {
+		secrets = append(secrets, token)
+	}
+	return h.dumper.Begin(r, isWebSocketUpgrade(r), secrets...)
 }
 
 // gateError says which gate an error is about.

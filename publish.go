@@ -39,7 +39,7 @@ func (h *Handler) publish() error {
 	if err != nil {
 		return h.gateError(err)
 	}
-	if err := h.dumper.prepare(); err != nil {
+	if err := h.dumper.Prepare(); err != nil {
 		// Dumps are for debugging: without them the gate still does its work.
 		h.logger.Error("dump_dir cannot be used; exchanges are not dumped until it can", zap.String("gate", h.Name), zap.Error(err))
 	}

@@ -1,4 +1,9 @@
-package responsesproxygate
+// Package dump records what was said through the gate, for an operator who
+// looks for a fault: one file with the request and one with the response,
+// named and shaped as `codex responses-api-proxy --dump-dir` does, without the
+// credentials. It comes second to the exchange itself: no request waits for a
+// disk.
+package dump
 
 import (
 	"encoding/json"
@@ -20,39 +25,34 @@ import (
 	"go.uber.org/zap"
 )
 
-// Dumps are what was said through the gate, for an operator who looks for a
-// fault: one file with the request and one with the response, named and shaped
-// as `codex responses-api-proxy --dump-dir` does, without the credentials.
-// They come second to the exchange itself: no request waits for a disk.
-
 // The bounds of dumps. A caller decides how much is sent and how often, so
 // each thing that is kept for a dump needs one.
 const (
-	maxDumpBody  = 4 << 20   // of one body, in bytes
-	maxDumpHeld  = 128 << 20 // of all bodies that are in memory for a directory
-	maxDumpJSON  = 32 << 20  // of one body that is printed as JSON: indenting can make it 250 times as long
-	maxDumpDepth = 127       // of JSON; the original reads deeper bodies as text too
-	maxDumpQueue = 64        // exchanges that wait to be written
-	dumpPatience = 3 * time.Second
+	maxBody       = 4 << 20   // of one body, in bytes
+	maxHeld       = 128 << 20 // of all bodies that are in memory for a directory
+	maxJSON       = 32 << 20  // of one body that is printed as JSON: indenting can make it 250 times as long
+	maxDepth      = 127       // of JSON; the original reads deeper bodies as text too
+	maxQueue      = 64        // exchanges that wait to be written
+	closePatience = 3 * time.Second
 )
 
 // minBodySecret is the least length of a secret that is looked for in bodies.
 // A shorter one would be found where it only looks like one.
 const minBodySecret = 16
 
-// dumpRedacted stands in a dump wherever a secret was.
-const dumpRedacted = "[" + secret.Redacted + "]"
+// redacted stands in a dump wherever a secret was.
+const redacted = "[" + secret.Redacted + "]"
 
-// dumper is one gate's access to its dump directory. A nil one dumps nothing.
-type dumper struct {
-	dir    *dumpDir
+// Dumper is one gate's access to its dump directory. A nil one dumps nothing.
+type Dumper struct {
+	dir    *directory
 	logger *zap.Logger
 	closed sync.Once
 }
 
-// newDumper checks the directory, and makes nothing yet: Provision also runs
-// for `caddy validate`. Each success needs one close.
-func newDumper(path string, logger *zap.Logger) (*dumper, error) {
+// Open checks the directory, and makes nothing yet: Provision also runs
+// for `caddy validate`. Each success needs one Close.
+func Open(path string, logger *zap.Logger) (*Dumper, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
@@ -60,19 +60,19 @@ func newDumper(path string, logger *zap.Logger) (*dumper, error) {
 	if _, err := infofile.CheckPrivateDir(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	dir, _, err := dumpDirs.LoadOrNew(path, func() (caddy.Destructor, error) {
-		d := newDumpDir(path)
+	dir, _, err := directories.LoadOrNew(path, func() (caddy.Destructor, error) {
+		d := newDirectory(path)
 		go d.writeQueued()
 		return d, nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &dumper{dir: dir.(*dumpDir), logger: logger}, nil
+	return &Dumper{dir: dir.(*directory), logger: logger}, nil
 }
 
-// prepare makes the directory if it is missing. Without it, the first dump does.
-func (d *dumper) prepare() error {
+// Prepare makes the directory if it is missing. Without it, the first dump does.
+func (d *Dumper) Prepare() error {
 	if d == nil {
 		return nil
 	}
@@ -83,28 +83,26 @@ func (d *dumper) prepare() error {
 	return root.Close()
 }
 
-// close gives the directory back. The last gate to do so waits, for a while,
+// Close gives the directory back. The last gate to do so waits, for a while,
 // until what is queued has been written.
-func (d *dumper) close() {
+func (d *Dumper) Close() {
 	if d != nil {
-		d.closed.Do(func() { _, _ = dumpDirs.Delete(d.dir.path) })
+		d.closed.Do(func() { _, _ = directories.Delete(d.dir.path) })
 	}
 }
 
-// begin takes down a request as its caller sent it. Call it before the
+// Begin takes down a request as its caller sent it. Call it before the
 // caller's credentials are dropped and the operator's key is injected, and
-// finish when the request is done. The body is not read here: it is copied as
-// the next handler reads it. The secrets, and the token that the request
-// presents, are hidden wherever they appear, answer included.
-func (d *dumper) begin(r *http.Request, secrets ...string) *exchange {
+// Finish when the request is done. The body is not read here: it is copied as
+// the next handler reads it. The body of a WebSocket's handshake is the
+// WebSocket, and is not recorded. The secrets are hidden wherever they appear,
+// answer included.
+func (d *Dumper) Begin(r *http.Request, webSocket bool, secrets ...string) *Exchange {
 	if d == nil {
 		return nil
 	}
-	if token, refused := presentedToken(r.Header); refused == nil {
-		secrets = append(slices.Clip(secrets), token)
-	}
 	forms := secretForms(secrets)
-	e := &exchange{
+	e := &Exchange{
 		dumper:   d,
 		sequence: d.dir.sequence.Add(1),
 		began:    time.Now(),
@@ -112,52 +110,52 @@ func (d *dumper) begin(r *http.Request, secrets ...string) *exchange {
 		url:      string(hideSecrets([]byte(r.RequestURI), len(r.RequestURI), forms)),
 		forms:    forms,
 		secrets:  secrets,
-		tunnel:   isWebSocketUpgrade(r),
+		tunnel:   webSocket,
 	}
-	e.requestHeader = dumpHeader(r.Header, secrets, isSecretHeader)
+	e.requestHeader = headerLines(r.Header, secrets, isSecretHeader)
 	if r.Host != "" { // net/http keeps it apart from the other headers
-		host := dumpHeader(http.Header{"Host": {r.Host}}, secrets, isSecretHeader)
+		host := headerLines(http.Header{"Host": {r.Host}}, secrets, isSecretHeader)
 		e.requestHeader = append(e.requestHeader, host...)
 		slices.SortStableFunc(e.requestHeader, compareHeaders)
 	}
 	// (http.NoBody must stay what it is: it says that there is no body.)
 	if r.Body != nil && r.Body != http.NoBody && !e.tunnel {
-		r.Body = &dumpedBody{ReadCloser: r.Body, exchange: e}
+		r.Body = &recordedBody{ReadCloser: r.Body, exchange: e}
 	}
 	return e
 }
 
-// exchange is one request and its answer. A nil one records nothing.
-type exchange struct {
-	dumper        *dumper
+// Exchange is one request and its answer. A nil one records nothing.
+type Exchange struct {
+	dumper        *Dumper
 	sequence      uint64
 	began         time.Time
 	method        string
 	url           string
-	requestHeader []dumpedHeader
+	requestHeader []headerLine
 	forms         []string // the secrets as they may stand in a body
 	secrets       []string
 	tunnel        bool // a WebSocket: once it is open, there is no body to record
 
 	mu             sync.Mutex // reverse_proxy may still read the body when the handler is done
 	finished       bool
-	request        dumpedText
+	request        bodyText
 	status         int // 0: not answered
-	responseHeader []dumpedHeader
-	response       dumpedText
+	responseHeader []headerLine
+	response       bodyText
 }
 
-// record makes what is written to the writer that it returns part of e.
-func (e *exchange) record(w http.ResponseWriter) http.ResponseWriter {
+// Record makes what is written to the writer that it returns part of e.
+func (e *Exchange) Record(w http.ResponseWriter) http.ResponseWriter {
 	if e == nil {
 		return w
 	}
-	return &dumpedWriter{ResponseWriter: w, exchange: e}
+	return &recordedWriter{ResponseWriter: w, exchange: e}
 }
 
-// finish queues the exchange for writing. It does not wait: if the writer is
+// Finish queues the exchange for writing. It does not wait: if the writer is
 // behind, the dump is lost, not the time of a request.
-func (e *exchange) finish() {
+func (e *Exchange) Finish() {
 	if e == nil {
 		return
 	}
@@ -174,14 +172,14 @@ func (e *exchange) finish() {
 }
 
 // wroteHeader records the final status and headers of the answer.
-func (e *exchange) wroteHeader(status int, header http.Header) {
+func (e *Exchange) wroteHeader(status int, header http.Header) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.status != 0 || e.finished {
 		return
 	}
 	e.status = status
-	e.responseHeader = dumpHeader(header, e.secrets, isSecretResponseHeader)
+	e.responseHeader = headerLines(header, e.secrets, isSecretResponseHeader)
 	for i := range e.responseHeader {
 		e.responseHeader[i].Name = strings.ToLower(e.responseHeader[i].Name)
 	}
@@ -189,14 +187,14 @@ func (e *exchange) wroteHeader(status int, header http.Header) {
 }
 
 // read records a part of the request's body.
-func (e *exchange) read(data []byte) {
+func (e *Exchange) read(data []byte) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.keep(&e.request, data)
 }
 
 // wrote records a part of the answer's body.
-func (e *exchange) wrote(data []byte) {
+func (e *Exchange) wrote(data []byte) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if !e.tunnel {
@@ -207,7 +205,7 @@ func (e *exchange) wrote(data []byte) {
 // keep adds data to text, up to the bounds: behind the first byte that was
 // left out there must be none. It keeps a little more than will be shown, so
 // that a secret across the cut is known for what it is.
-func (e *exchange) keep(text *dumpedText, data []byte) {
+func (e *Exchange) keep(text *bodyText, data []byte) {
 	if e.finished {
 		return
 	}
@@ -216,8 +214,8 @@ func (e *exchange) keep(text *dumpedText, data []byte) {
 	if !whole {
 		return
 	}
-	data = data[:min(len(data), maxDumpBody+e.overhang()-len(text.kept))]
-	if held := &e.dumper.dir.held; held.Add(int64(len(data))) > maxDumpHeld {
+	data = data[:min(len(data), maxBody+e.overhang()-len(text.kept))]
+	if held := &e.dumper.dir.held; held.Add(int64(len(data))) > maxHeld {
 		held.Add(-int64(len(data)))
 		return
 	}
@@ -225,7 +223,7 @@ func (e *exchange) keep(text *dumpedText, data []byte) {
 }
 
 // overhang is how far a secret, or a character, can go on behind a cut.
-func (e *exchange) overhang() int {
+func (e *Exchange) overhang() int {
 	longest := utf8.UTFMax
 	for _, form := range e.forms {
 		longest = max(longest, len(form)-1)
@@ -233,19 +231,19 @@ func (e *exchange) overhang() int {
 	return longest
 }
 
-// dumpedText is a body, or its beginning.
-type dumpedText struct {
+// bodyText is a body, or its beginning.
+type bodyText struct {
 	kept  []byte
 	total int
 }
 
 // body is what a dump shows of text: its JSON if it is JSON, else a string.
-func (e *exchange) body(text dumpedText) any {
+func (e *Exchange) body(text bodyText) any {
 	end := len(text.kept)
 	if text.total > len(text.kept) {
 		end = max(0, end-e.overhang())
 	}
-	end = min(end, maxDumpBody)
+	end = min(end, maxBody)
 	if end == text.total {
 		shown := hideSecrets(text.kept, end, e.forms)
 		if isPrintableJSON(shown) {
@@ -285,35 +283,35 @@ func isPrintableJSON(body []byte) bool {
 		case c == ':':
 			size++
 		}
-		if depth > maxDumpDepth || size > maxDumpJSON {
+		if depth > maxDepth || size > maxJSON {
 			return false
 		}
 	}
 	return true
 }
 
-// dumpedBody copies a request's body into its exchange as it is read.
-type dumpedBody struct {
+// recordedBody copies a request's body into its exchange as it is read.
+type recordedBody struct {
 	io.ReadCloser
-	exchange *exchange
+	exchange *Exchange
 }
 
 // Read implements io.Reader.
-func (b *dumpedBody) Read(p []byte) (int, error) {
+func (b *recordedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.exchange.read(p[:n])
 	return n, err
 }
 
-// dumpedWriter copies an answer into its exchange as it goes to the caller.
-type dumpedWriter struct {
+// recordedWriter copies an answer into its exchange as it goes to the caller.
+type recordedWriter struct {
 	http.ResponseWriter
-	exchange *exchange
+	exchange *Exchange
 	answered bool
 }
 
 // WriteHeader implements http.ResponseWriter.
-func (w *dumpedWriter) WriteHeader(status int) {
+func (w *recordedWriter) WriteHeader(status int) {
 	if status >= 200 || status == http.StatusSwitchingProtocols {
 		w.answered = true
 		w.exchange.wroteHeader(status, w.Header())
@@ -322,7 +320,7 @@ func (w *dumpedWriter) WriteHeader(status int) {
 }
 
 // Write implements http.ResponseWriter.
-func (w *dumpedWriter) Write(data []byte) (int, error) {
+func (w *recordedWriter) Write(data []byte) (int, error) {
 	if !w.answered {
 		w.WriteHeader(http.StatusOK)
 	}
@@ -333,7 +331,7 @@ func (w *dumpedWriter) Write(data []byte) (int, error) {
 
 // FlushError is what http.ResponseController calls to flush, which may be
 // what sends the headers.
-func (w *dumpedWriter) FlushError() error {
+func (w *recordedWriter) FlushError() error {
 	if !w.answered {
 		w.WriteHeader(http.StatusOK)
 	}
@@ -341,10 +339,10 @@ func (w *dumpedWriter) FlushError() error {
 }
 
 // Unwrap lets http.ResponseController find the rest.
-func (w *dumpedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w *recordedWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // Interface guards
 var (
-	_ http.ResponseWriter = (*dumpedWriter)(nil)
-	_ io.ReadCloser       = (*dumpedBody)(nil)
+	_ http.ResponseWriter = (*recordedWriter)(nil)
+	_ io.ReadCloser       = (*recordedBody)(nil)
 )

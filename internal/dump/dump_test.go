@@ -1,6 +1,6 @@
 //go:build !windows
 
-package responsesproxygate
+package dump
 
 import (
 	"bufio"
@@ -27,19 +27,18 @@ import (
 	"time"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
-	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 )
 
 const (
-	dumpTestToken = "gate-token-0123456789-0123456789-0123456789"
-	dumpTestKey   = "sk-proj-0123456789abcdef0123456789abcdef"
+	testToken = "gate-token-0123456789-0123456789-0123456789"
+	testKey   = "sk-proj-0123456789abcdef0123456789abcdef"
 )
 
 func TestDumpsHaveTheShapeOfTheOriginals(t *testing.T) {
-	dir, d, _ := newTestDumper(t)
-	r := newDumpRequest(`{"model":"gpt-5.4"}`)
+	dir, d, _ := newDumper(t)
+	r := newRequest(`{"model":"gpt-5.4"}`)
 	r.Host = "" // the original's own example has no more headers than these
 	dumpExchange(d, r, func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
@@ -47,7 +46,7 @@ func TestDumpsHaveTheShapeOfTheOriginals(t *testing.T) {
 		w.WriteHeader(http.StatusOK)
 		_, _ = io.WriteString(w, "data: hello\n\n")
 	})
-	d.close()
+	d.Close()
 	wantRequest := `{
   "method": "POST",
   "url": "/v1/responses",
@@ -87,12 +86,12 @@ func TestDumpsHaveTheShapeOfTheOriginals(t *testing.T) {
 }
 
 func TestDumpsAreNamedAsTheOriginals(t *testing.T) {
-	dir, d, _ := newTestDumper(t)
+	dir, d, _ := newDumper(t)
 	before := time.Now().UnixMilli()
 	for range 2 {
-		dumpExchange(d, newDumpRequest(`{}`), answerDumped)
+		dumpExchange(d, newRequest(`{}`), answerDumped)
 	}
-	d.close()
+	d.Close()
 	names := dumpNames(t, dir)
 	if len(names) != 4 {
 		t.Fatalf("files: %q; want a request and a response of each of two exchanges", names)
@@ -134,9 +133,9 @@ func TestBodiesAreDumpedAsTheyWere(t *testing.T) {
 		{"JSON that indenting would blow up is text", wide, strconv.Quote(wide)},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			dir, d, _ := newTestDumper(t)
-			dumpExchange(d, newDumpRequest(test.body), echoBody)
-			d.close()
+			dir, d, _ := newDumper(t)
+			dumpExchange(d, newRequest(test.body), echoBody)
+			d.Close()
 			for _, dump := range bothDumps(onlyDump(t, dir)) {
 				if got := compactBody(t, dump); got != test.want {
 					t.Errorf("body: %.200s, want %.200s", got, test.want)
@@ -151,16 +150,16 @@ func TestDumpsAreForTheirOwnerAloneWhateverTheUmask(t *testing.T) {
 		t.Run(fmt.Sprintf("umask %04o", umask), func(t *testing.T) {
 			parent := t.TempDir()
 			if umask != 0 { // (such a umask would make directories that cannot be used)
-				mustDump(t, os.Mkdir(filepath.Join(parent, "dumps"), 0o700))
+				must(t, os.Mkdir(filepath.Join(parent, "dumps"), 0o700))
 			}
 			defer syscall.Umask(syscall.Umask(umask))
 			dir := filepath.Join(parent, "dumps")
-			d, _ := openTestDumper(t, dir)
-			dumpExchange(d, newDumpRequest(`{}`), answerDumped)
-			d.close()
-			assertDumpMode(t, dir, 0o700)
+			d, _ := openDumper(t, dir)
+			dumpExchange(d, newRequest(`{}`), answerDumped)
+			d.Close()
+			assertMode(t, dir, 0o700)
 			for _, name := range dumpNames(t, dir) {
-				assertDumpMode(t, filepath.Join(dir, name), 0o600)
+				assertMode(t, filepath.Join(dir, name), 0o600)
 			}
 		})
 	}
@@ -173,39 +172,39 @@ func TestDumpDirectoriesThatOthersCouldReadOrRedirectAreRefused(t *testing.T) {
 		want string
 	}{
 		{"a symlink, even to a directory that would do", func(t *testing.T, path string) string {
-			mustDump(t, os.Mkdir(path+"-target", 0o700))
-			mustDump(t, os.Symlink(path+"-target", path))
+			must(t, os.Mkdir(path+"-target", 0o700))
+			must(t, os.Symlink(path+"-target", path))
 			return path
 		}, "is a symlink"},
 		{"a symlink with a slash behind it", func(t *testing.T, path string) string {
-			mustDump(t, os.Mkdir(path+"-target", 0o700))
-			mustDump(t, os.Symlink(path+"-target", path))
+			must(t, os.Mkdir(path+"-target", 0o700))
+			must(t, os.Symlink(path+"-target", path))
 			return path + "/"
 		}, "is a symlink"},
 		{"a symlink to nowhere", func(t *testing.T, path string) string {
-			mustDump(t, os.Symlink(path+"-nowhere", path))
+			must(t, os.Symlink(path+"-nowhere", path))
 			return path
 		}, "is a symlink"},
 		{"a file", func(t *testing.T, path string) string {
-			mustDump(t, os.WriteFile(path, nil, 0o600))
+			must(t, os.WriteFile(path, nil, 0o600))
 			return path
 		}, "is not a directory"},
 		{"a path below a file", func(t *testing.T, path string) string {
-			mustDump(t, os.WriteFile(path, nil, 0o600))
+			must(t, os.WriteFile(path, nil, 0o600))
 			return filepath.Join(path, "dumps")
 		}, "not a directory"},
 		{"a directory that every user can read", func(t *testing.T, path string) string {
-			mustDump(t, os.Mkdir(path, 0o700))
-			mustDump(t, os.Chmod(path, 0o755))
+			must(t, os.Mkdir(path, 0o700))
+			must(t, os.Chmod(path, 0o755))
 			return path
 		}, "run: chmod 700 "},
 		{"a directory that the group can write to", func(t *testing.T, path string) string {
-			mustDump(t, os.Mkdir(path, 0o700))
-			mustDump(t, os.Chmod(path, 0o720))
+			must(t, os.Mkdir(path, 0o700))
+			must(t, os.Chmod(path, 0o720))
 			return path
 		}, "run: chmod 700 "},
 		{"a directory of another user", func(t *testing.T, path string) string {
-			mustDump(t, os.Mkdir(path, 0o700))
+			must(t, os.Mkdir(path, 0o700))
 			if err := os.Chown(path, 54321, -1); err != nil {
 				t.Skip("only root can give a directory away")
 			}
@@ -214,9 +213,9 @@ func TestDumpDirectoriesThatOthersCouldReadOrRedirectAreRefused(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			path := test.make(t, filepath.Join(t.TempDir(), "dumps"))
-			d, err := newDumper(path, zap.NewNop())
+			d, err := Open(path, zap.NewNop())
 			if err == nil {
-				d.close()
+				d.Close()
 				t.Fatal("it was accepted")
 			}
 			if !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), strings.TrimSuffix(path, "/")) {
@@ -232,13 +231,13 @@ func TestDumpDirectoriesThatOthersCouldReadOrRedirectAreRefused(t *testing.T) {
 
 func TestTheDumpDirectoryIsMadeOnlyWhenTheGateRuns(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a", "b")
-	d, _ := openTestDumper(t, dir)
+	d, _ := openDumper(t, dir)
 	if _, err := os.Lstat(filepath.Dir(dir)); !errors.Is(err, fs.ErrNotExist) {
 		t.Error("caddy validate would have made a directory")
 	}
-	mustDump(t, d.prepare())
-	assertDumpMode(t, filepath.Dir(dir), 0o700)
-	assertDumpMode(t, dir, 0o700)
+	must(t, d.Prepare())
+	assertMode(t, filepath.Dir(dir), 0o700)
+	assertMode(t, dir, 0o700)
 }
 
 func TestSecretsInHeadersDoNotReachDumps(t *testing.T) {
@@ -256,8 +255,8 @@ func TestSecretsInHeadersDoNotReachDumps(t *testing.T) {
 		{"a name with password in it", "X-Password", "x", "[REDACTED]", "[REDACTED]"},
 		{"a name with credential in it", "X-Credential-Id", "x", "[REDACTED]", "[REDACTED]"},
 		{"a name with session in it", "Session_id", "x", "[REDACTED]", "[REDACTED]"},
-		{"the operator's key anywhere", "X-Harmless", "a " + dumpTestKey + " b", "[REDACTED]", "[REDACTED]"},
-		{"the gate's token anywhere", "User-Agent", "x" + dumpTestToken, "[REDACTED]", "[REDACTED]"},
+		{"the operator's key anywhere", "X-Harmless", "a " + testKey + " b", "[REDACTED]", "[REDACTED]"},
+		{"the gate's token anywhere", "User-Agent", "x" + testToken, "[REDACTED]", "[REDACTED]"},
 		{"a key among the subprotocols", "Sec-Websocket-Protocol", "realtime,OpenAI-insecure-api-key.sk-x, v1", "realtime, [REDACTED], v1", "realtime, [REDACTED], v1"},
 		{"a key in a subprotocol with quotes", "Sec-Websocket-Protocol", `realtime,"openai-insecure-api-key.sk-x"`, "realtime, [REDACTED]", "realtime, [REDACTED]"},
 		{"subprotocols without a key stay", "Sec-Websocket-Protocol", "realtime,v1", "realtime,v1", "realtime,v1"},
@@ -266,14 +265,14 @@ func TestSecretsInHeadersDoNotReachDumps(t *testing.T) {
 		{"what is not secret stays", "Accept", "text/event-stream", "text/event-stream", "text/event-stream"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			dir, d, _ := newTestDumper(t)
-			r := newDumpRequest(`{}`)
+			dir, d, _ := newDumper(t)
+			r := newRequest(`{}`)
 			r.Header[test.header] = []string{test.value}
 			dumpExchange(d, r, func(w http.ResponseWriter, _ *http.Request) {
 				w.Header()[test.header] = []string{test.value}
 				w.WriteHeader(http.StatusOK)
 			})
-			d.close()
+			d.Close()
 			request, response := onlyDump(t, dir)
 			if got := headerIn(t, request, test.header); got != test.wantRequest {
 				t.Errorf("request: %q, want %q", got, test.wantRequest)
@@ -288,45 +287,30 @@ func TestSecretsInHeadersDoNotReachDumps(t *testing.T) {
 	}
 }
 
-func TestTheOperatorsKeyIsNotInTheRequestDump(t *testing.T) {
-	dir, d, _ := newTestDumper(t)
-	credential := newCredential("X-Custom")
-	credential.use(secret.New("k3y")) // too short to be looked for, under a name that is not known
-	r := newDumpRequest(`{}`)
-	e := d.begin(r)
-	credential.dropCallerCredentials(r)
-	credential.inject(r.Header, credential.current(), nil)
-	e.finish()
-	d.close()
-	if dump := strings.Join(readDumps(t, dir), ""); strings.Contains(dump, "k3y") || strings.Contains(dump, "X-Custom") {
-		t.Errorf("the request was dumped as it went upstream:\n%s", dump)
-	}
-}
-
 func TestSecretsInBodiesDoNotReachDumps(t *testing.T) {
 	odd := `k"ey\with/all<of>them`
 	oddJSON, _ := json.Marshal(odd)
 	for _, test := range []struct{ name, body, want string }{
-		{"the operator's key in an error", `{"error":"bad key ` + dumpTestKey + `."}`, `{"error":"bad key [REDACTED]."}`},
-		{"the gate's token", `{"a":"` + dumpTestToken + `"}`, `{"a":"[REDACTED]"}`},
-		{"every one of several", dumpTestKey + dumpTestKey + "," + dumpTestToken, `"[REDACTED][REDACTED],[REDACTED]"`},
-		{"two that overlap are one", dumpTestKey + "-tail-of-another", `"[REDACTED]"`},
+		{"the operator's key in an error", `{"error":"bad key ` + testKey + `."}`, `{"error":"bad key [REDACTED]."}`},
+		{"the gate's token", `{"a":"` + testToken + `"}`, `{"a":"[REDACTED]"}`},
+		{"every one of several", testKey + testKey + "," + testToken, `"[REDACTED][REDACTED],[REDACTED]"`},
+		{"two that overlap are one", testKey + "-tail-of-another", `"[REDACTED]"`},
 		{"a secret that JSON has to escape", `{"a":` + strings.ReplaceAll(string(oddJSON), `/`, `\/`) + `}`, ``},
 		{"a secret that Go's JSON escapes", `{"a":` + string(oddJSON) + `}`, `{"a":"[REDACTED]"}`},
-		{"a stream that breaks off in the middle of a secret", "data: " + dumpTestKey[:30], `"data: [REDACTED]"`},
+		{"a stream that breaks off in the middle of a secret", "data: " + testKey[:30], `"data: [REDACTED]"`},
 		{"the first letters alone are not secret", "data: sk-proj", `"data: sk-proj"`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			dir, d, _ := newTestDumper(t)
-			r := newDumpRequest(test.body)
-			r.RequestURI = "/v1/responses?a=" + dumpTestKey
-			e := d.begin(r, dumpTestKey, "0123456789abcdef-tail-of-another", dumpTestKey[20:]+"-tail-of-another", dumpTestKey[5:25], odd)
-			w := e.record(httptest.NewRecorder())
+			dir, d, _ := newDumper(t)
+			r := newRequest(test.body)
+			r.RequestURI = "/v1/responses?a=" + testKey
+			e := d.Begin(r, false, testKey, testToken, "0123456789abcdef-tail-of-another", testKey[20:]+"-tail-of-another", testKey[5:25], odd)
+			w := e.Record(httptest.NewRecorder())
 			_, _ = io.Copy(w, r.Body)
-			e.finish()
-			d.close()
+			e.Finish()
+			d.Close()
 			for _, dump := range bothDumps(onlyDump(t, dir)) {
-				for _, secret := range []string{dumpTestKey, dumpTestToken, dumpTestKey[:20], odd, string(oddJSON)} {
+				for _, secret := range []string{testKey, testToken, testKey[:20], odd, string(oddJSON)} {
 					if strings.Contains(dump, secret) {
 						t.Errorf("%q is in the dump:\n%s", secret, dump)
 					}
@@ -343,28 +327,28 @@ func TestALongBodyIsCutAndSaysSo(t *testing.T) {
 	for _, test := range []struct {
 		name, body, want string
 	}{
-		{"a body at the bound is whole", strings.Repeat("a", maxDumpBody), strings.Repeat("a", maxDumpBody)},
+		{"a body at the bound is whole", strings.Repeat("a", maxBody), strings.Repeat("a", maxBody)},
 		{
-			"a body one byte longer is cut", strings.Repeat("a", maxDumpBody+1),
-			strings.Repeat("a", maxDumpBody) + "…[cut: 4194305 bytes in all]",
+			"a body one byte longer is cut", strings.Repeat("a", maxBody+1),
+			strings.Repeat("a", maxBody) + "…[cut: 4194305 bytes in all]",
 		},
 		{
-			"JSON that is cut is text", `["` + strings.Repeat("a", maxDumpBody*2) + `"]`,
-			`["` + strings.Repeat("a", maxDumpBody-2) + "…[cut: 8388612 bytes in all]",
+			"JSON that is cut is text", `["` + strings.Repeat("a", maxBody*2) + `"]`,
+			`["` + strings.Repeat("a", maxBody-2) + "…[cut: 8388612 bytes in all]",
 		},
 		{
-			"no character is cut in two", "a" + strings.Repeat("é", maxDumpBody),
-			"a" + strings.Repeat("é", maxDumpBody/2-1) + "…[cut: 8388609 bytes in all]",
+			"no character is cut in two", "a" + strings.Repeat("é", maxBody),
+			"a" + strings.Repeat("é", maxBody/2-1) + "…[cut: 8388609 bytes in all]",
 		},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			dir, d, _ := newTestDumper(t)
-			dumpExchange(d, newDumpRequest(test.body), func(w http.ResponseWriter, r *http.Request) {
+			dir, d, _ := newDumper(t)
+			dumpExchange(d, newRequest(test.body), func(w http.ResponseWriter, r *http.Request) {
 				if n, err := io.Copy(w, r.Body); err != nil || n != int64(len(test.body)) {
 					t.Errorf("the body itself was cut: %d bytes, %v", n, err)
 				}
 			})
-			d.close()
+			d.Close()
 			for _, dump := range bothDumps(onlyDump(t, dir)) {
 				if got := textBody(t, dump); got != test.want {
 					t.Errorf("body: %d bytes ending in %q, want %d bytes ending in %q",
@@ -382,15 +366,15 @@ func TestNoPartOfASecretIsLeftAtTheCut(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		free int // bytes of memory
-	}{{"at the bound of one body", maxDumpHeld}, {"at the bound of memory", 1000}} {
+	}{{"at the bound of one body", maxHeld}, {"at the bound of memory", 1000}} {
 		t.Run(test.name, func(t *testing.T) {
-			for before := -1; before <= len(dumpTestKey)+1; before++ {
+			for before := -1; before <= len(testKey)+1; before++ {
 				d, _ := blockedDumper(t, 1)
-				d.dir.held.Store(int64(maxDumpHeld - test.free))
-				e := d.begin(newDumpRequest(""), dumpTestKey)
-				cut := min(maxDumpBody, test.free-e.overhang())
+				d.dir.held.Store(int64(maxHeld - test.free))
+				e := d.Begin(newRequest(""), false, testKey)
+				cut := min(maxBody, test.free-e.overhang())
 				e.wrote(bytes.Repeat([]byte("."), cut-before))
-				for _, c := range []byte(dumpTestKey + strings.Repeat(".", 200)) {
+				for _, c := range []byte(testKey + strings.Repeat(".", 200)) {
 					e.wrote([]byte{c})
 				}
 				got := e.body(e.response).(string)
@@ -398,10 +382,10 @@ func TestNoPartOfASecretIsLeftAtTheCut(t *testing.T) {
 				if !marked {
 					t.Fatalf("%d bytes before the cut: there is no marker", before)
 				}
-				if hidden := strings.Contains(shown, dumpRedacted); hidden != (before > 0) {
+				if hidden := strings.Contains(shown, redacted); hidden != (before > 0) {
 					t.Errorf("%d bytes before the cut: hidden: %t", before, hidden)
 				}
-				if left := strings.Trim(strings.Replace(shown, dumpRedacted, "", 1), "."); left != "" {
+				if left := strings.Trim(strings.Replace(shown, redacted, "", 1), "."); left != "" {
 					t.Errorf("%d bytes before the cut: %q is left", before, left)
 				}
 			}
@@ -410,18 +394,18 @@ func TestNoPartOfASecretIsLeftAtTheCut(t *testing.T) {
 }
 
 func TestBodiesInMemoryAreBoundedTogether(t *testing.T) {
-	dir, d, _ := newTestDumper(t)
-	d.dir.held.Store(maxDumpHeld - 100)
-	dumpExchange(d, newDumpRequest(strings.Repeat("a", 5000)), func(w http.ResponseWriter, r *http.Request) {
+	dir, d, _ := newDumper(t)
+	d.dir.held.Store(maxHeld - 100)
+	dumpExchange(d, newRequest(strings.Repeat("a", 5000)), func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		if len(body) != 5000 {
 			t.Errorf("the handler read %d bytes", len(body))
 		}
 		answerDumped(w, r)
 	})
-	d.close()
-	if held := d.dir.held.Load(); held > maxDumpHeld {
-		t.Errorf("%d bytes are held, of %d", held, maxDumpHeld)
+	d.Close()
+	if held := d.dir.held.Load(); held > maxHeld {
+		t.Errorf("%d bytes are held, of %d", held, maxHeld)
 	}
 	request, _ := onlyDump(t, dir)
 	if got := textBody(t, request); !strings.HasSuffix(got, "…[cut: 5000 bytes in all]") {
@@ -444,17 +428,17 @@ func TestPlantedFilesAreNeitherFollowedNorReplaced(t *testing.T) {
 			}},
 		} {
 			t.Run(test.name+suffix, func(t *testing.T) {
-				dir, d, _ := newTestDumper(t)
+				dir, d, _ := newDumper(t)
 				victim := filepath.Join(t.TempDir(), "victim")
-				mustDump(t, os.WriteFile(victim, []byte("precious"), 0o600))
-				mustDump(t, d.prepare())
-				e := d.begin(newDumpRequest(`{}`))
+				must(t, os.WriteFile(victim, []byte("precious"), 0o600))
+				must(t, d.Prepare())
+				e := d.Begin(newRequest(`{}`), false)
 				prefix := fmt.Sprintf("%06d-%d", e.sequence, e.began.UnixMilli())
 				planted := test.planted(prefix)
-				mustDump(t, test.makePlanted(victim, filepath.Join(dir, planted)))
-				e.record(httptest.NewRecorder()).WriteHeader(http.StatusOK)
-				e.finish()
-				d.close()
+				must(t, test.makePlanted(victim, filepath.Join(dir, planted)))
+				e.Record(httptest.NewRecorder()).WriteHeader(http.StatusOK)
+				e.Finish()
+				d.Close()
 				if text, _ := os.ReadFile(victim); string(text) != "precious" {
 					t.Errorf("the victim now has %q", text)
 				}
@@ -481,52 +465,52 @@ func TestAFullDiskLosesTheDumpAndNotTheRequest(t *testing.T) {
 		t.Skipf("mount: %v: %s", err, out)
 	}
 	t.Cleanup(func() { _ = exec.Command("umount", "-l", dir).Run() })
-	d, logs := openTestDumper(t, dir)
+	d, logs := openDumper(t, dir)
 	body := strings.Repeat("a", 100_000)
 	for range 3 {
-		if answer := dumpExchange(d, newDumpRequest(body), echoBody); answer.Body.String() != body || answer.Code != http.StatusOK {
+		if answer := dumpExchange(d, newRequest(body), echoBody); answer.Body.String() != body || answer.Code != http.StatusOK {
 			t.Errorf("the request suffered: status %d, %d bytes", answer.Code, answer.Body.Len())
 		}
 	}
-	waitForDumpLosses(t, d, 3)
+	waitForLosses(t, d, 3)
 	if held := d.dir.held.Load(); held != 0 {
 		t.Errorf("%d bytes of lost bodies are still accounted for", held)
 	}
 	if names := dumpNames(t, dir); len(names) != 0 {
 		t.Errorf("left behind on the full disk: %q", names)
 	}
-	dumpExchange(d, newDumpRequest(`{}`), answerDumped)
-	d.close()
+	dumpExchange(d, newRequest(`{}`), answerDumped)
+	d.Close()
 	if names := dumpNames(t, dir); len(names) != 2 {
 		t.Errorf("files once there is room: %q", names)
 	}
-	assertDumpLossLogged(t, logs, 3, "no space left on device")
+	assertLossLogged(t, logs, 3, "no space left on device")
 }
 
 func TestDumpsGoOnOnceTheirDirectoryIsBack(t *testing.T) {
-	dir, d, logs := newTestDumper(t)
-	mustDump(t, d.prepare())
-	mustDump(t, os.Chmod(dir, 0o755))
+	dir, d, logs := newDumper(t)
+	must(t, d.Prepare())
+	must(t, os.Chmod(dir, 0o755))
 	for range 2 {
-		dumpExchange(d, newDumpRequest(`{}`), answerDumped)
+		dumpExchange(d, newRequest(`{}`), answerDumped)
 	}
-	waitForDumpLosses(t, d, 2)
-	mustDump(t, os.RemoveAll(dir))
-	dumpExchange(d, newDumpRequest(`{}`), answerDumped)
-	d.close()
+	waitForLosses(t, d, 2)
+	must(t, os.RemoveAll(dir))
+	dumpExchange(d, newRequest(`{}`), answerDumped)
+	d.Close()
 	if names := dumpNames(t, dir); len(names) != 2 {
 		t.Errorf("files: %q", names)
 	}
-	assertDumpLossLogged(t, logs, 2, "chmod 700")
+	assertLossLogged(t, logs, 2, "chmod 700")
 }
 
 func TestDumpingDoesNotDelayTheStream(t *testing.T) {
 	d, logs := blockedDumper(t, 1)
 	release := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		e := d.begin(r)
-		defer e.finish()
-		w = e.record(w)
+		e := d.Begin(r, false)
+		defer e.Finish()
+		w = e.Record(w)
 		for _, event := range []string{"data: 1\n\n", "data: 2\n\n"} {
 			_, _ = io.WriteString(w, event)
 			_ = http.NewResponseController(w).Flush()
@@ -552,22 +536,22 @@ func TestDumpingDoesNotDelayTheStream(t *testing.T) {
 	}
 	server.Close()
 	go d.dir.writeQueued()
-	mustDump(t, d.dir.Destruct())
+	must(t, d.dir.Destruct())
 	if names := dumpNames(t, d.dir.path); len(names) != 2 {
 		t.Errorf("files: %q; want those of the first exchange", names)
 	}
-	assertDumpLossLogged(t, logs, 2, errDumpQueueFull.Error())
+	assertLossLogged(t, logs, 2, errQueueFull.Error())
 }
 
 func TestDumpingDoesNotReadTheBodyByItself(t *testing.T) {
-	dir, d, _ := newTestDumper(t)
-	r := newDumpRequest(`{"a":1}`)
-	r.Body = io.NopCloser(io.MultiReader(strings.NewReader(`{"a`), dumpFailingReader{t}))
+	dir, d, _ := newDumper(t)
+	r := newRequest(`{"a":1}`)
+	r.Body = io.NopCloser(io.MultiReader(strings.NewReader(`{"a`), failingReader{t}))
 	dumpExchange(d, r, func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.ReadFull(r.Body, make([]byte, 3))
 		w.WriteHeader(http.StatusBadRequest)
 	})
-	d.close()
+	d.Close()
 	request, _ := onlyDump(t, dir)
 	if got := textBody(t, request); got != `{"a` {
 		t.Errorf("body: %q, want what was read", got)
@@ -575,32 +559,32 @@ func TestDumpingDoesNotReadTheBodyByItself(t *testing.T) {
 }
 
 func TestABodyThatIsReadAfterTheHandlerIsLeftAlone(t *testing.T) {
-	dir, d, _ := newTestDumper(t)
+	dir, d, _ := newDumper(t)
 	var body io.Reader
-	dumpExchange(d, newDumpRequest(strings.Repeat("a", 1<<20)), func(w http.ResponseWriter, r *http.Request) {
+	dumpExchange(d, newRequest(strings.Repeat("a", 1<<20)), func(w http.ResponseWriter, r *http.Request) {
 		body = r.Body // as http.Transport does, when the answer comes before the request is sent
 		answerDumped(w, r)
 	})
 	if n, err := io.Copy(io.Discard, body); n != 1<<20 || err != nil {
 		t.Errorf("read %d bytes, %v", n, err)
 	}
-	d.close()
+	d.Close()
 	if request, _ := onlyDump(t, dir); textBody(t, request) != "" {
 		t.Error("it was dumped")
 	}
 }
 
 func TestEachOfManyExchangesHasItsOwnNumber(t *testing.T) {
-	dir, d, _ := newTestDumper(t)
+	dir, d, _ := newDumper(t)
 	const many = 50 // fewer than the queue takes
 	var running sync.WaitGroup
 	for i := range many {
 		running.Go(func() {
-			dumpExchange(d, newDumpRequest(fmt.Sprintf(`{"i":%d}`, i)), echoBody)
+			dumpExchange(d, newRequest(fmt.Sprintf(`{"i":%d}`, i)), echoBody)
 		})
 	}
 	running.Wait()
-	d.close()
+	d.Close()
 	names := dumpNames(t, dir)
 	if len(names) != 2*many {
 		t.Fatalf("%d files, want %d", len(names), 2*many)
@@ -619,16 +603,16 @@ func TestEachOfManyExchangesHasItsOwnNumber(t *testing.T) {
 }
 
 func TestNumbersGoOnAfterAReload(t *testing.T) {
-	dir, old, _ := newTestDumper(t)
-	dumpExchange(old, newDumpRequest(`{}`), answerDumped)
-	longStream := old.begin(newDumpRequest(`{}`))
-	reloaded, _ := openTestDumper(t, dir)
-	old.close()
-	old.close() // a second one must not take the directory from the new config
-	dumpExchange(reloaded, newDumpRequest(`{}`), answerDumped)
-	longStream.record(httptest.NewRecorder()).WriteHeader(http.StatusOK)
-	longStream.finish() // after its config has gone
-	reloaded.close()
+	dir, old, _ := newDumper(t)
+	dumpExchange(old, newRequest(`{}`), answerDumped)
+	longStream := old.Begin(newRequest(`{}`), false)
+	reloaded, _ := openDumper(t, dir)
+	old.Close()
+	old.Close() // a second one must not take the directory from the new config
+	dumpExchange(reloaded, newRequest(`{}`), answerDumped)
+	longStream.Record(httptest.NewRecorder()).WriteHeader(http.StatusOK)
+	longStream.Finish() // after its config has gone
+	reloaded.Close()
 	names := dumpNames(t, dir)
 	if len(names) != 6 {
 		t.Fatalf("files: %q, want those of three exchanges", names)
@@ -655,16 +639,16 @@ func TestAnAbandonedExchangeIsStillDumped(t *testing.T) {
 		}, "data: 1\n\n"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			dir, d, _ := newTestDumper(t)
+			dir, d, _ := newDumper(t)
 			func() {
 				defer func() {
 					if recover() != http.ErrAbortHandler {
 						t.Error("the panic was swallowed")
 					}
 				}()
-				dumpExchange(d, newDumpRequest(`{}`), test.next)
+				dumpExchange(d, newRequest(`{}`), test.next)
 			}()
-			d.close()
+			d.Close()
 			dumps := readDumps(t, dir)
 			if test.wantResponse == "" {
 				if len(dumps) != 1 {
@@ -680,13 +664,13 @@ func TestAnAbandonedExchangeIsStillDumped(t *testing.T) {
 }
 
 func TestWebSocketsAreDumpedWithoutWhatGoesThrough(t *testing.T) {
-	dir, d, _ := newTestDumper(t)
+	dir, d, _ := newDumper(t)
 	finished := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer close(finished)
-		e := d.begin(r)
-		defer e.finish()
-		w = e.record(w)
+		e := d.Begin(r, true)
+		defer e.Finish()
+		w = e.Record(w)
 		w.Header().Set("Upgrade", "websocket")
 		w.Header().Set("Connection", "Upgrade")
 		w.WriteHeader(http.StatusSwitchingProtocols)
@@ -709,7 +693,7 @@ func TestWebSocketsAreDumpedWithoutWhatGoesThrough(t *testing.T) {
 		t.Errorf("answer: %q, %v", all, err)
 	}
 	<-finished
-	d.close()
+	d.Close()
 	request, response := onlyDump(t, dir)
 	if !strings.Contains(request, `"GET"`) || textBody(t, request) != "" {
 		t.Errorf("request:\n%s", request)
@@ -720,12 +704,12 @@ func TestWebSocketsAreDumpedWithoutWhatGoesThrough(t *testing.T) {
 }
 
 func TestAWebSocketOverHTTP2IsDumpedWithoutWhatGoesThrough(t *testing.T) {
-	dir, d, _ := newTestDumper(t)
-	r := newDumpRequest("frames of the caller")
+	dir, d, _ := newDumper(t)
+	r := newRequest("frames of the caller")
 	r.Method, r.ProtoMajor = http.MethodConnect, 2
 	r.Header[":protocol"] = []string{"websocket"}
 	dumpExchange(d, r, echoBody)
-	d.close()
+	d.Close()
 	for _, dump := range bothDumps(onlyDump(t, dir)) {
 		if textBody(t, dump) != "" {
 			t.Errorf("dump:\n%s", dump)
@@ -734,49 +718,49 @@ func TestAWebSocketOverHTTP2IsDumpedWithoutWhatGoesThrough(t *testing.T) {
 }
 
 func TestInformationalAnswersAreNotTheAnswer(t *testing.T) {
-	dir, d, _ := newTestDumper(t)
-	dumpExchange(d, newDumpRequest(`{}`), func(w http.ResponseWriter, _ *http.Request) {
+	dir, d, _ := newDumper(t)
+	dumpExchange(d, newRequest(`{}`), func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(http.StatusEarlyHints)
 		w.WriteHeader(http.StatusTeapot)
 		w.WriteHeader(http.StatusOK) // too late
 	})
-	d.close()
+	d.Close()
 	if _, response := onlyDump(t, dir); !strings.Contains(response, `"status": 418,`) {
 		t.Errorf("response:\n%s", response)
 	}
 }
 
 func TestNoDumperChangesNothing(t *testing.T) {
-	var d *dumper
-	mustDump(t, d.prepare())
-	r := newDumpRequest(`{}`)
+	var d *Dumper
+	must(t, d.Prepare())
+	r := newRequest(`{}`)
 	body, w := r.Body, httptest.NewRecorder()
-	e := d.begin(r, dumpTestKey)
-	if e != nil || r.Body != body || e.record(w) != http.ResponseWriter(w) {
+	e := d.Begin(r, false, testKey)
+	if e != nil || r.Body != body || e.Record(w) != http.ResponseWriter(w) {
 		t.Error("something was wrapped")
 	}
-	e.finish()
-	d.close()
+	e.Finish()
+	d.Close()
 }
 
 func TestARequestWithoutBodyStaysOne(t *testing.T) {
-	_, d, _ := newTestDumper(t)
-	r := newDumpRequest("")
+	_, d, _ := newDumper(t)
+	r := newRequest("")
 	r.Body = http.NoBody
-	d.begin(r).finish()
+	d.Begin(r, false).Finish()
 	if r.Body != http.NoBody {
 		t.Error("http.NoBody was wrapped, and would be sent as a body of unknown length")
 	}
 }
 
 func TestClosingLeavesNoGoroutine(t *testing.T) {
-	_, d, _ := newTestDumper(t)
-	dumpExchange(d, newDumpRequest(`{}`), answerDumped)
-	d.close()
+	_, d, _ := newDumper(t)
+	dumpExchange(d, newRequest(`{}`), answerDumped)
+	d.Close()
 	<-d.dir.done
 	stacks := make([]byte, 1<<20)
 	for range 1000 { // (it closes done a moment before it is gone)
-		if !bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("dumpDir).writeQueued")) {
+		if !bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte("directory).writeQueued")) {
 			return
 		}
 		runtime.Gosched()
@@ -787,10 +771,10 @@ func TestClosingLeavesNoGoroutine(t *testing.T) {
 func TestClosingDoesNotWaitForADiskThatHangs(t *testing.T) {
 	d, logs := blockedDumper(t, 2)
 	d.dir.patience = time.Millisecond
-	d.begin(newDumpRequest(`{}`)).finish()
-	mustDump(t, d.dir.Destruct())
-	d.begin(newDumpRequest(`{}`)).finish() // a stream that outlives its gate
-	d.dir.writeQueued()                    // the disk is back: too late
+	d.Begin(newRequest(`{}`), false).Finish()
+	must(t, d.dir.Destruct())
+	d.Begin(newRequest(`{}`), false).Finish() // a stream that outlives its gate
+	d.dir.writeQueued()                       // the disk is back: too late
 	if _, err := os.Lstat(d.dir.path); !errors.Is(err, fs.ErrNotExist) {
 		t.Error("it was written after all")
 	}
@@ -799,45 +783,45 @@ func TestClosingDoesNotWaitForADiskThatHangs(t *testing.T) {
 	}
 }
 
-// dumpFailingReader fails the test when it is read.
-type dumpFailingReader struct{ t *testing.T }
+// failingReader fails the test when it is read.
+type failingReader struct{ t *testing.T }
 
-func (f dumpFailingReader) Read([]byte) (int, error) {
+func (f failingReader) Read([]byte) (int, error) {
 	f.t.Error("more was read than the handler asked for")
 	return 0, io.EOF
 }
 
-// newTestDumper dumps into a directory that is not there yet.
-func newTestDumper(t *testing.T) (string, *dumper, *observer.ObservedLogs) {
+// newDumper dumps into a directory that is not there yet.
+func newDumper(t *testing.T) (string, *Dumper, *observer.ObservedLogs) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "dumps")
-	d, logs := openTestDumper(t, dir)
+	d, logs := openDumper(t, dir)
 	return dir, d, logs
 }
 
-func openTestDumper(t *testing.T, dir string) (*dumper, *observer.ObservedLogs) {
+func openDumper(t *testing.T, dir string) (*Dumper, *observer.ObservedLogs) {
 	t.Helper()
 	core, logs := observer.New(zap.DebugLevel)
-	d, err := newDumper(dir, zap.New(core))
+	d, err := Open(dir, zap.New(core))
 	if err != nil {
 		t.Fatal(err)
 	}
 	d.dir.patience = time.Minute // (the race detector takes seconds for a long body)
-	t.Cleanup(d.close)
+	t.Cleanup(d.Close)
 	return d, logs
 }
 
 // blockedDumper has a writer that does not write: none runs yet.
-func blockedDumper(t *testing.T, room int) (*dumper, *observer.ObservedLogs) {
+func blockedDumper(t *testing.T, room int) (*Dumper, *observer.ObservedLogs) {
 	t.Helper()
 	core, logs := observer.New(zap.DebugLevel)
-	dir := newDumpDir(filepath.Join(t.TempDir(), "dumps"))
-	dir.queue = make(chan *exchange, room)
-	return &dumper{dir: dir, logger: zap.New(core)}, logs
+	dir := newDirectory(filepath.Join(t.TempDir(), "dumps"))
+	dir.queue = make(chan *Exchange, room)
+	return &Dumper{dir: dir, logger: zap.New(core)}, logs
 }
 
 // waitForLosses waits until the writer has given up on so many exchanges.
-func waitForDumpLosses(t *testing.T, d *dumper, want int) {
+func waitForLosses(t *testing.T, d *Dumper, want int) {
 	t.Helper()
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); runtime.Gosched() {
 		d.dir.mu.Lock()
@@ -852,7 +836,7 @@ func waitForDumpLosses(t *testing.T, d *dumper, want int) {
 
 // assertLossLogged demands one line when dumps began to be lost and one, with
 // their number, when that was over.
-func assertDumpLossLogged(t *testing.T, logs *observer.ObservedLogs, lost int, why string) {
+func assertLossLogged(t *testing.T, logs *observer.ObservedLogs, lost int, why string) {
 	t.Helper()
 	all := logs.All()
 	if len(all) != 2 || all[0].Level != zap.ErrorLevel || all[1].Level != zap.WarnLevel {
@@ -866,20 +850,20 @@ func assertDumpLossLogged(t *testing.T, logs *observer.ObservedLogs, lost int, w
 	}
 }
 
-func newDumpRequest(body string) *http.Request {
+func newRequest(body string) *http.Request {
 	r := httptest.NewRequest(http.MethodPost, "/v1/responses", strings.NewReader(body))
 	r.Host = "127.0.0.1:1"
-	r.Header.Set("Authorization", "Bearer "+dumpTestToken)
+	r.Header.Set("Authorization", "Bearer "+testToken)
 	r.Header.Set("Content-Type", "application/json")
 	return r
 }
 
 // dumpExchange does what the gate does with a request.
-func dumpExchange(d *dumper, r *http.Request, next http.HandlerFunc) *httptest.ResponseRecorder {
+func dumpExchange(d *Dumper, r *http.Request, next http.HandlerFunc) *httptest.ResponseRecorder {
 	answer := httptest.NewRecorder()
-	e := d.begin(r, dumpTestKey)
-	defer e.finish()
-	next(e.record(answer), r)
+	e := d.Begin(r, r.Method == http.MethodConnect, testKey, testToken)
+	defer e.Finish()
+	next(e.Record(answer), r)
 	return answer
 }
 
@@ -890,17 +874,17 @@ func echoBody(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(w, r.Body)
 }
 
-func mustDump(t *testing.T, err error) {
+func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-func assertDumpMode(t *testing.T, path string, want fs.FileMode) {
+func assertMode(t *testing.T, path string, want fs.FileMode) {
 	t.Helper()
 	info, err := os.Lstat(path)
-	mustDump(t, err)
+	must(t, err)
 	if got := info.Mode().Perm(); got != want {
 		t.Errorf("%s: mode %04o, want %04o", path, got, want)
 	}
@@ -909,7 +893,7 @@ func assertDumpMode(t *testing.T, path string, want fs.FileMode) {
 func dumpNames(t *testing.T, dir string) []string {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
-	mustDump(t, err)
+	must(t, err)
 	var names []string
 	for _, entry := range entries {
 		names = append(names, entry.Name())
@@ -920,7 +904,7 @@ func dumpNames(t *testing.T, dir string) []string {
 func readDumpFile(t *testing.T, dir, name string) string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(dir, name))
-	mustDump(t, err)
+	must(t, err)
 	return string(text)
 }
 
@@ -949,9 +933,9 @@ func bothDumps(request, response string) []string { return []string{request, res
 func compactBody(t *testing.T, dump string) string {
 	t.Helper()
 	var parsed struct{ Body json.RawMessage }
-	mustDump(t, json.Unmarshal([]byte(dump), &parsed))
+	must(t, json.Unmarshal([]byte(dump), &parsed))
 	var compact bytes.Buffer
-	mustDump(t, json.Compact(&compact, parsed.Body))
+	must(t, json.Compact(&compact, parsed.Body))
 	return compact.String()
 }
 
@@ -959,14 +943,14 @@ func compactBody(t *testing.T, dump string) string {
 func textBody(t *testing.T, dump string) string {
 	t.Helper()
 	var parsed struct{ Body string }
-	mustDump(t, json.Unmarshal([]byte(dump), &parsed))
+	must(t, json.Unmarshal([]byte(dump), &parsed))
 	return parsed.Body
 }
 
 func headerIn(t *testing.T, dump, name string) string {
 	t.Helper()
-	var parsed struct{ Headers []dumpedHeader }
-	mustDump(t, json.Unmarshal([]byte(dump), &parsed))
+	var parsed struct{ Headers []headerLine }
+	must(t, json.Unmarshal([]byte(dump), &parsed))
 	for _, header := range parsed.Headers {
 		if header.Name == name {
 			return header.Value

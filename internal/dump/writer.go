@@ -1,4 +1,4 @@
-package responsesproxygate
+package dump
 
 import (
 	"bytes"
@@ -16,13 +16,13 @@ import (
 	"go.uber.org/zap"
 )
 
-// dumpDirs holds the directories that gates dump into, by absolute path: a
-// *dumpDir. It outlives a reload, so that numbers go on and streams that end
+// directories holds the directories that gates dump into, by absolute path: a
+// *directory. It outlives a reload, so that numbers go on and streams that end
 // after it are written.
-var dumpDirs = caddy.NewUsagePool()
+var directories = caddy.NewUsagePool()
 
-// dumpDir is a directory, and the goroutine that writes into it.
-type dumpDir struct {
+// directory is a directory, and the goroutine that writes into it.
+type directory struct {
 	path     string
 	sequence atomic.Uint64
 	held     atomic.Int64 // bytes of bodies in memory
@@ -32,42 +32,42 @@ type dumpDir struct {
 
 	mu     sync.Mutex // for a moment only, never while something is written
 	closed bool
-	queue  chan *exchange
+	queue  chan *Exchange
 	lost   int // since dumps were last known to work
 }
 
-func newDumpDir(path string) *dumpDir {
-	return &dumpDir{
+func newDirectory(path string) *directory {
+	return &directory{
 		path:     path,
-		patience: dumpPatience,
-		queue:    make(chan *exchange, maxDumpQueue),
+		patience: closePatience,
+		queue:    make(chan *Exchange, maxQueue),
 		done:     make(chan struct{}),
 	}
 }
 
 var (
-	errDumpQueueFull = errors.New("the disk is slower than the requests")
-	errDumpClosed    = errors.New("the gate has been closed")
+	errQueueFull = errors.New("the disk is slower than the requests")
+	errClosed    = errors.New("the gate has been closed")
 )
 
 // enqueue hands e to the writer, or says at once why it cannot.
-func (d *dumpDir) enqueue(e *exchange) error {
+func (d *directory) enqueue(e *Exchange) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closed {
-		return errDumpClosed
+		return errClosed
 	}
 	select {
 	case d.queue <- e:
 		return nil
 	default:
-		return errDumpQueueFull
+		return errQueueFull
 	}
 }
 
 // discard gives up on e. The first loss is logged, the others are counted
 // until dumps work again: a full disk must not fill the log as well.
-func (d *dumpDir) discard(e *exchange, why error) {
+func (d *directory) discard(e *Exchange, why error) {
 	e.release()
 	d.mu.Lock()
 	d.lost++
@@ -80,7 +80,7 @@ func (d *dumpDir) discard(e *exchange, why error) {
 }
 
 // recovered logs the end of a time in which dumps were lost.
-func (d *dumpDir) recovered(logger *zap.Logger) {
+func (d *directory) recovered(logger *zap.Logger) {
 	if len(d.queue) > 0 {
 		return // a queue that was full may be so again in a moment
 	}
@@ -94,10 +94,10 @@ func (d *dumpDir) recovered(logger *zap.Logger) {
 }
 
 // writeQueued writes until the queue is closed and empty.
-func (d *dumpDir) writeQueued() {
+func (d *directory) writeQueued() {
 	defer close(d.done)
 	for e := range d.queue {
-		err := errDumpClosed
+		err := errClosed
 		if !d.hurry.Load() {
 			err = d.write(e)
 		}
@@ -112,7 +112,7 @@ func (d *dumpDir) writeQueued() {
 
 // Destruct implements caddy.Destructor: no gate dumps here any more. A disk
 // that hangs must not hang a reload or the exit.
-func (d *dumpDir) Destruct() error {
+func (d *directory) Destruct() error {
 	d.mu.Lock()
 	d.closed = true
 	close(d.queue)
@@ -128,9 +128,9 @@ func (d *dumpDir) Destruct() error {
 }
 
 // release gives back the memory that the bodies were allowed to take.
-func (e *exchange) release() {
+func (e *Exchange) release() {
 	e.dumper.dir.held.Add(-int64(len(e.request.kept) + len(e.response.kept)))
-	e.request, e.response = dumpedText{}, dumpedText{}
+	e.request, e.response = bodyText{}, bodyText{}
 }
 
 // dumpFile is one file of an exchange.
@@ -140,12 +140,12 @@ type dumpFile struct {
 }
 
 // files are the exchange's request and, if there was one, its response.
-func (e *exchange) files() ([]dumpFile, error) {
-	request, err := encodeDump(struct {
-		Method  string         `json:"method"`
-		URL     string         `json:"url"`
-		Headers []dumpedHeader `json:"headers"`
-		Body    any            `json:"body"`
+func (e *Exchange) files() ([]dumpFile, error) {
+	request, err := encode(struct {
+		Method  string       `json:"method"`
+		URL     string       `json:"url"`
+		Headers []headerLine `json:"headers"`
+		Body    any          `json:"body"`
 	}{e.method, e.url, e.requestHeader, e.body(e.request)})
 	if err != nil {
 		return nil, err
@@ -154,10 +154,10 @@ func (e *exchange) files() ([]dumpFile, error) {
 	if e.status == 0 {
 		return files, nil // abandoned; the original has no response file either
 	}
-	response, err := encodeDump(struct {
-		Status  int            `json:"status"`
-		Headers []dumpedHeader `json:"headers"`
-		Body    any            `json:"body"`
+	response, err := encode(struct {
+		Status  int          `json:"status"`
+		Headers []headerLine `json:"headers"`
+		Body    any          `json:"body"`
 	}{e.status, e.responseHeader, e.body(e.response)})
 	if err != nil {
 		return nil, err
@@ -165,8 +165,8 @@ func (e *exchange) files() ([]dumpFile, error) {
 	return append(files, dumpFile{"-response.json", response}), nil
 }
 
-// encodeDump is the JSON of v, for people to read.
-func encodeDump(v any) ([]byte, error) {
+// encode is the JSON of v, for people to read.
+func encode(v any) ([]byte, error) {
 	var out bytes.Buffer
 	encoder := json.NewEncoder(&out)
 	encoder.SetEscapeHTML(false)
@@ -177,7 +177,7 @@ func encodeDump(v any) ([]byte, error) {
 
 // write writes an exchange's files. The directory is opened each time: it is
 // checked again, and may have been cleared away and made anew.
-func (d *dumpDir) write(e *exchange) error {
+func (d *directory) write(e *Exchange) error {
 	files, err := e.files()
 	if err != nil {
 		return err
@@ -189,7 +189,7 @@ func (d *dumpDir) write(e *exchange) error {
 	defer root.Close()
 	for range 100 {
 		prefix := fmt.Sprintf("%06d-%d", e.sequence, e.began.UnixMilli())
-		if err = writeDumps(root, prefix, files); !errors.Is(err, fs.ErrExist) {
+		if err = writeFiles(root, prefix, files); !errors.Is(err, fs.ErrExist) {
 			return err
 		}
 		e.sequence = d.sequence.Add(1) // somebody has that name
@@ -197,10 +197,10 @@ func (d *dumpDir) write(e *exchange) error {
 	return err
 }
 
-// writeDumps writes all of files, or none. Whoever lists the directory sees
+// writeFiles writes all of files, or none. Whoever lists the directory sees
 // whole ones only. Nothing that is there already is followed or replaced: a
 // temporary name is taken by one writer, who alone may then take the real one.
-func writeDumps(root *os.Root, prefix string, files []dumpFile) (err error) {
+func writeFiles(root *os.Root, prefix string, files []dumpFile) (err error) {
 	var made []string
 	defer func() {
 		if err != nil {
@@ -237,4 +237,4 @@ func writeDumps(root *os.Root, prefix string, files []dumpFile) (err error) {
 }
 
 // Interface guard
-var _ caddy.Destructor = (*dumpDir)(nil)
+var _ caddy.Destructor = (*directory)(nil)

@@ -1,4 +1,4 @@
-package responsesproxygate
+package dump
 
 import (
 	"bytes"
@@ -6,33 +6,35 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
-// dumpedHeader is one header line in a dump.
-type dumpedHeader struct {
+// headerLine is one header line in a dump.
+type headerLine struct {
 	Name  string `json:"name"`
 	Value string `json:"value"`
 }
 
-// dumpHeader copies the headers, sorted by name, without their secrets.
-func dumpHeader(header http.Header, secrets []string, isSecret func(name string) bool) []dumpedHeader {
-	dumped := make([]dumpedHeader, 0, len(header)) // (null is not a list)
+// headerLines copies the headers, sorted by name, without their secrets.
+func headerLines(header http.Header, secrets []string, isSecret func(name string) bool) []headerLine {
+	dumped := make([]headerLine, 0, len(header)) // (null is not a list)
 	for name, values := range header {
 		for _, value := range values {
 			switch {
 			case isSecret(strings.ToLower(name)) || containsAny(value, secrets):
-				value = dumpRedacted
+				value = redacted
 			case name == "Sec-Websocket-Protocol":
 				value = hideKeySubprotocols(value)
 			}
-			dumped = append(dumped, dumpedHeader{Name: name, Value: value})
+			dumped = append(dumped, headerLine{Name: name, Value: value})
 		}
 	}
 	slices.SortStableFunc(dumped, compareHeaders)
 	return dumped
 }
 
-func compareHeaders(a, b dumpedHeader) int { return cmp.Compare(a.Name, b.Name) }
+func compareHeaders(a, b headerLine) int { return cmp.Compare(a.Name, b.Name) }
 
 // secretWords are in the names of headers that carry credentials. Some that
 // carry none have them too (Idempotency-Key); a dump can do without those.
@@ -55,14 +57,14 @@ func containsAny(s string, parts []string) bool {
 
 // hideKeySubprotocols hides keys among the WebSocket subprotocols.
 func hideKeySubprotocols(value string) string {
-	if !isKeySubprotocol(value) {
+	if !secret.IsKeySubprotocol(value) {
 		return value
 	}
 	names := strings.Split(value, ",")
 	for i, name := range names {
 		names[i] = strings.TrimSpace(name)
-		if isKeySubprotocol(names[i]) {
-			names[i] = dumpRedacted
+		if secret.IsKeySubprotocol(names[i]) {
+			names[i] = redacted
 		}
 	}
 	return strings.Join(names, ", ")
@@ -123,7 +125,7 @@ func hideSecrets(text []byte, end int, forms []string) []byte {
 			break
 		}
 		if s.from >= done {
-			hidden = append(append(hidden, text[done:s.from]...), dumpRedacted...)
+			hidden = append(append(hidden, text[done:s.from]...), redacted...)
 		}
 		done = max(done, s.to)
 	}
