@@ -61,6 +61,7 @@ type caller struct {
 	written   infofile.Info             // what its file says
 	failure   error                     // why it is not told anything newer
 	announced secret.Secret             // the token that was printed to stderr
+	stopping  bool                      // no config goes on with this caller: it is told nothing more
 	alarm     *time.Timer               // rings for the next rotation, or the end
 }
 
@@ -280,7 +281,7 @@ func (c *caller) publishLater(config configID, p *publication) {
 	time.AfterFunc(publishAgainAfter, func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if c.gone.Load() || c.configs[config] != p {
+		if c.gone.Load() || c.stopping || c.configs[config] != p {
 			return
 		}
 		if len(c.configs) == 1 {
@@ -317,11 +318,13 @@ func (c *caller) tell(next publication) error {
 	switch {
 	case c.withdrawn(&next) || next.ended(c.began, now):
 		// There is no token to tell; a file would promise one.
-		if next.file != nil && former.path == next.path {
+		if next.file != nil && former.path == next.path && !c.stopping {
 			if err := next.file.Remove(said); err != nil {
 				return err
 			}
 		}
+	case c.stopping:
+		return errStopping
 	case next.file != nil:
 		if err := next.file.Write(info); err != nil {
 			return err
@@ -380,29 +383,23 @@ func (c *caller) Destruct() error {
 	c.mu.Lock()
 	c.gone.Store(true)
 	c.schedule()
-	last, said := c.current, c.written
+	last, said, stopped := c.current, c.written, c.stopping
 	c.mu.Unlock()
 	generatedTokens.replace(&c.ring, c.ring.tokens(), nil)
 	claims.drop(c)
 	if !fleetOf(c.id.gate).has(c.id.name()) { // or it goes on under its name
 		forgetCaller(c.id.gate, c.id.name())
 	}
-	if last.file == nil {
-		return nil
+	if stopped {
+		return nil // what may be there now is the next launch's
 	}
-	if other := callerAt(last.path); other != nil {
-		// Another caller has the file now. With a fixed token, its content
-		// may be the same to the letter. Or that caller had it before, and
-		// the config that took it over has failed.
-		return other.retell()
-	}
-	return last.file.Remove(said)
+	return c.takeAway(last, said)
 }
 
-// callerAt finds the caller that is told through a server-info file.
-func callerAt(path string) *caller {
+// callerAt finds the caller, but for one, that is told through a server-info file.
+func callerAt(path string, but *caller) *caller {
 	for _, c := range claims.of(path) {
-		if c.isToldAt(path) {
+		if c != but && c.isToldAt(path) {
 			return c
 		}
 	}

@@ -164,7 +164,7 @@ func (h *Handler) openCaller(client Client, taken map[tokenDigest]string) (*conf
 		if err := state.claimFile(h.config, file); err != nil {
 			return nil, err
 		}
-		if former := callerAt(file.Resolved()); former != nil {
+		if former := callerAt(file.Resolved(), nil); former != nil {
 			file.TakeOver(former.toldBy())
 		}
 		if err := file.Check(); err != nil {

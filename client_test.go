@@ -185,7 +185,7 @@ func TestAReloadMayGiveTheFileToAnotherOwner(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if former := callerAt(file.Resolved()); former != nil {
+		if former := callerAt(file.Resolved(), nil); former != nil {
 			file.TakeOver(former.toldBy())
 		}
 		if err := file.Check(); err != nil {

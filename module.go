@@ -166,7 +166,7 @@ type Handler struct {
 //	{"port":18080,"pid":4242,"auth_token":"…","base_url":"http://127.0.0.1:18080/v1"}
 //
 // with `socket` in place of `port` on a unix socket. Its mode is 0600. It is
-// replaced atomically when something in it changes, and removed at exit.
+// replaced atomically when something in it changes, and removed before its port closes.
 type ServerInfo struct {
 	// The file's path. Parents that are missing are made with mode 0700. A
 	// path that somebody else could redirect or read (a symlink, a loose or

@@ -17,7 +17,8 @@ func (h *Handler) publishWhenStarted(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	return app.(*caddyevents.App).On("started", startedHook{h})
+	events := app.(*caddyevents.App)
+	return errors.Join(events.On("started", startedHook{h}), events.On("stopping", stoppingHook{h}))
 }
 
 // startedHook keeps the handler in an unexported field, because Caddy logs
@@ -27,6 +28,51 @@ type startedHook struct{ handler *Handler }
 // Handle implements caddyevents.Handler.
 func (s startedHook) Handle(context.Context, caddy.Event) error {
 	return s.handler.publish()
+}
+
+// stoppingHook is startedHook for the event that comes before the ports close.
+type stoppingHook struct{ handler *Handler }
+
+// Handle implements caddyevents.Handler.
+func (s stoppingHook) Handle(context.Context, caddy.Event) error {
+	var errs []error
+	for _, c := range s.handler.callers {
+		errs = append(errs, c.stop(s.handler.config))
+	}
+	return s.handler.gateError(errors.Join(errs...))
+}
+
+// stop takes the caller's file away while the port is still ours, unless
+// another config that runs has the caller: Caddy stops a config at a reload, too.
+// The last streams may go on for long after the port has closed, and anybody can
+// take it then: who read the file would tell them the token.
+func (c *caller) stop(config configID) error {
+	c.mu.Lock()
+	for other, p := range c.configs {
+		if other != config && p.started {
+			c.mu.Unlock()
+			return nil
+		}
+	}
+	c.stopping = true
+	c.schedule()
+	last, said := c.current, c.written
+	c.mu.Unlock()
+	return c.takeAway(last, said)
+}
+
+// takeAway removes what the caller was told, unless it is another's by now.
+func (c *caller) takeAway(last publication, said infofile.Info) error {
+	if last.file == nil {
+		return nil
+	}
+	if other := callerAt(last.path, c); other != nil {
+		// Another caller has the file now. With a fixed token, its content
+		// may be the same to the letter. Or that caller had it before, and
+		// the config that took it over has failed.
+		return other.retell()
+	}
+	return last.file.Remove(said)
 }
 
 // publish tells callers where the gate is and which token to send.

@@ -74,6 +74,7 @@ var (
 	errFixedToken = errors.New("the token is a fixed one (the option token); change it where the option points, and reload")
 	errExpired    = errors.New("the caller's access has expired; give it a longer expires and reload, or take its client block out, reload, and put it back")
 	errManyTokens = fmt.Errorf("more than %d tokens are in their grace period; rotate with grace 0", maxAccepted)
+	errStopping   = errors.New("the gate is being stopped: its callers are told nothing any more")
 	errNotRunning = errors.New("the caller is not in the running config")
 	errIsRevoked  = errors.New("the caller's access is revoked")
 )
@@ -227,7 +228,7 @@ func (c *caller) nextDue() (at time.Time) {
 	if p.expires > 0 {
 		at = c.began.Add(p.expires)
 	}
-	if p.rotation != nil && !p.hasFixedToken() && !c.revoked {
+	if p.rotation != nil && !p.hasFixedToken() && !c.revoked && !c.stopping {
 		if next := c.rotated.Add(p.rotation.interval); at.IsZero() || next.Before(at) {
 			at = next
 		}
@@ -248,7 +249,7 @@ func (c *caller) wake() {
 	case p.ended(c.began, now):
 		err = c.tell(p)
 		c.log(err, "a client's access has expired")
-	case p.rotation != nil && !p.hasFixedToken() && !c.revoked && !now.Before(c.rotated.Add(p.rotation.interval)):
+	case p.rotation != nil && !p.hasFixedToken() && !c.revoked && !c.stopping && !now.Before(c.rotated.Add(p.rotation.interval)):
 		err = c.rotateLocked(p.rotation.grace)
 		c.metrics.rotations.count(err)
 		c.log(err, "token rotated")

@@ -107,3 +107,52 @@ func TestACallerOfTheOriginalTellsItsPromptToWhoeverTookThePort(t *testing.T) {
 		t.Errorf("the attack does not even succeed against the original: it shows nothing; %+v", got)
 	}
 }
+
+// While a gate lets its last streams end, its port is free for anybody. No
+// reader of the server-info file is led there.
+func TestTheFileIsGoneBeforeAnotherUserCanTakeThePort(t *testing.T) {
+	t.Parallel()
+	stream := gatetest.NewEventStream()
+	up := gatetest.NewUpstream(t, stream.Serve)
+	g := gatetest.StartReloadable(t, up, gatetest.Site{Global: "grace_period 1m", Gate: "rotate_every 1s"})
+	_, events := gatetest.OpenStream(t, g.HTTP, g.Post(gatetest.WithDeadline(t)))
+	stream.Send(t)
+	gatetest.ReadEvent(t, events, 1)
+	actor := attacker(t, "squatter", g.Addr)
+	g.Signal(syscall.SIGTERM)
+	actor.WaitOutput("holding", 1)
+	if !gatetest.Missing(g.Site.InfoPath()) {
+		t.Error("another user has the port, and the file leads there")
+	}
+	// A verb, and the rotations that would be due, do not write it again.
+	if got := g.AdminDo(t, "POST", "/responses_proxy_gate/gates/default/rotate", "application/json", "{}"); got.Status == 200 {
+		t.Errorf("a rotation while the gate stops: %d %s", got.Status, got.Body)
+	}
+	for n := 2; n < 5; n++ {
+		stream.Send(t)
+		gatetest.ReadEvent(t, events, n)
+	}
+	if !gatetest.Missing(g.Site.InfoPath()) {
+		t.Error("a gate that stops has written the file again")
+	}
+	close(stream.Next)
+	if code := g.Wait(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	if got := reported[squatterReport](t, actor); got.Got != "" {
+		t.Errorf("another user was sent %q", got.Got)
+	}
+}
+
+// The control: the original leaves its file behind.
+func TestTheOriginalsFileOutlivesItsPort(t *testing.T) {
+	t.Parallel()
+	original := gatetest.StartOriginal(t, gatetest.NewUpstream(t, nil), gatetest.Site{}, gatetest.Launch{})
+	actor := attacker(t, "squatter", original.Addr)
+	gatetest.Must(t, original.Cmd.Process.Signal(syscall.SIGTERM))
+	actor.WaitOutput("holding", 1)
+	if gatetest.Missing(original.Site.InfoPath()) {
+		t.Error("the original's file is gone: the control shows nothing")
+	}
+	actor.End()
+}
