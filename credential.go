@@ -1,6 +1,7 @@
 package responsesproxygate
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"io/fs"
@@ -10,13 +11,13 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/backoff"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/callerheader"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/follow"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
 )
@@ -123,7 +124,7 @@ type credential struct {
 	allowed    []string // canonical names of the callers' headers that go upstream by the operator's leave
 	value      atomic.Pointer[presentedKey]
 	tries      backoff.Backoff // what the upstream says of the value
-	file       *watchedFile    // nil if the key does not come from a file of its own
+	file       *followedSecret // nil if the key does not come from a file of its own
 }
 
 // presentedKey is a key, and the header value that presents it.
@@ -183,13 +184,8 @@ func (s *sentOn) answered(status int) (refused *refusal, wait time.Duration, beg
 	return errUpstreamUnauthorized, wait, began
 }
 
-// current is what to present now, after a look at the key's file if one is due.
-func (c *credential) current() *presentedKey {
-	if c.file != nil {
-		c.file.refresh(c.use)
-	}
-	return c.value.Load()
-}
+// current is what to present now.
+func (c *credential) current() *presentedKey { return c.value.Load() }
 
 // callerCredentials are the headers in which the gate's callers send their
 // token, and a key if they take the gate for an API: logs leave them out.
@@ -295,94 +291,52 @@ func keepListed(values []string, keep func(string) bool) string {
 	return strings.Join(kept, ", ")
 }
 
-// fileCheckInterval is how often at most a key's file is looked at.
-const fileCheckInterval = time.Second
-
-// watchedFile follows the key in a file without a reload and without a
-// goroutine: a request that comes a second or more after the last look takes
-// another one.
-type watchedFile struct {
-	path    string
-	logger  *zap.Logger
-	reloads attempts
-
-	nextLook atomic.Int64 // Unix nanoseconds
-
-	mu      sync.Mutex
-	seen    fs.FileInfo // the file as it was when last read
-	pending fs.FileInfo // the file as it was when it was last seen to differ
+// followedSecret is a key or a token in a file, which is followed without a
+// reload and without a request.
+type followedSecret struct {
+	option string // that names it, for messages
+	path   string
+	logger *zap.Logger
+	reads  attempts
+	seen   fs.FileInfo
 }
 
-// openWatchedFile reads the key for the first time; then every fault is an error.
-func openWatchedFile(path string, logger *zap.Logger, reloads attempts) (*watchedFile, secret.Secret, error) {
-	w := &watchedFile{path: path, logger: logger, reloads: reloads}
-	key, err := w.read()
+// openFollowedSecret reads the secret for the first time; then every fault is an error.
+func openFollowedSecret(option, path string, logger *zap.Logger, reads attempts) (*followedSecret, secret.Secret, error) {
+	key, info, err := readSecretFile(path)
 	if err != nil {
-		return nil, secret.Secret{}, fmt.Errorf("upstream_bearer_file %s: %w", path, err)
+		return nil, secret.Secret{}, fmt.Errorf("%s %s: %w", option, path, err)
 	}
-	w.nextLook.Store(time.Now().Add(fileCheckInterval).UnixNano())
-	return w, key, nil
+	return &followedSecret{option: option, path: path, logger: logger, reads: reads, seen: info}, key, nil
 }
 
-// refresh calls use with the file's key if the file has changed. A file that
-// cannot be read or has no valid key leaves the old key in use, and is logged
-// once.
-func (w *watchedFile) refresh(use func(secret.Secret)) {
-	now, next := time.Now(), w.nextLook.Load()
-	if now.UnixNano() < next && next-now.UnixNano() <= int64(fileCheckInterval) {
-		return // (a clock that was set back must not put the next look off)
+// follow calls use with what the file has from now on, each time that it has
+// changed, until ctx is done. A file that cannot be read or has nothing of use
+// leaves the old secret in use, and is logged once.
+//
+// It has a goroutine of its own, which nobody waits for: a file system that
+// hangs holds neither requests nor reloads.
+func (s *followedSecret) follow(ctx context.Context, use func(secret.Secret) error) {
+	file := &follow.File{Path: s.path, Seen: s.seen}
+	file.Lost = func(err error) {
+		s.reads.count(err)
+		s.logger.Error("cannot read "+s.option+"; the old one stays in use", zap.Error(err))
 	}
-	if !w.nextLook.CompareAndSwap(next, now.Add(fileCheckInterval).UnixNano()) {
-		return // another request looks
-	}
-	if !w.mu.TryLock() {
-		return // another one still does: the file system hangs, and one request that waits for it is enough
-	}
-	defer w.mu.Unlock()
-	info, err := os.Stat(w.path)
-	if err != nil {
-		if w.seen != nil {
-			w.seen, w.pending = nil, nil
-			w.reloads.count(err)
-			w.logger.Error("cannot read upstream_bearer_file; the old key stays in use", zap.Error(err))
+	file.Changed = func() (fs.FileInfo, error) {
+		next, info, err := readSecretFile(s.path)
+		if ctx.Err() != nil {
+			return info, nil // another config has read the file itself
 		}
-		return
+		if err == nil {
+			err = use(next)
+		}
+		s.reads.count(err)
+		if err != nil {
+			s.logger.Error(s.option+" has changed and has nothing that can be used; the old one stays in use", zap.Error(err))
+			return nil, err
+		}
+		s.logger.Info(s.option + " has changed; the new one is in use")
+		return info, nil
 	}
-	if sameVersion(info, w.seen) {
-		w.pending = nil
-		return
-	}
-	// A file that is written in place passes through states that look like a
-	// shorter key. Wait until it has stayed the same for one interval. A file
-	// that was renamed into place is whole.
-	inPlace := w.seen == nil || os.SameFile(info, w.seen)
-	if inPlace && !sameVersion(info, w.pending) {
-		w.pending = info
-		return
-	}
-	w.pending = nil
-	key, err := w.read()
-	w.reloads.count(err)
-	if err != nil {
-		w.seen = info // logged once for this version
-		w.logger.Error("upstream_bearer_file has changed and has no valid key; the old key stays in use", zap.Error(err))
-		return
-	}
-	use(key)
-	w.logger.Info("upstream_bearer_file has changed; the new key is in use")
-}
-
-// sameVersion tells whether a file has not been written to between two looks.
-func sameVersion(a, b fs.FileInfo) bool {
-	return a != nil && b != nil && os.SameFile(a, b) &&
-		a.Size() == b.Size() && a.ModTime().Equal(b.ModTime()) && a.Mode() == b.Mode()
-}
-
-// read reads the key, and remembers which version of the file it was in.
-func (w *watchedFile) read() (secret.Secret, error) {
-	key, info, err := readSecretFile(w.path)
-	if err == nil {
-		w.seen = info
-	}
-	return key, err
+	go file.Follow(ctx)
 }

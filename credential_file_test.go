@@ -1,6 +1,7 @@
 package responsesproxygate
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,11 +9,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/follow"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
@@ -24,6 +25,7 @@ type watching struct {
 	path       string
 	credential *credential
 	logs       *observer.ObservedLogs
+	end        context.CancelFunc // of the config
 }
 
 // watch makes the file; start opens it, and belongs into the bubble.
@@ -35,20 +37,25 @@ func watch(t *testing.T, content string) *watching {
 func (w *watching) start(t *testing.T) {
 	t.Helper()
 	core, logs := observer.New(zap.DebugLevel)
-	file, key, err := openWatchedFile(w.path, zap.New(core), testReloads)
+	file, key, err := openFollowedSecret("upstream_bearer_file", w.path, zap.New(core), testReloads)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.credential, w.logs = newCredential("api-key"), logs
 	w.credential.file = file
 	w.credential.use(key)
+	h := &Handler{credential: w.credential}
+	ctx, end := context.WithCancel(t.Context()) // which ends with the bubble
+	h.followSecrets(ctx)
+	w.end = end
+	time.Sleep(follow.Interval / 2) // what the test does is between two looks
 }
 
-// looks lets the interval pass before each request and says what key it must get.
+// looks lets the interval pass, again and again, and says what the key must be then.
 func (w *watching) looks(t *testing.T, want ...string) {
 	t.Helper()
 	for i, key := range want {
-		time.Sleep(fileCheckInterval)
+		time.Sleep(follow.Interval)
 		if got := keyOf(w.credential); got != key {
 			t.Errorf("look %d: the key is %q, want %q", i+1, got, key)
 		}
@@ -114,33 +121,33 @@ func TestAKeyFileIsFollowed(t *testing.T) {
 		"a new file is renamed into its place": {func(t *testing.T, w *watching) {
 			w.rename(t, "skNew\n", 0o600)
 			w.looks(t, "skNew", "skNew")
-		}, []string{"new key is in use"}},
+		}, []string{"the new one is in use"}},
 		"it is renamed over twice": {func(t *testing.T, w *watching) {
 			w.rename(t, "skNew1", 0o600)
 			w.looks(t, "skNew1")
 			w.rename(t, "skNew2", 0o600)
 			w.looks(t, "skNew2")
-		}, []string{"new key is in use", "new key is in use"}},
+		}, []string{"the new one is in use", "the new one is in use"}},
 		"it is written in place, and used once it stays the same": {func(t *testing.T, w *watching) {
 			w.write(t, "skNew")
 			w.looks(t, testKey, "skNew", "skNew")
-		}, []string{"new key is in use"}},
+		}, []string{"the new one is in use"}},
 		"a slow writer's unfinished key is never used": {func(t *testing.T, w *watching) {
 			for n := range 5 {
 				w.write(t, "skNew"[:n+1])
 				w.looks(t, testKey)
 			}
 			w.looks(t, "skNew")
-		}, []string{"new key is in use"}},
+		}, []string{"the new one is in use"}},
 		"a slow writer's key of the same length is seen": {func(t *testing.T, w *watching) {
 			other := strings.Repeat("x", len(testKey))
 			w.write(t, other)
 			w.looks(t, testKey, other)
-		}, []string{"new key is in use"}},
+		}, []string{"the new one is in use"}},
 		"it is written in place as it was": {func(t *testing.T, w *watching) {
 			w.write(t, testKey)
 			w.looks(t, testKey, testKey)
-		}, []string{"new key is in use"}},
+		}, []string{"the new one is in use"}},
 		"it changes for an instant only": {func(t *testing.T, w *watching) {
 			before, err := os.Stat(w.path)
 			if err != nil {
@@ -155,31 +162,31 @@ func TestAKeyFileIsFollowed(t *testing.T) {
 			w.looks(t, testKey)
 			w.write(t, "skNew")
 			w.looks(t, testKey, "skNew")
-		}, []string{"new key is in use"}},
+		}, []string{"the new one is in use"}},
 		"it is emptied, and filled again": {func(t *testing.T, w *watching) {
 			w.write(t, "")
 			w.looks(t, testKey, testKey, testKey, testKey)
 			w.write(t, "skNew")
 			w.looks(t, testKey, "skNew")
-		}, []string{"has no valid key", "new key is in use"}},
+		}, []string{"has nothing that can be used", "the new one is in use"}},
 		"it gets a malformed key": {func(t *testing.T, w *watching) {
 			w.rename(t, "Bearer "+testKey, 0o600)
 			w.looks(t, testKey, testKey, testKey)
-		}, []string{"has no valid key"}},
+		}, []string{"has nothing that can be used"}},
 		"it gets one malformed key after another": {func(t *testing.T, w *watching) {
 			w.rename(t, "a b", 0o600)
 			w.looks(t, testKey, testKey)
 			w.rename(t, "c d", 0o600)
 			w.looks(t, testKey, testKey)
-		}, []string{"has no valid key", "has no valid key"}},
+		}, []string{"has nothing that can be used", "has nothing that can be used"}},
 		"it gets a key that is too long": {func(t *testing.T, w *watching) {
 			w.rename(t, strings.Repeat("k", secret.MaxLength+1), 0o600)
 			w.looks(t, testKey, testKey)
-		}, []string{"has no valid key"}},
+		}, []string{"has nothing that can be used"}},
 		"it gets a key of the greatest length, and a newline": {func(t *testing.T, w *watching) {
 			w.rename(t, strings.Repeat("k", secret.MaxLength)+"\r\n", 0o600)
 			w.looks(t, strings.Repeat("k", secret.MaxLength))
-		}, []string{"new key is in use"}},
+		}, []string{"the new one is in use"}},
 		"it is removed, and does not come back": {func(t *testing.T, w *watching) {
 			w.remove(t)
 			w.looks(t, testKey, testKey, testKey)
@@ -189,7 +196,7 @@ func TestAKeyFileIsFollowed(t *testing.T) {
 			w.looks(t, testKey, testKey)
 			w.write(t, "skNew")
 			w.looks(t, testKey, "skNew")
-		}, []string{"cannot read", "new key is in use"}},
+		}, []string{"cannot read", "the new one is in use"}},
 		"it is removed twice": {func(t *testing.T, w *watching) {
 			w.remove(t)
 			w.looks(t, testKey, testKey)
@@ -197,14 +204,14 @@ func TestAKeyFileIsFollowed(t *testing.T) {
 			w.looks(t, testKey, "skNew")
 			w.remove(t)
 			w.looks(t, "skNew", "skNew")
-		}, []string{"cannot read", "new key is in use", "cannot read"}},
+		}, []string{"cannot read", "the new one is in use", "cannot read"}},
 		"a directory takes its place": {func(t *testing.T, w *watching) {
 			w.remove(t)
 			if err := os.Mkdir(w.path, 0o700); err != nil {
 				t.Fatal(err)
 			}
 			w.looks(t, testKey, testKey, testKey)
-		}, []string{"has no valid key"}},
+		}, []string{"has nothing that can be used"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := watch(t, testKey)
@@ -224,39 +231,49 @@ func (w *watching) remove(t *testing.T) {
 	}
 }
 
-func TestAKeyFileIsLookedAtOnceASecondAtMost(t *testing.T) {
+// Nothing looks at the file but its follower: what is in use is there at once.
+func TestAKeyFileIsTakenUpWithoutARequest(t *testing.T) {
+	for name, change := range map[string]func(*watching){
+		"renamed":          func(w *watching) { w.rename(t, "skNew", 0o600) },
+		"written in place": func(w *watching) { w.write(t, "skNew") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := watch(t, testKey)
+			synctest.Test(t, func(t *testing.T) {
+				w.start(t)
+				time.Sleep(time.Hour)
+				change(w)
+				time.Sleep(2 * time.Second) // as the docs promise
+				if got := keyOf(w.credential); got != "skNew" {
+					t.Errorf("the first request gets %q", got)
+				}
+			})
+			w.logged(t, "the new one is in use")
+		})
+	}
+}
+
+func TestABrokenKeyFileIsReportedWithoutARequest(t *testing.T) {
 	w := watch(t, testKey)
 	synctest.Test(t, func(t *testing.T) {
 		w.start(t)
-		for round, key := range []string{"skNew1", "skNew2"} {
-			former := keyOf(w.credential)
-			w.rename(t, key, 0o600)
-			for range 10 {
-				if got := keyOf(w.credential); got != former {
-					t.Fatalf("round %d: the file was looked at again at once", round)
-				}
-			}
-			time.Sleep(fileCheckInterval - time.Nanosecond)
-			if got := keyOf(w.credential); got != former {
-				t.Fatalf("round %d: the file was looked at again within a second", round)
-			}
-			time.Sleep(time.Nanosecond)
-			if got := keyOf(w.credential); got != key {
-				t.Fatalf("round %d: after a second the key is %q", round, got)
-			}
-		}
+		w.rename(t, "two words", 0o600)
+		time.Sleep(2 * time.Second)
+		w.logged(t, "has nothing that can be used")
+		w.end()
 	})
 }
 
-func TestAClockThatIsSetBackDoesNotHideANewKey(t *testing.T) {
+// What an old config would make of the file is of no use any more.
+func TestAKeyFileIsFollowedNoLongerThanItsConfigLasts(t *testing.T) {
 	w := watch(t, testKey)
 	synctest.Test(t, func(t *testing.T) {
 		w.start(t)
-		// As if the last look had been when the clock was a day ahead.
-		w.credential.file.nextLook.Store(time.Now().Add(24 * time.Hour).UnixNano())
+		w.end()
 		w.rename(t, "skNew", 0o600)
-		w.looks(t, "skNew")
+		w.looks(t, testKey, testKey, testKey)
 	})
+	w.logged(t)
 }
 
 func TestAKeyFileMustBeRightAtTheStart(t *testing.T) {
@@ -268,7 +285,7 @@ func TestAKeyFileMustBeRightAtTheStart(t *testing.T) {
 		"malformed": {keyFile(t, "Bearer "+testKey, 0o600), "bare key"},
 		"too long":  {keyFile(t, testKey+strings.Repeat("k", secret.MaxLength), 0o600), "longer than"},
 	} {
-		file, key, err := openWatchedFile(c.path, zap.NewNop(), testReloads)
+		file, key, err := openFollowedSecret("upstream_bearer_file", c.path, zap.NewNop(), testReloads)
 		if err == nil || !strings.Contains(err.Error(), c.says) || !strings.Contains(err.Error(), c.path) || leaks(err.Error()) {
 			t.Errorf("%s: the error is %v; it should say %q and the path", name, err, c.says)
 		}
@@ -278,48 +295,21 @@ func TestAKeyFileMustBeRightAtTheStart(t *testing.T) {
 	}
 }
 
-func TestManyRequestsFollowAKeyFileTogether(t *testing.T) {
-	w := watch(t, "skNew0")
+// A look at the file may take for ever on a network file system.
+func TestAFileSystemThatHangsHoldsNobody(t *testing.T) {
+	w := watch(t, "skOld\n")
 	synctest.Test(t, func(t *testing.T) {
 		w.start(t)
-		for n := range 10 {
-			w.rename(t, fmt.Sprint("skNew", n+1), 0o600)
-			time.Sleep(fileCheckInterval)
-			var wait sync.WaitGroup
-			for range 16 {
-				wait.Go(func() {
-					got := keyOf(w.credential)
-					if got != fmt.Sprint("skNew", n) && got != fmt.Sprint("skNew", n+1) {
-						t.Errorf("round %d: the key is %q", n, got)
-					}
-				})
-			}
-			wait.Wait()
-			if got := keyOf(w.credential); got != fmt.Sprint("skNew", n+1) {
-				t.Errorf("after round %d the key is %q", n, got)
-			}
-		}
+		hung, released := make(chan struct{}), make(chan struct{})
+		w.credential.file.follow(t.Context(), func(secret.Secret) error { // as a read that does not come back
+			close(hung)
+			<-released
+			return nil
+		})
+		w.rename(t, "skNew", 0o600)
+		<-hung
+		w.looks(t, "skNew") // of the other follower
+		close(released)
+		w.end()
 	})
-	if entries := w.logs.Len(); entries != 10 {
-		t.Errorf("10 changes were logged %d times", entries)
-	}
-}
-
-// A look at the file may take for ever on a network file system.
-func TestAFileSystemThatHangsHoldsOneRequestAndNoMore(t *testing.T) {
-	w := watch(t, "skOld\n")
-	w.start(t)
-	w.credential.file.mu.Lock() // as does the request that waits
-	defer w.credential.file.mu.Unlock()
-	w.credential.file.nextLook.Store(0)
-	done := make(chan string, 1)
-	go func() { done <- keyOf(w.credential) }()
-	select {
-	case key := <-done:
-		if key != "skOld" {
-			t.Errorf("the key is %q", key)
-		}
-	case <-time.After(10 * time.Second):
-		t.Error("another request waits with it")
-	}
 }

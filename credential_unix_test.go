@@ -24,7 +24,7 @@ func TestAKeyFileThatOthersCanUseIsRefused(t *testing.T) {
 	for mode := range os.FileMode(0o1000) {
 		path := keyFile(t, testKey, mode|0o400) // (root reads it in any case)
 		_, fromPlaceholder := resolveSecret("upstream_bearer", "{file."+path+"}", true)
-		_, _, watched := openWatchedFile(path, nil, testReloads)
+		_, _, watched := openFollowedSecret("upstream_bearer_file", path, nil, testReloads)
 		mode |= 0o400
 		for _, err := range []error{fromPlaceholder, watched} {
 			// Others may do nothing but execute; the group may read.
@@ -42,7 +42,7 @@ func TestAFIFOInPlaceOfAKeyFileBlocksNobody(t *testing.T) {
 	if _, err := resolveSecret("upstream_bearer", "{file."+fifo+"}", true); err == nil || !strings.Contains(err.Error(), "not a regular file") {
 		t.Errorf("as a placeholder: %v", err)
 	}
-	if _, _, err := openWatchedFile(fifo, nil, testReloads); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+	if _, _, err := openFollowedSecret("upstream_bearer_file", fifo, nil, testReloads); err == nil || !strings.Contains(err.Error(), "not a regular file") {
 		t.Errorf("as upstream_bearer_file: %v", err)
 	}
 	w := watch(t, testKey)
@@ -53,7 +53,7 @@ func TestAFIFOInPlaceOfAKeyFileBlocksNobody(t *testing.T) {
 		}
 		w.looks(t, testKey, testKey, testKey)
 	})
-	w.logged(t, "has no valid key")
+	w.logged(t, "has nothing that can be used")
 }
 
 func TestALoosenedKeyFileIsNoLongerRead(t *testing.T) {
@@ -65,7 +65,7 @@ func TestALoosenedKeyFileIsNoLongerRead(t *testing.T) {
 		w.chmod(t, 0o600)
 		w.looks(t, testKey, "skLeaked")
 	})
-	w.logged(t, "has no valid key", "new key is in use")
+	w.logged(t, "has nothing that can be used", "the new one is in use")
 }
 
 func TestAKeyFileIsFollowedThroughASymlink(t *testing.T) {
@@ -90,5 +90,5 @@ func TestAKeyFileIsFollowedThroughASymlink(t *testing.T) {
 		link("new")
 		w.looks(t, "skNew")
 	})
-	w.logged(t, "new key is in use")
+	w.logged(t, "the new one is in use")
 }

@@ -328,16 +328,18 @@ func TestReloadsOfTheKeyRotationsAndRevocationsAreCounted(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := module.(*Handler)
-	look := func() {
-		h.credential.file.nextLook.Store(time.Now().Add(-time.Second).UnixNano())
-		h.credential.current()
+	await := func(read string) {
+		t.Helper()
+		for deadline := time.Now().Add(30 * time.Second); series(t, c.ctx.GetMetricsRegistry(), "turning")[read] == 0; time.Sleep(10 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("a change of the key's file is not counted")
+			}
+		}
 	}
-	look()
 	put("second-key")
-	look()
+	await("credential_reloads_total ok")
 	put("")
-	look()
-	look()
+	await("credential_reloads_total error")
 	caller := h.callers[0]
 	if err := caller.rotate(0); !errors.Is(err, errNotRunning) {
 		t.Fatalf("a rotation before the start: %v", err)

@@ -9,6 +9,7 @@
 package responsesproxygate
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -57,7 +58,7 @@ type Handler struct {
 	UpstreamBearer string `json:"upstream_bearer,omitempty"`
 
 	// The path of a file with the operator's key and nothing else. It is read
-	// again after it has changed, within a second or two, without a reload;
+	// again after it has changed, within two seconds, without a reload;
 	// if it is then empty, unreadable or malformed, the old key stays in use
 	// and an error is logged. Users outside the file's owner and group must
 	// not be able to read it.
@@ -246,6 +247,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		tokens:       newTokenSet(h.callers, h.fleet),
 	}
 	h.openAuditTrail()
+	h.followSecrets(ctx)
 	return h.publishWhenStarted(ctx)
 }
 
@@ -390,7 +392,7 @@ func (h *Handler) openCredential() error {
 		if err != nil {
 			return h.gateError(err)
 		}
-		file, key, err := openWatchedFile(path, h.logger, h.metrics.reloads)
+		file, key, err := openFollowedSecret("upstream_bearer_file", path, h.logger, h.metrics.reloads)
 		if err != nil {
 			return h.gateError(err)
 		}
@@ -400,6 +402,17 @@ func (h *Handler) openCredential() error {
 		return h.gateError(errNoKey)
 	}
 	return nil
+}
+
+// followSecrets takes up what is written to files of secrets, as long as the
+// config lasts.
+func (h *Handler) followSecrets(ctx context.Context) {
+	if h.credential.file != nil {
+		h.credential.file.follow(ctx, func(key secret.Secret) error {
+			h.credential.use(key)
+			return nil
+		})
+	}
 }
 
 // openDumps checks the directory for dumps.

@@ -72,6 +72,18 @@ func TestARotatedKeyFileIsTakenUpWithoutAReload(t *testing.T) {
 	}
 }
 
+func TestAChangedKeyFileIsTakenUpWhileNobodyCalls(t *testing.T) {
+	t.Parallel()
+	g, path := keyFileGate(t)
+	replace(t, path, "sk-renamed-into-place\n")
+	g.WaitOutput("upstream_bearer_file has changed; the new one is in use", 1)
+	if got := keyUpstream(t, g); got != "sk-renamed-into-place" {
+		t.Errorf("the first request went out with %q", got)
+	}
+	replace(t, path, "two words")
+	g.WaitOutput("upstream_bearer_file has changed and has nothing that can be used", 1)
+}
+
 func TestABrokenKeyFileLeavesTheOldKeyInUseAndIsLogged(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]func(t *testing.T, path string){
@@ -139,9 +151,9 @@ func TestAHalfWrittenKeyNeverGoesUpstream(t *testing.T) {
 		_, err = file.WriteString(half)
 		gatetest.Must(t, err)
 		started := time.Now()
-		for time.Since(started) < 600*time.Millisecond {
+		for time.Since(started) < 500*time.Millisecond {
 			if got := keyUpstream(t, g); got != old {
-				if time.Since(started) > 900*time.Millisecond {
+				if time.Since(started) > 700*time.Millisecond {
 					t.Logf("this machine is so slow that the half looks whole (%v)", time.Since(started))
 					break
 				}
@@ -151,7 +163,7 @@ func TestAHalfWrittenKeyNeverGoesUpstream(t *testing.T) {
 		_, err = file.WriteString(rest)
 		gatetest.Must(t, err)
 		gatetest.Must(t, file.Close())
-		slow := time.Since(started) > 900*time.Millisecond
+		slow := time.Since(started) > 700*time.Millisecond
 		for deadline := time.Now().Add(gatetest.Patience); ; time.Sleep(20 * time.Millisecond) {
 			got := keyUpstream(t, g)
 			if got == half+rest {
