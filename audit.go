@@ -13,13 +13,14 @@ import (
 
 // The risks that insecure_allow can name.
 const (
-	riskRemoteListener = "remote_listener"
-	riskTCPAdmin       = "tcp_admin"
-	riskLoggedToken    = "logged_token"
-	riskLiteralSecret  = "literal_secret"
+	riskRemoteListener    = "remote_listener"
+	riskTCPAdmin          = "tcp_admin"
+	riskLoggedToken       = "logged_token"
+	riskLiteralSecret     = "literal_secret"
+	riskPlaintextUpstream = "plaintext_upstream"
 )
 
-var risks = []string{riskRemoteListener, riskTCPAdmin, riskLoggedToken, riskLiteralSecret}
+var risks = []string{riskRemoteListener, riskTCPAdmin, riskLoggedToken, riskLiteralSecret, riskPlaintextUpstream}
 
 // configID tells one config from another while both exist.
 type configID = surroundings.ConfigID
@@ -46,7 +47,7 @@ func (h *Handler) audit(ctx caddy.Context) error {
 		err = errors.Join(err, surroundings.AuditAdmin(config, infofile.CheckSocketDir))
 	}
 	if !h.allows(riskLoggedToken) {
-		err = errors.Join(err, surroundings.AuditLogs(server, config, h.UpstreamHeader))
+		err = errors.Join(err, surroundings.AuditLogs(server, config))
 	}
 	if err == nil {
 		err = surroundings.RefuseListenersInUse(server)

@@ -22,15 +22,13 @@ func (otherCore) CaddyModule() caddy.ModuleInfo {
 	}
 }
 
-// The cases of logs: what records X-Proxy-Token, or the key, is refused.
-func TestNoLogRecordsATokenOrTheKey(t *testing.T) {
+// The cases of logs: what records X-Proxy-Token is refused.
+func TestNoLogRecordsAToken(t *testing.T) {
 	const (
 		access  = `"logs": {},`
 		named   = `"logs": {"default_logger_name": "mine"},`
 		token   = "would record the header X-Proxy-Token"
-		key     = "would record the header Api-Key"
 		filter  = `"encoder": {"format": "filter", "fields": {"%s": {"filter": "%s"}}}`
-		azure   = `, "upstream_header": "api-key"`
 		mine    = `{"logs": {"default": {"exclude": ["http.log.access.mine"]}, "mine": {"include": ["http.log.access.mine"] %s}}}`
 		nesting = `{"logs": {"default": {"encoder": %s}}}`
 	)
@@ -67,7 +65,6 @@ func TestNoLogRecordsATokenOrTheKey(t *testing.T) {
 		"the gate's own format":                            {access, defaultLog(`"encoder": {"format": "responses_proxy_gate"}`), "", ""},
 		"the gate's own format around a filter":            {access, fmt.Sprintf(nesting, `{"format": "responses_proxy_gate", "wrap": `+deletingEncoder+`}`), "", ""},
 		"the gate's own format around one without filters": {access, fmt.Sprintf(nesting, `{"format": "responses_proxy_gate", "wrap": {"format": "json"}}`), "", token},
-		"the gate's own format, with an Azure key":         {access, defaultLog(`"encoder": {"format": "responses_proxy_gate"}`), azure, ""},
 
 		"a filter that another core goes around":      {access, defaultLog(deleting + `, "core": {"module": "gate_test"}`), "", token},
 		"an access log to nowhere":                    {access, defaultLog(`"writer": {"output": "discard"}`), "", ""},
@@ -95,21 +92,14 @@ func TestNoLogRecordsATokenOrTheKey(t *testing.T) {
 		"credentials":            {`"logs": {"should_log_credentials": true},`, defaultLog(deleting), "", "log_credentials"},
 		"credentials, knowingly": {`"logs": {"should_log_credentials": true},`, `{}`, fmt.Sprintf(allowing, riskLoggedToken), ""},
 
-		"the level DEBUG":                                   {"", defaultLog(`"level": "DEBUG"`), "", token},
-		"the level DEBUG by a placeholder":                  {"", defaultLog(`"level": "{env.GATE_TEST_LEVEL}"`), "", token},
-		"the level DEBUG, without the token":                {"", defaultLog(`"level": "DEBUG", ` + deleting), "", ""},
-		"the level DEBUG, without http's logs":              {"", defaultLog(`"level": "DEBUG", "exclude": ["http"]`), "", ""},
-		"the level DEBUG, for what rewrites requests":       {"", defaultLog(`"level": "DEBUG", "exclude": ["http.log"]`), "", token},
-		"the level DEBUG in another log":                    {"", `{"logs": {"x": {"level": "DEBUG"}}}`, "", `the log "x"`},
-		"the level INFO":                                    {"", defaultLog(`"level": "INFO"`), "", ""},
-		"sampling, which spares nobody":                     {access, defaultLog(`"sampling": {"first": 1}`), "", token},
-		"an Azure key":                                      {"", `{}`, azure, key},
-		"an Azure key, without it":                          {"", defaultLog(fmt.Sprintf(filter, "request>headers>Api-Key", "delete")), azure, ""},
-		"an Azure key, without the token":                   {"", defaultLog(deleting), azure, key},
-		"an Azure key, without reverse_proxy's logs":        {"", defaultLog(`"exclude": ["http.handlers.reverse_proxy"]`), azure, ""},
-		"an Azure key, knowingly":                           {"", `{}`, azure + fmt.Sprintf(allowing, riskLoggedToken), ""},
-		"a key in a header that Caddy redacts":              {"", `{}`, `, "upstream_header": "Cookie"`, ""},
-		"an Azure key and an access log, without the token": {access, defaultLog(deleting), azure, key},
+		"the level DEBUG":                             {"", defaultLog(`"level": "DEBUG"`), "", token},
+		"the level DEBUG by a placeholder":            {"", defaultLog(`"level": "{env.GATE_TEST_LEVEL}"`), "", token},
+		"the level DEBUG, without the token":          {"", defaultLog(`"level": "DEBUG", ` + deleting), "", ""},
+		"the level DEBUG, without http's logs":        {"", defaultLog(`"level": "DEBUG", "exclude": ["http"]`), "", ""},
+		"the level DEBUG, for what rewrites requests": {"", defaultLog(`"level": "DEBUG", "exclude": ["http.log"]`), "", token},
+		"the level DEBUG in another log":              {"", `{"logs": {"x": {"level": "DEBUG"}}}`, "", `the log "x"`},
+		"the level INFO":                              {"", defaultLog(`"level": "INFO"`), "", ""},
+		"sampling, which spares nobody":               {access, defaultLog(`"sampling": {"first": 1}`), "", token},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("GATE_TEST_LEVEL", "debug")

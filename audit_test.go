@@ -37,7 +37,7 @@ func (s configAround) config(t *testing.T) *caddy.Config {
 	}
 	gate := `{"handler": "responses_proxy_gate", "upstream_bearer": "{env.GATE_TEST_KEY}"` + s.gate + `}`
 	text := fmt.Sprintf(`{"admin": %s, "logging": %s, "apps": {"http": {%s "servers": {"srv": {%s
-		"listen": [%s], "automatic_https": {"disable": true}, "routes": [{"handle": [%s, {"handler": "static_response"}]}]}}}}}`,
+		"listen": [%s], "automatic_https": {"disable": true}, "routes": [{"handle": [%s, {"handler": "reverse_proxy", "upstreams": [{"dial": "127.0.0.1:1"}]}]}]}}}}}`,
 		or(s.admin, `{"disabled": true}`), or(s.logging, `{}`), s.http, s.server, or(s.listen, `"127.0.0.1:0"`), or(s.gates, gate))
 	var config caddy.Config
 	if err := json.Unmarshal([]byte(text), &config); err != nil {

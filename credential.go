@@ -156,6 +156,7 @@ func (c *credential) use(key secret.Secret) {
 // sentOn is what becomes of the credential in one request.
 type sentOn struct {
 	credential *credential
+	held       *heldKey
 	try        backoff.Try
 	chosen     bool // the caller has chosen the account that the upstream looks at
 }
@@ -172,6 +173,11 @@ func (c *credential) choosesAccount(header http.Header) bool {
 // whether the gate holds back the credential from now on, and for how long.
 func (s *sentOn) answered(status int) (refused *refusal, wait time.Duration, began bool) {
 	switch {
+	case !s.held.taken.Load(): // this says nothing about the key
+		if status == http.StatusUnauthorized {
+			refused = errNoUpstream
+		}
+		return refused, 0, false
 	case status != http.StatusUnauthorized:
 		if status < http.StatusInternalServerError { // else the upstream may not have looked at it
 			s.credential.tries.Accepted(s.try)
@@ -195,7 +201,7 @@ var callerCredentials = []string{
 
 // dropCallerCredentials removes everything from r that authenticates the
 // caller or that it has no say in (callerheader has the rule), and everything
-// that could undo what inject adds. The caller's gate token would go upstream
+// that could undo what the Transport adds. The caller's gate token would go upstream
 // otherwise; and an upstream that prefers one header to another might bill
 // someone else.
 func (c *credential) dropCallerCredentials(r *http.Request) {
@@ -252,18 +258,6 @@ func dropConnectionFields(header http.Header) {
 		}
 	}
 	delete(header, "Connection")
-}
-
-// inject sets the upstream credential. If room has a place for it, nothing is
-// allocated.
-func (c *credential) inject(header http.Header, presented *presentedKey, room []string) {
-	header[c.headerName] = append(room, presented.header.Reveal())
-}
-
-// withdraw takes the credential out again, once the next handler is done, so
-// that no handler before the gate can log or copy it.
-func (c *credential) withdraw(header http.Header) {
-	delete(header, c.headerName)
 }
 
 // dropKeySubprotocols removes keys from the WebSocket subprotocols.

@@ -19,20 +19,11 @@ import (
 // withStorage is a configuration whose storage is this folder.
 func withStorage(t *testing.T, folder string) *configuration {
 	t.Helper()
-	t.Setenv("GATE_TEST_KEY", testKey)
 	storage, err := json.Marshal(map[string]string{"module": "file_system", "root": folder})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, err := caddy.ProvisionContext(&caddy.Config{Admin: &caddy.AdminConfig{Disabled: true}, StorageRaw: storage})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx = ctx.WithValue(caddyhttp.ServerCtxKey, &caddyhttp.Server{Listen: []string{"127.0.0.1:0"}})
-	c := new(configuration)
-	c.ctx, c.discard = caddy.NewContext(ctx)
-	t.Cleanup(c.discard)
-	return c
+	return configurationOf(t, &caddy.Config{Admin: &caddy.AdminConfig{Disabled: true}, StorageRaw: storage})
 }
 
 const sharing = `, "shared_clients": {}`

@@ -14,27 +14,34 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// newAnswer is where the answer to r, a request of a caller's, is written, and
-// room for the value of the header that carries the key. That is beside the
-// writer, not in it, where a handler that prints its writer would print it.
-func (h *Handler) newAnswer(w http.ResponseWriter, r *http.Request, caller *configuredCaller) (answer *answerWriter, room []string) {
+// newAnswer is where the answer to r, a request of a caller's, is written, and r
+// with the key for the Transport.
+func (h *Handler) newAnswer(w http.ResponseWriter, r *http.Request, caller *configuredCaller, presented *presentedKey) (*answerWriter, *http.Request) {
 	both := &struct {
 		answer answerWriter
-		room   [1]string
-	}{answer: answerWriter{
-		ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
-		handler:               h,
-		request:               r,
-		caller:                caller,
-	}}
-	return &both.answer, both.room[:0]
+		ctx    heldKeyContext
+	}{
+		answer: answerWriter{
+			ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
+			handler:               h,
+			caller:                caller,
+		},
+		ctx: heldKeyContext{Context: r.Context(), held: heldKey{
+			header: h.credential.headerName,
+			value:  presented.header,
+			anyWay: h.allows(riskPlaintextUpstream),
+		}},
+	}
+	r = r.WithContext(&both.ctx)
+	both.answer.request, both.answer.sent.held = r, &both.ctx.held
+	return &both.answer, r
 }
 
 // forward passes r on and streams the answer back. A failure of the next
 // handler is answered here and not returned to Caddy, whose error log would
 // print the request's headers as they came in, the token among them.
 //
-// The key is the one that was injected into r.
+// The key is the one that is held for r.
 func (h *Handler) forward(answer *answerWriter, r *http.Request, next caddyhttp.Handler, key secret.Secret) error {
 	caller := answer.caller
 	answer.accepted = h.trail.begin(r, caller)
@@ -212,7 +219,11 @@ func (a *answerWriter) WriteHeader(status int) {
 		return
 	}
 	refused, wait, began := a.sent.answered(status)
-	if began {
+	switch {
+	case refused == errNoUpstream:
+		a.handler.logger.Error("something behind the gate answered with status 401 that was not given the operator's key; "+
+			"if it leads to the upstream, write in that reverse_proxy: transport responses_proxy_gate", zap.String("gate", a.handler.Name))
+	case began:
 		a.handler.logger.Error("the upstream refused the operator's credential (status 401); renew the key that upstream_bearer or upstream_bearer_file names",
 			zap.String("gate", a.handler.Name), zap.Duration("next_try_after", wait))
 	}

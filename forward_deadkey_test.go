@@ -24,7 +24,8 @@ type deadKey struct {
 
 func (d *deadKey) upstream(w http.ResponseWriter, r *http.Request) error {
 	d.hits++
-	if !strings.HasSuffix(r.Header.Get("Authorization"), d.good) {
+	takeKey(r)
+	if !strings.HasSuffix(heldKeyOf(r.Context()).value.Reveal(), d.good) {
 		w.WriteHeader(http.StatusUnauthorized)
 		return nil
 	}
@@ -91,7 +92,8 @@ func TestAnotherKeyEndsTheWaitAtOnce(t *testing.T) {
 // The key's former value may be refused long after it was replaced.
 func TestALate401OfAFormerKeyHoldsNobodyBack(t *testing.T) {
 	h, logs := testGate()
-	answerTo(t, h, goodRequest(), func(w http.ResponseWriter, _ *http.Request) error {
+	answerTo(t, h, goodRequest(), func(w http.ResponseWriter, r *http.Request) error {
+		takeKey(r)
 		h.credential.use(secret.New("skNew")) // what the watcher of its file does
 		w.WriteHeader(http.StatusUnauthorized)
 		return nil
@@ -112,7 +114,8 @@ func TestAnAccountThatACallerNamesHoldsNobodyBack(t *testing.T) {
 			for range 3 {
 				r := goodRequest()
 				r.Header.Set(name, "of-somebody-else")
-				w := answerTo(t, h, r, func(w http.ResponseWriter, _ *http.Request) error {
+				w := answerTo(t, h, r, func(w http.ResponseWriter, r *http.Request) error {
+					takeKey(r)
 					w.WriteHeader(http.StatusUnauthorized)
 					return nil
 				})
@@ -136,14 +139,16 @@ func TestAnUpstreamThatFailsDoesNotEndTheWait(t *testing.T) {
 		d := &deadKey{Handler: h, good: "skNew"}
 		d.asks(t, http.StatusBadRequest, 2, nil)
 		time.Sleep(time.Second)
-		answerTo(t, h, goodRequest(), func(w http.ResponseWriter, _ *http.Request) error {
+		answerTo(t, h, goodRequest(), func(w http.ResponseWriter, r *http.Request) error {
+			takeKey(r)
 			w.WriteHeader(http.StatusInternalServerError)
 			return nil
 		})
 		d.asks(t, http.StatusBadRequest, 2, nil)
 		d.saw(t, 1)
 		time.Sleep(time.Second)
-		answerTo(t, h, goodRequest(), func(w http.ResponseWriter, _ *http.Request) error {
+		answerTo(t, h, goodRequest(), func(w http.ResponseWriter, r *http.Request) error {
+			takeKey(r)
 			w.WriteHeader(http.StatusTooManyRequests)
 			return nil
 		})
@@ -157,6 +162,7 @@ func TestAnUpstreamThatFailsDoesNotEndTheWait(t *testing.T) {
 func TestACallerWhoStillSendsSeesThatTheKeyIsDead(t *testing.T) {
 	h, _ := testGate()
 	server := served(t, h, func(w http.ResponseWriter, r *http.Request) error {
+		takeKey(r)
 		_, err := io.Copy(io.Discard, r.Body) // (of the first request, and of one for each wait on a slow machine)
 		w.WriteHeader(http.StatusUnauthorized)
 		return err

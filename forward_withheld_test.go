@@ -13,6 +13,9 @@ import (
 	"go.uber.org/zap"
 )
 
+// takeKey is what the Transport does first.
+func takeKey(r *http.Request) { heldKeyOf(r.Context()).taken.Store(true) }
+
 // OpenAI's 401 quotes a part of the operator's key.
 func TestAnUpstreams401TellsTheCallerNothing(t *testing.T) {
 	const secretPart = "Incorrect API key provided: skOp***6789"
@@ -83,6 +86,7 @@ func TestAnUpstreams401TellsTheCallerNothing(t *testing.T) {
 			t.Run(name+" "+proto, func(t *testing.T) {
 				h, logs := testGate()
 				answer, body := send(t, serve(t, h, func(w http.ResponseWriter, r *http.Request) error {
+					takeKey(r)
 					w.Header().Set("Www-Authenticate", `Bearer realm="`+secretPart+`"`)
 					w.Header().Set("X-Secret-Header", secretPart)
 					w.Header().Set("Content-Length", "117")
@@ -119,7 +123,8 @@ func TestAWithheld401ThatBreaksOffIsStillAnswered(t *testing.T) {
 			t.Errorf("status %d", w.Code)
 		}
 	}()
-	_ = h.ServeHTTP(w, goodRequest(), caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+	_ = h.ServeHTTP(w, goodRequest(), caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		takeKey(r)
 		w.WriteHeader(http.StatusUnauthorized)
 		return io.ErrUnexpectedEOF
 	}))
@@ -154,6 +159,7 @@ func TestAWithheld401ThatDoesNotEndIsCutOff(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h, _ := testGate()
 			answer, body := send(t, served(t, h, func(w http.ResponseWriter, r *http.Request) error {
+				takeKey(r)
 				w.WriteHeader(http.StatusUnauthorized)
 				return next(w, r)
 			}))
@@ -175,7 +181,8 @@ func TestAPanicBehindAWithheld401IsNotSwallowed(t *testing.T) {
 			t.Errorf("thrown: %v", thrown)
 		}
 	}()
-	_ = h.ServeHTTP(httptest.NewRecorder(), goodRequest(), caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+	_ = h.ServeHTTP(httptest.NewRecorder(), goodRequest(), caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+		takeKey(r)
 		w.WriteHeader(http.StatusUnauthorized)
 		panic("a bug")
 	}))

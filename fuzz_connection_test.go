@@ -58,7 +58,7 @@ func passedRequests(sent []byte, pace func(io.Reader) io.Reader) (passed []strin
 				return
 			}
 			credential.dropCallerCredentials(r)
-			credential.inject(r.Header, credential.current(), nil)
+			r = asSent(credential, r)
 			body, err := io.ReadAll(r.Body)
 			if err != nil {
 				return // broken off: reverse_proxy breaks off the upstream's too

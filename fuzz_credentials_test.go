@@ -53,7 +53,7 @@ func FuzzCallersCredentialsNeverGoUpstream(f *testing.F) {
 		c := newCredential(upstreamHeader)
 		c.use(secret.New("operators-key"))
 		c.dropCallerCredentials(r)
-		c.inject(r.Header, c.current(), nil)
+		r = asSent(c, r)
 
 		if upgrade != (r.Header.Get("Upgrade") == "websocket") && !strings.EqualFold(name, "Upgrade") {
 			t.Errorf("an upgrade: %t, upstream sees Upgrade: %q", upgrade, r.Header.Values("Upgrade"))

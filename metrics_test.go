@@ -187,7 +187,8 @@ func TestAFailedReloadLeavesTheCounts(t *testing.T) {
 
 // answering is a next handler with this answer.
 func answering(status int) caddyhttp.HandlerFunc {
-	return func(w http.ResponseWriter, _ *http.Request) error {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		takeKey(r)
 		w.WriteHeader(status)
 		_, _ = io.WriteString(w, "{}")
 		return nil
@@ -254,7 +255,11 @@ func TestEveryRequestIsCountedOnceForWhatBecameOfIt(t *testing.T) {
 		"the caller left early":     {nil, failing(499), "ci client_gone", ""},
 		"the answer broke off":      {nil, breakingOff, "ci cut_off", "error"},
 		"the caller left midway":    {leave, breakingOff, "ci client_gone", "2xx"},
-		"a 401 that broke off":      {nil, func(w http.ResponseWriter, _ *http.Request) error { w.WriteHeader(401); panic(http.ErrAbortHandler) }, "ci upstream_unauthorized", "4xx"},
+		"a 401 that broke off": {nil, func(w http.ResponseWriter, r *http.Request) error {
+			takeKey(r)
+			w.WriteHeader(401)
+			panic(http.ErrAbortHandler)
+		}, "ci upstream_unauthorized", "4xx"},
 		"an error after the header": {nil, func(w http.ResponseWriter, _ *http.Request) error { w.WriteHeader(200); return io.EOF }, "ci cut_off", "error"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -322,6 +327,7 @@ func TestReloadsOfTheKeyRotationsAndRevocationsAreCounted(t *testing.T) {
 	}
 	put("first-key")
 	c := newConfiguration(t)
+	c.route("turning")
 	module, err := c.ctx.LoadModuleByID("http.handlers.responses_proxy_gate", []byte(fmt.Sprintf(
 		`{"name": "turning", "upstream_bearer_file": %q, "server_info": {"path": %q}}`, key, filepath.Join(dir, "info.json"))))
 	if err != nil {

@@ -144,7 +144,9 @@ type Handler struct {
 	// start off. `remote_listener`: other hosts may reach the gate in
 	// plaintext. `tcp_admin`: any local user may reach the admin endpoint,
 	// and with it the key. `logged_token`: a log records tokens or the key.
-	// `literal_secret`: a secret stands in the config. Default: none.
+	// `literal_secret`: a secret stands in the config. `plaintext_upstream`: the
+	// key may go to another host without TLS, or without a verified
+	// certificate. Default: none.
 	InsecureAllow []string `json:"insecure_allow,omitempty"`
 
 	logger     *zap.Logger
@@ -192,6 +194,9 @@ type Route struct {
 	AnyQuery bool `json:"any_query,omitempty"`
 }
 
+// defaultName is the name of a gate that is given none.
+const defaultName = "default"
+
 // defaultRoute is what may be called if nothing else is said.
 var defaultRoute = Route{Method: http.MethodPost, Path: "/v1/responses"}
 
@@ -215,6 +220,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	if err := h.audit(ctx); err != nil {
+		return err
+	}
+	if err := h.equipProxies(ctx); err != nil {
 		return err
 	}
 	if h.HardenProcess {
@@ -294,7 +302,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	return h.pass(w, r, next, caller)
 }
 
-// pass lets r go on, with the operator's credential in place of the caller's.
+// pass lets r go on, without the caller's credentials. The operator's is held
+// ready for the Transport.
 func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, caller *configuredCaller) error {
 	try, ok := h.credential.tries.Begin()
 	if !ok {
@@ -304,11 +313,9 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	presented := h.credential.current()
 	exchange := h.beginDump(r, caller, presented.key)
 	defer exchange.Finish()
-	answer, room := h.newAnswer(exchange.Record(w), r, caller)
 	h.credential.dropCallerCredentials(r)
-	answer.sent = sentOn{credential: h.credential, try: try, chosen: h.credential.choosesAccount(r.Header)}
-	h.credential.inject(r.Header, presented, room)
-	defer h.credential.withdraw(r.Header)
+	answer, r := h.newAnswer(exchange.Record(w), r, caller, presented)
+	answer.sent = sentOn{credential: h.credential, held: answer.sent.held, try: try, chosen: h.credential.choosesAccount(r.Header)}
 	return h.forward(answer, r, next, presented.key)
 }
 
@@ -344,7 +351,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, caller *configu
 // not exist: everything after relies on them.
 func (h *Handler) setDefaults() error {
 	if h.Name == "" {
-		h.Name = "default"
+		h.Name = defaultName
 	}
 	if !isName(h.Name) {
 		return fmt.Errorf("name %q: use letters, digits, '.', '_' and '-', 64 at most", h.Name)

@@ -52,8 +52,9 @@ func (b *Backoff) Begin() (try Try, ok bool) {
 		if now.Before(s.until) {
 			return Try{}, false
 		}
-		s.until = now.Add(s.wait)
-		if b.now.CompareAndSwap(at, &s) {
+		next := s // (s itself would be allocated, also for requests that need not wait)
+		next.until = now.Add(s.wait)
+		if b.now.CompareAndSwap(at, &next) {
 			return Try{s.round}, true
 		}
 	}

@@ -3,7 +3,6 @@ package surroundings
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"reflect"
 	"slices"
 	"strings"
@@ -18,66 +17,58 @@ import (
 // own header there; it can only see to it that the log does.
 var RedactedByCaddy = []string{"Authorization", "Proxy-Authorization", "Cookie", "Set-Cookie"}
 
-// AuditLogs refuses logs that would record callers' tokens or the key.
-func AuditLogs(server *caddyhttp.Server, config Config, upstreamHeader string) error {
+// AuditLogs refuses logs that would record callers' tokens.
+func AuditLogs(server *caddyhttp.Server, config Config) error {
 	logs, err := config.logs()
 	if err != nil {
 		return err
 	}
 	if server.Logs != nil && server.Logs.ShouldLogCredentials {
-		return errors.New("log_credentials makes the logs record tokens and the key; remove it, or: insecure_allow logged_token")
+		return errors.New("log_credentials makes the logs record tokens; remove it, or: insecure_allow logged_token")
 	}
 	configured := config.serverConfig(server.Name())
 	var errs []error
 	for _, log := range logs {
-		if header, where := recordedSecret(log, logs, server, configured, upstreamHeader); header != "" {
+		if where := recordsToken(log, logs, server, configured); where != "" {
 			errs = append(errs, fmt.Errorf("the log %q would record the header %s (%s); write in that log: "+
-				"format filter { request>headers>%[2]s delete }, or: insecure_allow logged_token", log.name, header, where))
+				"format filter { request>headers>%[2]s delete }, or: insecure_allow logged_token", log.name, tokenHeader, where))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// recordedSecret is the header by which a log would record a secret, and in
-// which of its entries. It is "" if there is none.
-func recordedSecret(log configuredLog, all []configuredLog, server *caddyhttp.Server, configured map[string]any, upstreamHeader string) (header, where string) {
-	const tokenHeader = "X-Proxy-Token"
-	if !log.deletes(tokenHeader) {
-		for _, name := range accessLoggers(server, configured, all) {
-			// (answers of 500 and more are logged at ERROR, the others at INFO)
+const tokenHeader = "X-Proxy-Token"
+
+// recordsToken says in which of its entries a log would record tokens. It is ""
+// if there is none.
+func recordsToken(log configuredLog, all []configuredLog, server *caddyhttp.Server, configured map[string]any) (where string) {
+	if log.deletes(tokenHeader) {
+		return ""
+	}
+	for _, name := range accessLoggers(server, configured, all) {
+		// (answers of 500 and more are logged at ERROR, the others at INFO)
+		if log.accepts(name, zapcore.ErrorLevel) {
+			return "access log " + name
+		}
+	}
+	// Errors that Caddy finds before any handler runs, such as a malformed
+	// Host, are logged with the request's headers at DEBUG. Those of the
+	// handlers behind the gate are not returned to Caddy; those of other
+	// handlers are, and 500 and more is logged at ERROR. rewrite logs every
+	// request that it changes, also one that is on its way to a gate behind it.
+	if goesAroundGate(configured["routes"]) {
+		for _, name := range errorLoggers(server, configured, all) {
 			if log.accepts(name, zapcore.ErrorLevel) {
-				return tokenHeader, "access log " + name
-			}
-		}
-		// Errors that Caddy finds before any handler runs, such as a
-		// malformed Host, are logged with the request's headers at DEBUG.
-		// Those of the handlers behind the gate are not returned to Caddy;
-		// those of other handlers are, and 500 and more is logged at ERROR.
-		// rewrite logs every request that it changes, also one that is on its
-		// way to a gate behind it.
-		if goesAroundGate(configured["routes"]) {
-			for _, name := range errorLoggers(server, configured, all) {
-				if log.accepts(name, zapcore.ErrorLevel) {
-					return tokenHeader, name + ", when a handler fails that is not behind the gate"
-				}
-			}
-		}
-		for _, name := range append(errorLoggers(server, configured, all), "http.handlers.rewrite") {
-			if log.accepts(name, zapcore.DebugLevel) {
-				return tokenHeader, name + " at level DEBUG"
+				return name + ", when a handler fails that is not behind the gate"
 			}
 		}
 	}
-	name := http.CanonicalHeaderKey(upstreamHeader)
-	if slices.Contains(RedactedByCaddy, name) || log.deletes(name) {
-		return "", ""
+	for _, name := range append(errorLoggers(server, configured, all), "http.handlers.rewrite") {
+		if log.accepts(name, zapcore.DebugLevel) {
+			return name + " at level DEBUG"
+		}
 	}
-	// reverse_proxy logs the request as it goes upstream, with the key: at
-	// DEBUG, and at WARN when a stream is cut off. So may rewrite, at DEBUG.
-	if log.accepts("http.handlers.reverse_proxy", zapcore.ErrorLevel) || log.accepts("http.handlers.rewrite", zapcore.DebugLevel) {
-		return name, "of requests on their way upstream"
-	}
-	return "", ""
+	return ""
 }
 
 // accessLoggers are the names under which a server logs access.

@@ -86,7 +86,19 @@ func dangers(port int) []danger {
 			s.Global = "servers {\nlog_credentials\n}\nlog {\n" + filtered + "}"
 			s.Before = "log"
 		}, risk: "logged_token", say: []string{"log_credentials"}},
-		{harm: "reverse_proxy logs a key that is not in Authorization", change: func(s *gatetest.Site) { s.Gate = "upstream_header api-key" }, risk: "logged_token", say: []string{"Api-Key", "delete"}},
+
+		{harm: "the key goes in the clear where https:// is forgotten", change: func(s *gatetest.Site) { s.To = "api.openai.com" }, risk: "plaintext_upstream", say: []string{"write https://api.openai.com"}},
+		{harm: "the key goes in the clear to an address of the network", change: func(s *gatetest.Site) { s.To = "http://192.0.2.1:8080" }, risk: "plaintext_upstream", say: []string{"write https://192.0.2.1"}},
+		{harm: "the key goes in the clear to one of two upstreams", change: func(s *gatetest.Site) { s.To += " http://192.0.2.1:8080" }, risk: "plaintext_upstream", say: []string{"write https://192.0.2.1"}},
+		{harm: "the key goes to whoever answers in the upstream's name", change: func(s *gatetest.Site) {
+			s.To, s.Proxy = "https://api.openai.com", "transport http {\ntls_insecure_skip_verify\n}"
+		}, risk: "plaintext_upstream", say: []string{"tls_insecure_skip_verify", "tls_trust_pool"}},
+		{harm: "the key goes in the clear to a port that is excepted from TLS", change: func(s *gatetest.Site) {
+			s.To, s.Proxy = "192.0.2.1:8080", "transport http {\ntls\ntls_except_ports 8080\n}"
+		}, risk: "plaintext_upstream", say: []string{"without TLS"}},
+		{harm: "the key goes in the clear through a proxy", change: func(s *gatetest.Site) {
+			s.Proxy = "transport http {\nnetwork_proxy url http://192.0.2.1:3128\n}"
+		}, risk: "plaintext_upstream", say: []string{"without TLS"}},
 	}
 }
 

@@ -1,0 +1,67 @@
+package surroundings
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+// AuditUpstreams refuses a reverse_proxy with an upstream to which the key would
+// go in the clear, as far as that can be seen before there is a request.
+func AuditUpstreams(raw json.RawMessage) error {
+	var proxy struct {
+		Transport struct {
+			TLS *struct {
+				InsecureSkipVerify bool     `json:"insecure_skip_verify"`
+				ExceptPorts        []string `json:"except_ports"`
+			} `json:"tls"`
+			ForwardProxyURL string          `json:"forward_proxy_url"`
+			NetworkProxy    json.RawMessage `json:"network_proxy"`
+		} `json:"transport"`
+		Upstreams []struct {
+			Dial string `json:"dial"`
+		} `json:"upstreams"`
+	}
+	if err := json.Unmarshal(raw, &proxy); err != nil {
+		return nil // Caddy itself will refuse it
+	}
+	const remedy = "or, in the gate: insecure_allow plaintext_upstream"
+	for _, upstream := range proxy.Upstreams {
+		addr, known := parseDial(upstream.Dial)
+		if !known {
+			continue // each attempt will tell
+		}
+		port := strconv.FormatUint(uint64(addr.StartPort), 10)
+		tls := proxy.Transport.TLS
+		encrypted := tls != nil && !slices.Contains(tls.ExceptPorts, port)
+		proxied := proxy.Transport.ForwardProxyURL != "" || proxy.Transport.NetworkProxy != nil
+		switch {
+		case encrypted && !tls.InsecureSkipVerify, addr.IsUnixNetwork(), staysHere(addr) && !proxied:
+		case encrypted:
+			return fmt.Errorf("reverse_proxy %s: with tls_insecure_skip_verify, whoever answers there gets the operator's key; remove it "+
+				"(tls_trust_pool names a certificate authority of your own), %s", upstream.Dial, remedy)
+		default:
+			return fmt.Errorf("reverse_proxy %s: the operator's key would go there without TLS, for everybody on the way to read; write https://%s, %s",
+				upstream.Dial, addr.Host, remedy)
+		}
+	}
+	return nil
+}
+
+// parseDial is where an upstream is, and whether that is known beforehand.
+func parseDial(dial string) (addr caddy.NetworkAddress, known bool) {
+	if dial == "" || strings.Contains(dial, "{") {
+		return addr, false
+	}
+	addr, err := caddy.ParseNetworkAddress(dial)
+	return addr, err == nil
+}
+
+// staysHere reports whether a connection to addr does not leave this machine.
+func staysHere(addr caddy.NetworkAddress) bool {
+	return isLoopback(addr) || addr.Host == "" && !addr.IsFdNetwork()
+}

@@ -1,0 +1,319 @@
+package responsesproxygate
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
+)
+
+func init() {
+	caddy.RegisterModule(new(Transport))
+}
+
+// transportName is the name of the Transport in a config.
+const transportName = "responses_proxy_gate"
+
+// Transport is Caddy's transport `http`, with the same options, for a
+// `reverse_proxy` behind the gate. It adds the operator's key to what it sends,
+// and no other handler ever has the key. A gate gives this transport to each
+// `reverse_proxy` behind it whose transport is `http` or not named, unless that
+// has a `handle_response`: only then, it has to be written.
+//
+// The key goes only over TLS with a verified certificate, to a loopback address,
+// or to a unix socket; a request for another upstream fails (see the gate's
+// `insecure_allow plaintext_upstream`).
+//
+// A connection that is silently dead is left within half a minute: over HTTP/2
+// by pings after 15 seconds without a frame, each of which has 10 seconds; over
+// HTTP/1 by TCP keep-alive, 10 seconds and then each 5, and on Linux when data
+// is not acknowledged for 20. Default of `keep_alive.probe_interval`: those.
+type Transport struct {
+	reverseproxy.HTTPTransport
+
+	// local dials nothing but loopback and unix sockets, without a proxy. It
+	// has connections of its own, because those of the embedded transport may
+	// lead anywhere. It is nil if everything goes over verified TLS.
+	local *http.Transport
+}
+
+// CaddyModule returns the Caddy module information.
+func (*Transport) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.reverse_proxy.transport." + transportName,
+		New: func() caddy.Module { return new(Transport) },
+	}
+}
+
+// Provision sets up the connections.
+func (t *Transport) Provision(ctx caddy.Context) error {
+	keepAlive := connectionKeepAlive
+	if t.KeepAlive != nil && t.KeepAlive.ProbeInterval != 0 {
+		keepAlive = net.KeepAliveConfig{} // the operator's stays
+	}
+	if err := t.HTTPTransport.Provision(ctx); err != nil {
+		return err
+	}
+	leaveDeadConnections(t.Transport, keepAlive)
+	overQUIC := len(t.Versions) == 1 && t.Versions[0] == "3"
+	if overQUIC || t.verifies() && len(t.TLS.ExceptPorts) == 0 {
+		return nil
+	}
+	local, err := t.NewTransport(ctx)
+	if err != nil {
+		return err
+	}
+	leaveDeadConnections(local, keepAlive)
+	local.Proxy = t.refuseProxy
+	local.DialContext = localOnly(local.DialContext)
+	if local.DialTLSContext != nil {
+		local.DialTLSContext = localOnly(local.DialTLSContext)
+	}
+	t.local = local
+	return nil
+}
+
+// Cleanup closes connections that are idle.
+func (t *Transport) Cleanup() error {
+	if t.local != nil {
+		t.local.CloseIdleConnections()
+	}
+	return t.HTTPTransport.Cleanup()
+}
+
+// UnmarshalCaddyfile sets up the transport from Caddyfile tokens. It has the
+// options of the transport `http`.
+func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	return t.HTTPTransport.UnmarshalCaddyfile(d)
+}
+
+// RoundTrip makes one attempt to send r, with the operator's key if a gate has
+// left one for it.
+func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	held := heldKeyOf(r.Context())
+	if held == nil {
+		return t.HTTPTransport.RoundTrip(r)
+	}
+	held.taken.Store(true)
+	t.SetScheme(r)
+	transport, err := t.wayFor(r, held)
+	if err == nil {
+		err = held.check()
+	}
+	if err != nil {
+		if r.Body != nil {
+			_ = r.Body.Close()
+		}
+		return nil, err
+	}
+	answer, err := transport.RoundTrip(held.addTo(r))
+	if answer != nil {
+		answer.Request = r // whoever looks there must not find the key
+	}
+	return answer, held.redact(err)
+}
+
+// verifies reports whether upstreams must have a certificate that is valid for them.
+func (t *Transport) verifies() bool { return t.TLS != nil && !t.TLS.InsecureSkipVerify }
+
+var errPlaintextUpstream = errors.New("the key goes only over TLS with a verified certificate, to a loopback address or to a unix socket, " +
+	"and this upstream is none of them; write https:// before its name, or, in the gate: insecure_allow plaintext_upstream")
+
+// wayFor is what sends r and the key in a way that only the upstream can read.
+func (t *Transport) wayFor(r *http.Request, held *heldKey) (http.RoundTripper, error) {
+	switch {
+	case held.anyWay, r.URL.Scheme == "https" && t.verifies():
+		return &t.HTTPTransport, nil
+	case t.local == nil:
+		return nil, errPlaintextUpstream
+	}
+	return t.local, nil
+}
+
+// refuseProxy lets nothing go through a proxy: on the way from there, anybody
+// could read it.
+func (t *Transport) refuseProxy(r *http.Request) (*url.URL, error) {
+	if info, ok := reverseproxy.GetDialInfo(r.Context()); ok && strings.HasPrefix(info.Network, "unix") {
+		return nil, nil // no proxy can reach it
+	}
+	proxy, err := t.Transport.Proxy(r)
+	if err == nil && proxy != nil {
+		err = errPlaintextUpstream
+	}
+	return nil, err
+}
+
+type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
+
+// localOnly is dial, but for connections that leave this machine. It looks at
+// where one has got to: a name may mean another address each time.
+func localOnly(dial dialFunc) dialFunc {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := dial(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		switch peer := conn.RemoteAddr().(type) {
+		case *net.UnixAddr:
+			return conn, nil
+		case *net.TCPAddr:
+			if peer.IP.IsLoopback() {
+				return conn, nil
+			}
+		}
+		return nil, errors.Join(errPlaintextUpstream, conn.Close())
+	}
+}
+
+const (
+	pingAfter   = 15 * time.Second // without a frame
+	pingTimeout = 10 * time.Second
+
+	// unacknowledgedTimeout is how long data may stay unacknowledged.
+	unacknowledgedTimeout = 20 * time.Second
+)
+
+// connectionKeepAlive finds a connection dead after 25 seconds.
+var connectionKeepAlive = net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3}
+
+// leaveDeadConnections has connections closed whose other end is gone without a
+// word: the machine has slept, or a router has forgotten them. Requests would
+// wait there, for 16 minutes over HTTP/2.
+func leaveDeadConnections(transport *http.Transport, keepAlive net.KeepAliveConfig) {
+	transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout}
+	watched := func(dial dialFunc) dialFunc {
+		return func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dial(ctx, network, address)
+			if err == nil {
+				lookAfter(conn, keepAlive)
+			}
+			return conn, err
+		}
+	}
+	transport.DialContext = watched(transport.DialContext)
+	if transport.DialTLSContext != nil {
+		transport.DialTLSContext = watched(transport.DialTLSContext)
+	}
+}
+
+// lookAfter has the kernel look after a connection. One that it cannot look after
+// works all the same.
+func lookAfter(conn net.Conn, keepAlive net.KeepAliveConfig) {
+	if encrypted, ok := conn.(*tls.Conn); ok {
+		conn = encrypted.NetConn()
+	}
+	tcp, ok := conn.(interface {
+		syscall.Conn
+		SetKeepAliveConfig(net.KeepAliveConfig) error
+	})
+	if !ok {
+		return
+	}
+	if keepAlive.Enable {
+		_ = tcp.SetKeepAliveConfig(keepAlive)
+	}
+	if raw, err := tcp.SyscallConn(); err == nil {
+		_ = raw.Control(limitUnacknowledged)
+	}
+}
+
+// heldKey is the operator's key on its way from the gate to the Transport. It
+// is in the request's context, where only this package finds it.
+type heldKey struct {
+	header     string        // canonical
+	value      secret.Secret // of the header
+	anyWay     bool          // insecure_allow plaintext_upstream
+	stillValid func() error
+	taken      atomic.Bool // a Transport has had it
+}
+
+// heldKeyContext is a request's context that has the key.
+type heldKeyContext struct {
+	context.Context
+	held heldKey
+}
+
+type heldKeyName struct{}
+
+// Value implements context.Context.
+func (c *heldKeyContext) Value(key any) any {
+	if key == (heldKeyName{}) {
+		return &c.held
+	}
+	return c.Context.Value(key)
+}
+
+// heldKeyOf is the key that a gate has left in a context; nil if none has.
+func heldKeyOf(ctx context.Context) *heldKey {
+	held, _ := ctx.Value(heldKeyName{}).(*heldKey)
+	return held
+}
+
+// check asks at each attempt whether the request may still be sent.
+func (k *heldKey) check() error {
+	if k.stillValid == nil {
+		return nil
+	}
+	return k.stillValid()
+}
+
+// addTo is r with the key. Whatever else has r does not see it.
+func (k *heldKey) addTo(r *http.Request) *http.Request {
+	with := r.WithContext(r.Context())
+	with.Header = maps.Clone(r.Header)
+	if with.Header == nil {
+		with.Header = make(http.Header)
+	}
+	with.Header[k.header] = []string{k.value.Reveal()}
+	return with
+}
+
+// redact is err without the key, which an upstream may have sent back where
+// net/http quotes it.
+func (k *heldKey) redact(err error) error {
+	if err == nil {
+		return nil
+	}
+	key := strings.TrimPrefix(k.value.Reveal(), "Bearer ")
+	if text := err.Error(); strings.Contains(text, key) {
+		return &redactedError{strings.ReplaceAll(text, key, secret.Redacted), err}
+	}
+	return err
+}
+
+type redactedError struct {
+	text string
+	err  error
+}
+
+// Error implements error.
+func (e *redactedError) Error() string { return e.text }
+
+// Unwrap is for errors.Is and errors.As.
+func (e *redactedError) Unwrap() error { return e.err }
+
+// Interface guards
+var (
+	_ caddy.Module                                     = (*Transport)(nil)
+	_ caddy.Provisioner                                = (*Transport)(nil)
+	_ caddy.CleanerUpper                               = (*Transport)(nil)
+	_ caddyfile.Unmarshaler                            = (*Transport)(nil)
+	_ http.RoundTripper                                = (*Transport)(nil)
+	_ reverseproxy.TLSTransport                        = (*Transport)(nil)
+	_ reverseproxy.H2CTransport                        = (*Transport)(nil)
+	_ reverseproxy.HealthCheckSchemeOverriderTransport = (*Transport)(nil)
+	_ reverseproxy.ProxyProtocolTransport              = (*Transport)(nil)
+	_ reverseproxy.RequestHeaderOpsTransport           = (*Transport)(nil)
+)
