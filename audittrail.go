@@ -24,15 +24,8 @@ const (
 	floodLimit  = 10
 	floodWindow = 10 * time.Second
 
-	// maxLoggedPath is how much of a path is written, in bytes.
-	maxLoggedPath = 128
-
-	// maxScannedPath is how much of a path is looked at: what is written of it
-	// is never from beyond.
-	maxScannedPath = 4 << 10
-
-	// secretLength is how long a segment of a path is that may be a token or
-	// a key, or most of one. Tokens have 32 characters or more.
+	// secretLength is how long a part of a path is that may be a token or a
+	// key, or most of one. Tokens have 32 characters or more.
 	secretLength = 24
 )
 
@@ -76,15 +69,17 @@ func (h *Handler) openAuditTrail() {
 	}
 }
 
-// refused writes that r was refused. The caller is nil if it is not known.
-func (t *auditTrail) refused(r *http.Request, caller *configuredCaller, refused *refusal) {
-	level := refused.level()
-	if !t.logger.Core().Enabled(level) || !t.admits(caller, refused) {
-		return
+// refused writes that r was refused, if the trail admits it, and reports
+// whether it does: an access log need not have what the trail only counts. The
+// caller is nil if it is not known.
+func (t *auditTrail) refused(r *http.Request, caller *configuredCaller, refused *refusal) (admitted bool) {
+	if !t.admits(caller, refused) {
+		return false
 	}
-	if line := t.logger.Check(level, "refused"); line != nil {
+	if line := t.logger.Check(refused.level(), "refused"); line != nil {
 		line.Write(append(t.describe(r, caller), zap.String("code", refused.code), zap.Int("status", refused.status))...)
 	}
+	return true
 }
 
 // admits tells whether a refusal is to be written. It neither allocates nor
@@ -217,7 +212,7 @@ func loggedMethod(method string) string {
 }
 
 // loggedPath is r's path, escaped, so that it is visible ASCII; without what
-// may be a secret, and not longer than maxLoggedPath and a mark.
+// may be a secret, and not longer than secret.ShownPath makes it.
 func (t *auditTrail) loggedPath(r *http.Request) string {
 	if r.URL.RawPath == "" {
 		for i := range t.policy.routes {
@@ -229,21 +224,7 @@ func (t *auditTrail) loggedPath(r *http.Request) string {
 	if t.hasSecret(r) {
 		return secret.Redacted
 	}
-	escaped := r.URL.EscapedPath()
-	var path strings.Builder
-	for i, segment := range strings.Split(escaped[:min(len(escaped), maxScannedPath)], "/") {
-		if i > 0 {
-			path.WriteByte('/')
-		}
-		if len(segment)-2*strings.Count(segment, "%") >= secretLength { // its characters
-			segment = secret.Redacted
-		}
-		path.WriteString(segment)
-		if path.Len() > maxLoggedPath {
-			return path.String()[:maxLoggedPath] + "..."
-		}
-	}
-	return path.String()
+	return secret.ShownPath(r.URL.EscapedPath())
 }
 
 // hasSecret tells whether r's path has a secret of the gate's in it, or what r

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
@@ -14,7 +15,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
 const (
@@ -146,11 +146,7 @@ func (o *proxyOptions) routes() ([]Route, error) {
 // reverse_proxy, errors of the rest of Caddy, and access if asked for.
 // Every log leaves out the headers that have secrets.
 func (o *proxyOptions) logging() *caddy.Logging {
-	fields := object{
-		"request>headers>X-Proxy-Token": object{"filter": "delete"},
-		// A caller may put its token there by mistake.
-		"request>uri": object{"filter": "regexp", "regexp": `\?.*`, "value": "?" + secret.Redacted},
-	}
+	fields := object{"request>headers>X-Proxy-Token": object{"filter": "delete"}} // (the gate looks for it)
 	if o.upstreamHeader != "" {
 		fields["request>headers>"+http.CanonicalHeaderKey(o.upstreamHeader)] = object{"filter": "delete"}
 	}
@@ -165,11 +161,15 @@ func (o *proxyOptions) logging() *caddy.Logging {
 			Exclude: exclude,
 		}
 	}
-	const handlers, access = "http.handlers", "http.log.access"
+	const handlers, reverseProxy, access = "http.handlers", "http.handlers.reverse_proxy", "http.log.access"
 	logs := map[string]*caddy.CustomLog{
 		caddy.DefaultLoggerName: log("ERROR", nil, []string{handlers, access}),
-		"handlers":              log("WARN", []string{handlers}, nil),
+		"handlers":              log("WARN", []string{handlers}, []string{reverseProxy}),
+		"reverse_proxy":         log("WARN", []string{reverseProxy}, nil),
 	}
+	// It writes a line for each stream that is cut off, which callers can do
+	// at will. The gate counts those; and it bounds its own lines by itself.
+	logs["reverse_proxy"].Sampling = &caddy.LogSampling{Interval: floodWindow, First: floodLimit, Thereafter: math.MaxInt32}
 	if o.accessLog {
 		logs["access"] = log("INFO", []string{access}, nil)
 	}

@@ -21,11 +21,17 @@ func init() {
 	caddy.RegisterModule(new(LogFormat))
 }
 
-// LogFormat is a format for logs beside a gate. It leaves out the request
-// headers in which callers send tokens and keys, and encodes only what is
-// written.
+// LogFormat is a format for logs beside a gate. Requests are written without
+// what may be a token or a key, and not at any length; and only what is
+// written is encoded.
 //
-// The second is for speed. reverse_proxy makes a logger with the whole
+// A header that carries a credential by its name (Authorization, X-Proxy-Token,
+// Api-Key, X_Api_Key, …), a key among the WebSocket subprotocols, a query, and
+// a long segment of a path are written as REDACTED. Of a header's value, 256
+// bytes are written, and of all headers 4 KiB. That holds for requests and
+// headers that Caddy's own HTTP modules log, whatever format is wrapped.
+//
+// The last is for speed. reverse_proxy makes a logger with the whole
 // request in it for each request, and other formats encode that at once,
 // although an entry is seldom written: only if a stream is cut off, say, or at
 // level DEBUG. This one encodes it when there is an entry. An object that a
@@ -124,7 +130,7 @@ func (f *LogFormat) EncodeEntry(entry zapcore.Entry, fields []zapcore.Field) (*b
 	for ; f.parent != nil; f = f.parent {
 		fields = slices.Concat(f.fields, fields)
 	}
-	return f.wrapped.EncodeEntry(entry, slices.Concat(f.fields, fields))
+	return f.wrapped.EncodeEntry(entry, shownFields(slices.Concat(f.fields, fields)))
 }
 
 func (f *LogFormat) add(field zapcore.Field) { f.fields = append(f.fields, field) }

@@ -277,6 +277,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	if isPreflight(r) {
 		h.count(nil, outcomePreflight)
+		skipAccessLog(r) // whoever knows an allowed origin can send any number
 		leaveBody(w, r)
 		h.policy.answerPreflight(w, r)
 		return nil
@@ -340,11 +341,21 @@ func (h *Handler) Cleanup() error {
 // The caller is nil if it is not known.
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, caller *configuredCaller, refused *refusal) error {
 	h.count(caller, refused.outcome)
-	h.trail.refused(r, caller, refused)
+	if !h.trail.refused(r, caller, refused) {
+		skipAccessLog(r)
+	}
 	h.policy.allowCORS(w.Header(), r)
 	leaveBody(w, r)
 	refused.write(w)
 	return nil
+}
+
+// skipAccessLog keeps r out of the access log: who has no token must not be
+// able to fill the disk. The request is counted, in the metrics and the trail.
+func skipAccessLog(r *http.Request) {
+	if vars, ok := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any); ok {
+		vars[caddyhttp.LogSkipVar] = true
+	}
 }
 
 // setDefaults fills in what was left out, and refuses names and risks that do

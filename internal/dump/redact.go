@@ -25,7 +25,7 @@ func headerLines(header http.Header, secrets []string, isSecret func(name string
 			case isSecret(strings.ToLower(name)) || containsAny(value, secrets):
 				value = redacted
 			case name == "Sec-Websocket-Protocol":
-				value = hideKeySubprotocols(value)
+				value = secret.HideKeySubprotocols(value)
 			}
 			dumped = append(dumped, headerLine{Name: name, Value: value})
 		}
@@ -53,21 +53,6 @@ func isSecretResponseHeader(name string) bool {
 // containsAny tells whether s contains one of parts. An empty part is in nothing.
 func containsAny(s string, parts []string) bool {
 	return slices.ContainsFunc(parts, func(part string) bool { return part != "" && strings.Contains(s, part) })
-}
-
-// hideKeySubprotocols hides keys among the WebSocket subprotocols.
-func hideKeySubprotocols(value string) string {
-	if !secret.IsKeySubprotocol(value) {
-		return value
-	}
-	names := strings.Split(value, ",")
-	for i, name := range names {
-		names[i] = strings.TrimSpace(name)
-		if secret.IsKeySubprotocol(names[i]) {
-			names[i] = redacted
-		}
-	}
-	return strings.Join(names, ", ")
 }
 
 // secretForms are the ways in which secrets are written in a body: as they
