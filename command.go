@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -26,10 +25,10 @@ func init() {
 		Usage: "[--port <n>] [--server-info <file>] [--http-shutdown] [--upstream-url <url>] [--dump-dir <dir>] | token | status | shutdown | clients | rotate | revoke | client",
 		Short: "Lets local programs use the OpenAI Responses API without seeing the key",
 		Long: `
-Runs a proxy on 127.0.0.1 that holds an OpenAI API key for programs that must
-not see it. It takes the place of "codex responses-api-proxy" and, unlike it,
-answers only callers who have the token of this launch: no web page, no other
-user of this machine, no other host.
+Runs a proxy on loopback (127.0.0.1, and [::1] where there is IPv6) that holds
+an OpenAI API key for programs that must not see it. It takes the place of
+"codex responses-api-proxy" and, unlike it, answers only callers who have the
+token of this launch: no web page, no other user of this machine, no other host.
 
 The key is read from stdin, never from an argument:
 
@@ -48,7 +47,7 @@ read the key.
 `,
 		CobraFunc: func(cmd *cobra.Command) {
 			flags := cmd.Flags()
-			flags.Uint16("port", 0, "Port on 127.0.0.1; 0 picks a free one")
+			flags.Uint16("port", 0, "Port on 127.0.0.1 and [::1]; 0 picks one that is free on both")
 			flags.String("server-info", "", "File to write port, pid, token and base URL to, readable by its owner only")
 			flags.String("owner", "", "User, or user:group, who owns the server-info file (needs root)")
 			flags.Bool("http-shutdown", false, "Let callers with the token end the proxy at /shutdown")
@@ -77,11 +76,10 @@ func runProxyCommand(flags caddycmd.Flags) (int, error) {
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
-	config, err := options.config()
-	if err != nil {
+	if _, err := options.config(); err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
-	if err := checkPortIsFree(options.port); err != nil {
+	if err := options.checkPortIsFree(); err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
 	// Before the key is in memory.
@@ -103,7 +101,7 @@ func runProxyCommand(flags caddycmd.Flags) (int, error) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	caddy.TrapSignals()
-	if err := caddy.Run(config); err != nil {
+	if err := options.start(); err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
 	info, err := publishedInfo(commandGate)
@@ -129,6 +127,7 @@ func seeThrough(again os.Signal) {
 
 // proxyOptions are the command's flags.
 type proxyOptions struct {
+	hosts          []string
 	port           uint16
 	serverInfo     string
 	owner          string
@@ -155,6 +154,7 @@ func proxyOptionsFrom(flags caddycmd.Flags) (*proxyOptions, error) {
 		return nil, err
 	}
 	options := &proxyOptions{
+		hosts:          loopbackHosts(),
 		port:           port,
 		serverInfo:     flags.String("server-info"),
 		owner:          flags.String("owner"),
@@ -240,15 +240,4 @@ func adminSocketFlag(path string) (string, error) {
 // withoutOption is an error about a server-info file's place for another flag.
 func withoutOption(err error) error {
 	return errors.New(strings.TrimPrefix(err.Error(), "server_info "))
-}
-
-// checkPortIsFree refuses a port that is taken. Caddy itself would share it
-// with another process of the same user (SO_REUSEPORT), and each would get
-// some of the other's callers.
-func checkPortIsFree(port uint16) error {
-	listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(port))))
-	if err != nil {
-		return fmt.Errorf("--port %d: %w", port, err)
-	}
-	return listener.Close()
 }

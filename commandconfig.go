@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
@@ -72,7 +71,7 @@ func (o *proxyOptions) config() (*caddy.Config, error) {
 		rawJSON(upstream.reverseProxy()))
 
 	server := &caddyhttp.Server{
-		Listen:            []string{net.JoinHostPort("127.0.0.1", strconv.Itoa(int(o.port)))},
+		Listen:            o.listen(),
 		Routes:            caddyhttp.RouteList{{HandlersRaw: handlers}},
 		AutoHTTPS:         &caddyhttp.AutoHTTPSConfig{Disabled: true},
 		Protocols:         []string{"h1"},

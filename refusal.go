@@ -34,7 +34,7 @@ var (
 	errCrossSiteRequest = newRefusal(http.StatusForbidden, "cross_site_request",
 		"A browser sent this request, for a web page or for a person who opened its address (Sec-Fetch-Site). If a page of yours sends it, name the page's origin in the gate's allow_origin option.")
 	errHostNotAllowed = newRefusal(http.StatusForbidden, "host_not_allowed",
-		"The Host of this request is not one the gate answers to. Use 127.0.0.1, [::1] or localhost, or name the host in the gate's allow_host option.")
+		"The Host of this request is not one the gate answers to. Use 127.0.0.1, or name the host in the gate's allow_host option.")
 	errTooEarly = newRefusal(http.StatusTooEarly, "too_early",
 		"This request came in TLS early data, where anybody on the network can send it again. Send it once the handshake is complete.")
 	errContentTypeNotJSON = newRefusal(http.StatusUnsupportedMediaType, "content_type_not_json",

@@ -108,6 +108,86 @@ func TestACallerOfTheOriginalTellsItsPromptToWhoeverTookThePort(t *testing.T) {
 	}
 }
 
+// Codex and Node take localhost for [::1] first.
+func TestAnotherUserCannotListenWhereLocalhostLeadsFirst(t *testing.T) {
+	t.Parallel()
+	up := gatetest.NewUpstream(t, nil)
+	for name, start := range map[string]func(t *testing.T) *gatetest.Gate{
+		"the command": func(t *testing.T) *gatetest.Gate {
+			return gatetest.StartCommand(t, up, gatetest.Site{}, gatetest.Launch{})
+		},
+		"the command, on a port of the operator's": func(t *testing.T) *gatetest.Gate {
+			return gatetest.StartCommand(t, up, gatetest.Site{}, gatetest.Launch{Args: []string{"--port", fmt.Sprint(gatetest.FreePort(t))}})
+		},
+		"a Caddyfile": func(t *testing.T) *gatetest.Gate {
+			return gatetest.StartReloadable(t, up, gatetest.Site{Bind: "127.0.0.1 [::1]"})
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			twin := needIPv6(t)
+			g := start(t)
+			if g.Info.BaseURL != "http://"+g.Addr+"/v1" {
+				t.Errorf("callers are told %s", g.Info.BaseURL)
+			}
+			g.Works(t)
+			actor := attacker(t, "squatter", twin(g))
+			g.Addr = twin(g)
+			for range 100 {
+				g.Do(t, func(r *http.Request) { r.Close = true })
+			}
+			g.Works(t)
+			if got := reported[squatterReport](t, actor); len(got.Held) > 0 || got.Got != "" || got.Tries < 10 {
+				t.Errorf("after %d tries, another user holds %v and was sent %q", got.Tries, got.Held, got.Got)
+			}
+		})
+	}
+}
+
+// The control: the original listens on 127.0.0.1 alone.
+func TestACallerOfTheOriginalWhoSaysLocalhostTellsItsPromptToAnotherUser(t *testing.T) {
+	t.Parallel()
+	twin := needIPv6(t)
+	original := gatetest.StartOriginal(t, gatetest.NewUpstream(t, nil), gatetest.Site{}, gatetest.Launch{})
+	actor := attacker(t, "squatter", twin(original))
+	actor.WaitOutput("holding", 1)
+	original.Addr = twin(original)
+	original.Do(t, withPrompt)
+	if got := reported[squatterReport](t, actor); !strings.Contains(got.Got, prompt) {
+		t.Errorf("the attack does not even succeed against the original: it shows nothing; %+v", got)
+	}
+}
+
+// The port of which another user has the IPv6 twin is not the command's.
+func TestTheCommandTakesNoPortOfWhichAnotherUserHasTheTwin(t *testing.T) {
+	t.Parallel()
+	needIPv6(t)
+	port := fmt.Sprint(gatetest.FreePort(t))
+	actor := attacker(t, "squatter", net.JoinHostPort("::1", port))
+	actor.WaitOutput("holding", 1)
+	dir := gatetest.TempDir(t)
+	p := gatetest.Start(t, gatetest.Launch{
+		Dir: dir, Stdin: strings.NewReader(gatetest.OperatorKey + "\n"),
+		Args: []string{"responses-proxy", "--server-info", filepath.Join(dir, "info.json"), "--port", port},
+	})
+	if p.Started("listening on") || !strings.Contains(p.Output.String(), "[::1]:"+port) || !strings.Contains(p.Output.String(), "name another port") {
+		t.Errorf("it said: %s", p.Output)
+	}
+	actor.End()
+}
+
+// needIPv6 skips the test where there is no [::1]. It returns what finds the
+// twin of a gate's address there.
+func needIPv6(t *testing.T) func(g *gatetest.Gate) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "[::1]:0")
+	if err != nil {
+		t.Skip("no IPv6 here, so nobody can listen there: ", err)
+	}
+	_ = listener.Close()
+	return func(g *gatetest.Gate) string { return net.JoinHostPort("::1", fmt.Sprint(g.Info.Port)) }
+}
+
 // While a gate lets its last streams end, its port is free for anybody. No
 // reader of the server-info file is led there.
 func TestTheFileIsGoneBeforeAnotherUserCanTakeThePort(t *testing.T) {
