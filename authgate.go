@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 
@@ -281,9 +282,20 @@ func (route *Route) matchesPath(r *http.Request) bool {
 		return false
 	}
 	if hasQuery || r.URL.RawQuery != "" || r.URL.ForceQuery {
-		return route.AnyQuery && query == r.URL.RawQuery
+		return route.AnyQuery && query == r.URL.RawQuery && isQuery(query)
 	}
 	return true
+}
+
+// isQuery tells whether every server reads the same in a query: it is visible
+// ASCII (over HTTP/2, a caller can send a space, and an upstream might take
+// what follows for the protocol) and its escapes are whole.
+func isQuery(query string) bool {
+	if !isVisible(query, "") {
+		return false
+	}
+	_, err := url.PathUnescape(query) // (QueryUnescape differs in "+" alone)
+	return err == nil
 }
 
 // isWebSocketUpgrade tells whether r is an opening handshake: of RFC 6455, or

@@ -245,19 +245,19 @@ func (u *upstream) rewrites(routes []Route) ([]object, error) {
 		rewrites = append(rewrites, object{
 			"group":  "rewrite", // the first that matches is the only one
 			"match":  []object{{"path": []string{route.Path}, "method": []string{route.Method}}},
-			"handle": []object{u.rewrite(path, route.AnyQuery)},
+			"handle": u.rewrite(path, route.AnyQuery),
 		})
 	}
 	return rewrites, nil
 }
 
-// rewrite is the handler that sends a request to path, with the upstream
+// rewrite are the handlers that send a request to path, with the upstream
 // URL's query and, if the route allows one, the caller's.
-func (u *upstream) rewrite(path string, keepQuery bool) object {
+func (u *upstream) rewrite(path string, keepQuery bool) []object {
 	// Braces would be taken for placeholders.
 	literal := strings.NewReplacer("{", "%7B", "}", "%7D").Replace
 	if !keepQuery {
-		return object{"handler": "rewrite", "uri": literal(path + "?" + u.url.RawQuery)}
+		return []object{{"handler": "rewrite", "uri": literal(path + "?" + u.url.RawQuery)}}
 	}
 	// The URL's parameters stand in place of the caller's of the same name.
 	var set, add []object
@@ -272,7 +272,12 @@ func (u *upstream) rewrite(path string, keepQuery bool) object {
 			}
 		}
 	}
-	return object{"handler": "rewrite", "uri": literal(path), "query": object{"set": set, "add": add}}
+	return []object{
+		// Caddy would drop a parameter with a semicolon in it when it sets others.
+		// An escaped one means the same: it divides nothing (WHATWG URL §5.1).
+		{"handler": "rewrite", "uri_substring": []object{{"find": ";", "replace": "%3B"}}},
+		{"handler": "rewrite", "uri": literal(path), "query": object{"set": set, "add": add}},
+	}
 }
 
 // reverseProxy is the handler that talks to the upstream.

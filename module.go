@@ -190,7 +190,8 @@ type Route struct {
 	// The path, compared byte by byte with what the caller sent.
 	Path string `json:"path"`
 
-	// Whether a query may follow. Default: none may.
+	// Whether a query may follow, of visible ASCII and whole escapes (%2F).
+	// Default: none may.
 	AnyQuery bool `json:"any_query,omitempty"`
 }
 
