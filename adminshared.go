@@ -120,7 +120,7 @@ func (a *adminAPI) changeShared(r *http.Request, done string, change func(f *fle
 func statusOfChange(err error) int {
 	var outage *outageError
 	switch {
-	case errors.As(err, &outage), errors.Is(err, errSlowStorage):
+	case errors.As(err, &outage), errors.Is(err, errSlowStorage), errors.Is(err, errLockHeld):
 		return http.StatusServiceUnavailable
 	case errors.Is(err, errNoFleet), errors.Is(err, errNoSharedClient):
 		return http.StatusNotFound

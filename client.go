@@ -47,7 +47,8 @@ type configuredCaller struct {
 	fixed   []acceptedToken // the token, if the config has one
 	secret  secret.Secret   // the same; empty if it is generated
 	expires time.Duration
-	ends    time.Time // zero: never
+	ends    time.Time     // zero: never
+	record  *clientRecord // of a shared client
 }
 
 // accepted are the tokens to compare with.

@@ -49,6 +49,7 @@ type fleetConfig struct {
 // sharedList is what is known of the shared clients. It is replaced as a whole.
 type sharedList struct {
 	mark    string // of the storage's last change that is in it; "" has all be read again
+	again   bool   // all is to be read again, although it has the mark
 	existed bool   // there has been a mark, so there must be one
 	read    time.Time
 	clients []*configuredCaller            // by name
@@ -66,7 +67,7 @@ func (h *Handler) openFleet(ctx caddy.Context) error {
 		return h.gateError(err)
 	}
 	c := &fleetConfig{
-		store:    &sharedStore{storage: ctx.Storage(), identity: identify(ctx.Storage()), gate: h.Name},
+		store:    newSharedStore(ctx.Storage(), h.Name),
 		every:    every,
 		reserved: map[string]bool{h.Name: true},
 		logger:   h.logger,
@@ -100,8 +101,10 @@ func (f *fleet) join(ctx context.Context, config configID, c *fleetConfig) {
 	if former == nil || former.store.identity != c.store.identity {
 		// Known before the first request comes, in which a client of long
 		// standing would be refused.
-		first := c.store.readWithin(ctx, "")
+		first := <-c.store.readApart(ctx, "")
 		c.first = &first
+	} else {
+		c.store.calls = former.store.calls
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -239,7 +242,7 @@ func (f *fleet) takeLocked(r reading) {
 	case r.err != nil:
 		f.troubleLocked("storage", r.err)
 		return
-	case r.mark == "" && known != nil && known.existed:
+	case !r.exists && known != nil && known.existed:
 		// An unmounted folder looks so, or a database that has lost its data.
 		f.troubleLocked("storage", errVanished)
 		return
@@ -247,18 +250,16 @@ func (f *fleet) takeLocked(r reading) {
 		f.troubleLocked("", nil)
 		return
 	}
-	list := &sharedList{mark: r.mark, existed: r.mark != "", read: time.Now(), records: r.records}
-	var damage []error
-	for _, client := range slices.Sorted(maps.Keys(r.damaged)) {
-		damage = append(damage, r.damaged[client])
+	list := &sharedList{mark: r.mark, existed: r.exists, read: time.Now(), records: r.records}
+	for client := range r.damaged {
 		list.mark = "" // look again next time
 		if known != nil && known.records[client] != nil {
 			list.records[client] = known.records[client]
 		}
 	}
 	f.replaceLocked(list)
-	if len(damage) > 0 {
-		f.troubleLocked("record", errors.Join(damage...))
+	if damage := r.damage(); damage != nil {
+		f.troubleLocked("record", damage)
 		return
 	}
 	f.troubleLocked("", nil)
@@ -309,8 +310,11 @@ func (f *fleet) replaceLocked(list *sharedList) {
 // sessions, are those of before, unless it was removed and added again.
 // lost says that a token was taken away from it ahead of its time.
 func (f *fleet) client(record *clientRecord, former *configuredCaller) (c *configuredCaller, lost bool) {
+	if former != nil && former.record == record {
+		return former, false
+	}
 	tokens, _ := record.accepted() // (parseRecord has refused others)
-	c = &configuredCaller{name: record.Client, userID: record.Client, ends: record.Expires}
+	c = &configuredCaller{name: record.Client, userID: record.Client, ends: record.Expires, record: record}
 	if former != nil && former.began.Equal(record.Created) {
 		c.caller = former.caller
 		for _, token := range former.ring.tokens() {
@@ -341,10 +345,11 @@ func (f *fleet) troubleLocked(kind string, err error) {
 	if kind != "storage" {
 		f.lastRead = time.Now()
 	}
-	if kind == f.trouble {
+	former := f.trouble
+	f.trouble = kind
+	if kind == former || kind == "record" && former == "storage" { // (most of an outage is over)
 		return
 	}
-	f.trouble = kind
 	gate := zap.String("gate", f.gate)
 	switch {
 	case kind == "":
@@ -425,11 +430,14 @@ const fullReadEvery = time.Minute
 // sinceLocked is the mark of what is known; "" is for all to be read.
 func (f *fleet) sinceLocked(now time.Time) string {
 	known := f.known.Load()
-	if known == nil || now.Sub(known.read) >= fullReadEvery {
+	if known == nil || known.again || known.isOld(now) {
 		return ""
 	}
 	return known.mark
 }
+
+// isOld tells whether all is to be read again.
+func (l *sharedList) isOld(now time.Time) bool { return now.Sub(l.read) >= fullReadEvery }
 
 // endExpired ends the sessions of clients whose access has expired, and tells
 // when the next one's does. Whether a request passes does not depend on it.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"maps"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // Why a change of the shared clients is refused. None of them has changed then.
@@ -19,6 +21,7 @@ var (
 	errManyClients    = fmt.Errorf("there are %d shared clients already; remove some", maxSharedClients)
 	errAccessEnded    = errors.New("the client's access has expired; remove it, and add it again")
 	errChangedAtOnce  = errors.New("the client was changed from elsewhere at the same moment, and that change won; look, and make this one again if it is still needed")
+	errLockHeld       = errors.New("its lock is held from elsewhere, or was left by a process that was killed; try again in a moment. If that does not help, remove the client, which works without the lock")
 	errSlowStorage    = fmt.Errorf("the storage took more than %v, and the client's lock does not last; try again", lockUse)
 )
 
@@ -41,7 +44,7 @@ func (e *outageError) Unwrap() error { return e.err }
 // time; zero is never. When it returns, the token is good here, and on other
 // replicas by their next read.
 func (f *fleet) add(ctx context.Context, client string, digest tokenDigest, expires time.Duration) error {
-	return f.change(ctx, client, func(c *fleetConfig, known *sharedList, current *clientRecord, now time.Time) (*clientRecord, error) {
+	return f.change(ctx, client, false, func(c *fleetConfig, known *sharedList, current *clientRecord, now time.Time) (*clientRecord, error) {
 		if c.reserved[client] {
 			return nil, errReservedName
 		}
@@ -68,7 +71,7 @@ func (f *fleet) add(ctx context.Context, client string, digest tokenDigest, expi
 // rotate gives a client another token, by its digest. The former ones end after
 // grace; with 0 at once, and the client's WebSockets with them.
 func (f *fleet) rotate(ctx context.Context, client string, digest tokenDigest, grace time.Duration) error {
-	return f.change(ctx, client, func(_ *fleetConfig, known *sharedList, current *clientRecord, now time.Time) (*clientRecord, error) {
+	return f.change(ctx, client, false, func(_ *fleetConfig, known *sharedList, current *clientRecord, now time.Time) (*clientRecord, error) {
 		switch {
 		case current == nil:
 			return nil, errNoSharedClient
@@ -87,9 +90,9 @@ func (f *fleet) rotate(ctx context.Context, client string, digest tokenDigest, g
 
 // remove takes a client's access away: its tokens and its WebSockets end here
 // at once, and on other replicas by their next read. A record that cannot be
-// understood is removed too.
+// read or understood is removed too.
 func (f *fleet) remove(ctx context.Context, client string) error {
-	return f.change(ctx, client, func(_ *fleetConfig, known *sharedList, current *clientRecord, _ time.Time) (*clientRecord, error) {
+	return f.change(ctx, client, true, func(_ *fleetConfig, known *sharedList, current *clientRecord, _ time.Time) (*clientRecord, error) {
 		// (a record that was deleted by other means may be known all the same)
 		if current == nil && known.records[client] == nil {
 			return nil, errNoSharedClient
@@ -101,8 +104,10 @@ func (f *fleet) remove(ctx context.Context, client string) error {
 // edit decides on a change: what the record becomes, nil for none.
 type edit func(c *fleetConfig, known *sharedList, current *clientRecord, now time.Time) (*clientRecord, error)
 
-// change changes one client, in the storage and then here.
-func (f *fleet) change(ctx context.Context, client string, decide edit) error {
+// change changes one client, in the storage and then here. Removing one does
+// not depend on any other, nor on the client's lock: it must be possible
+// whatever has happened.
+func (f *fleet) change(ctx context.Context, client string, removes bool, decide edit) error {
 	if f == nil {
 		return errNoFleet
 	}
@@ -112,25 +117,66 @@ func (f *fleet) change(ctx context.Context, client string, decide edit) error {
 	f.mu.Lock()
 	c := f.current
 	f.mu.Unlock()
-	known, err := f.upToDate(ctx, c)
+	known, err := f.upToDate(ctx, c, client, removes)
 	if err != nil {
 		return &outageError{err: err}
 	}
-	defer c.store.lock(ctx, client, c.logger)()
-	next, err := c.store.change(ctx, client, func(current *clientRecord, now time.Time) (*clientRecord, error) {
+	unlock, err := c.store.lock(ctx, client, c.logger)
+	switch {
+	case ctx.Err() != nil:
+		return &outageError{err: ctx.Err()}
+	case err == nil:
+		defer unlock()
+	case !removes:
+		return fmt.Errorf("%w (%w)", errLockHeld, err)
+	default:
+		c.logger.Warn("a shared client is removed without its lock", zap.String("gate", f.gate), zap.String("client", client), zap.Error(err))
+	}
+	// What has begun is done to its end, also if nobody waits for it any more.
+	ctx = context.WithoutCancel(ctx)
+	var former *clientRecord
+	next, mark, changeErr := c.store.change(ctx, client, func(current *clientRecord, now time.Time) (*clientRecord, error) {
+		former = current
 		return decide(c, known, current, now)
 	})
-	f.adopt(c, client, next, err)
+	f.adopt(c, client, next, mark, changeErr)
+	if changeErr == nil && err != nil {
+		return f.removeAgain(ctx, c, client, former)
+	}
+	return changeErr
+}
+
+// removeAgain makes sure that a client that was removed without its lock stays
+// away: who had the lock may have read its record before, and write it again
+// as long as a lock may be used.
+func (f *fleet) removeAgain(ctx context.Context, c *fleetConfig, client string, removed *clientRecord) error {
+	time.Sleep(lockUse)
+	next, mark, err := c.store.change(ctx, client, func(current *clientRecord, _ time.Time) (*clientRecord, error) {
+		if current == nil || removed == nil || !current.Created.Equal(removed.Created) {
+			return nil, errNoSharedClient // or a new one of the same name
+		}
+		return nil, nil
+	})
+	if errors.Is(err, errNoSharedClient) {
+		return nil
+	}
+	f.adopt(c, client, next, mark, err)
 	return err
 }
 
-// upToDate reads the storage, and fails if it does not have what it had: a
-// change then would begin a second set of clients.
-func (f *fleet) upToDate(ctx context.Context, c *fleetConfig) (*sharedList, error) {
+// upToDate are the clients to decide on a change by. It fails if the storage
+// does not have what it had: a change then would begin a second set of clients.
+func (f *fleet) upToDate(ctx context.Context, c *fleetConfig, client string, removes bool) (*sharedList, error) {
+	if removes {
+		return f.upToDateFor(ctx, c, client)
+	}
 	f.mu.Lock()
-	since, before := f.sinceLocked(time.Now()), f.changes
+	since, before := "", f.changes
+	if known := f.known.Load(); known != nil && !known.isOld(time.Now()) {
+		since = known.mark
+	}
 	f.mu.Unlock()
-	r := c.store.readWithin(ctx, since)
+	r := <-c.store.readApart(ctx, since)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if c != f.current {
@@ -143,7 +189,34 @@ func (f *fleet) upToDate(ctx context.Context, c *fleetConfig) (*sharedList, erro
 	switch {
 	case r.err != nil:
 		return nil, r.err
-	case r.mark == "" && known.existed:
+	case !r.exists && known.existed:
+		return nil, errVanished
+	}
+	return known, nil
+}
+
+// upToDateFor is upToDate for the removal of a client, whatever is wrong with
+// the others.
+func (f *fleet) upToDateFor(ctx context.Context, c *fleetConfig, client string) (*sharedList, error) {
+	known := f.known.Load()
+	if known == nil {
+		known = new(sharedList)
+	}
+	mark, err := c.store.mark(ctx)
+	if err == nil {
+		if mark == "" && known.existed {
+			return nil, errVanished
+		}
+		return known, nil
+	}
+	// Then the record has to be there: without one either, this may be another
+	// place, or no storage at all.
+	record, err := c.store.load(ctx, client)
+	var damage *damagedRecordError
+	switch {
+	case errors.As(err, &damage) && damage.unreadable:
+		return nil, damage.err
+	case err == nil && record == nil && known.existed:
 		return nil, errVanished
 	}
 	return known, nil
@@ -151,57 +224,56 @@ func (f *fleet) upToDate(ctx context.Context, c *fleetConfig) (*sharedList, erro
 
 // change reads a client's record, has it edited and saves it. Errors of edit
 // come back as they are, those of the storage as outageError.
-func (s *sharedStore) change(ctx context.Context, client string, decide func(*clientRecord, time.Time) (*clientRecord, error)) (*clientRecord, error) {
+func (s *sharedStore) change(ctx context.Context, client string, decide func(*clientRecord, time.Time) (*clientRecord, error)) (saved *clientRecord, mark string, err error) {
 	began := time.Now()
 	now := began.UTC().Round(0) // by the wall clock, as other replicas have it
 	ctx, cancel := context.WithTimeout(ctx, lockUse)
 	defer cancel()
-	current, err := s.load(ctx, client)
-	var damage *damagedRecordError
-	switch {
-	case errors.As(err, &damage):
+	current, damage := s.load(ctx, client)
+	if damage != nil {
 		current = new(clientRecord) // there is one; that is all one can say
-	case err != nil:
-		return nil, &outageError{err: err}
 	}
 	next, err := decide(current, now)
 	if err == nil && next != nil && damage != nil {
 		err = fmt.Errorf("%w; remove the client, and add it again", damage)
 	}
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if time.Since(began) > lockUse {
-		return nil, errSlowStorage
+		return nil, "", errSlowStorage
 	}
-	if err := s.save(ctx, client, next); err != nil {
-		return nil, &outageError{err: err, saving: true}
+	if mark, err = s.save(ctx, client, next); err != nil {
+		return nil, "", &outageError{err: err, saving: true}
 	}
-	saved, err := s.load(ctx, client)
+	saved, err = s.load(ctx, client)
 	switch {
 	case err != nil:
-		return nil, &outageError{err: err, saving: true}
+		return nil, "", &outageError{err: err, saving: true}
 	case (saved == nil) != (next == nil) || saved != nil && saved.Tokens[0] != next.Tokens[0]:
-		return nil, errChangedAtOnce
+		return nil, "", errChangedAtOnce
 	}
-	return saved, nil
+	return saved, mark, nil
 }
 
-// adopt makes a change hold here. If it is not certain what the storage has
-// now, everything is read again.
-func (f *fleet) adopt(c *fleetConfig, client string, record *clientRecord, err error) {
+// adopt makes a change hold here. Everything is read again soon: there may have
+// been others at the same time.
+func (f *fleet) adopt(c *fleetConfig, client string, record *clientRecord, mark string, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	known := f.known.Load()
 	if c != f.current || known == nil {
 		return
 	}
-	list := &sharedList{existed: known.existed, read: known.read, records: maps.Clone(known.records)}
+	list := &sharedList{existed: known.existed, again: true, read: known.read, records: maps.Clone(known.records)}
 	if list.records == nil {
 		list.records = make(map[string]*clientRecord)
 	}
 	if err == nil {
 		list.existed = true
+		if known.mark != "" {
+			list.mark = mark
+		}
 		if record != nil {
 			list.records[client] = record
 		} else {
@@ -214,10 +286,6 @@ func (f *fleet) adopt(c *fleetConfig, client string, record *clientRecord, err e
 
 // hasElsewhere tells whether a token is another client's.
 func (l *sharedList) hasElsewhere(digest tokenDigest, client string) bool {
-	for name, record := range l.records {
-		if name != client && record.has(digest) {
-			return true
-		}
-	}
-	return false
+	c := l.tokens[indexKeyOf(digest)]
+	return c != nil && c.name != client
 }

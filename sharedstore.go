@@ -5,14 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/certmagic"
+
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
-	"go.uber.org/zap"
 )
 
 // sharedStore is the place of a gate's shared clients in Caddy's storage: one
@@ -23,6 +27,11 @@ type sharedStore struct {
 	storage  certmagic.Storage
 	identity string // of the storage: see identify
 	gate     string
+	calls    *storageCalls // of the storage: a reload keeps them
+}
+
+func newSharedStore(storage certmagic.Storage, gate string) *sharedStore {
+	return &sharedStore{storage: storage, identity: identify(storage), gate: gate, calls: new(storageCalls)}
 }
 
 // folder is where the clients are. The ending keeps gates with names such as
@@ -38,26 +47,48 @@ func (s *sharedStore) markKey() string { return s.folder() + "/changed" }
 
 // contents is what a storage has of a gate's clients.
 type contents struct {
-	mark    string // of the last change; "" if there never was one
+	exists  bool   // there are clients, or there have been some
+	mark    string // of the last change; "" if there is none that can be understood
 	same    bool   // it is the mark that was known: there is nothing new
 	records map[string]*clientRecord
-	damaged map[string]error // clients whose records cannot be understood
+	damaged map[string]error // clients whose records cannot be read or understood
+	badMark error
 }
 
-// read reads what has changed since a mark; with no mark, everything. It has
-// read everything or fails: part of the clients is not a list of clients.
+// read reads what has changed since a mark; with no mark, everything. It knows
+// of every client or fails: part of the clients is not a list of clients. What
+// is wrong with one client's record, or with the mark, concerns nothing else.
 func (s *sharedStore) read(ctx context.Context, since string) (*contents, error) {
 	// The mark comes first. What changes while we read has a newer one, which
 	// the next read finds.
 	mark, err := s.mark(ctx)
-	if err != nil || mark == "" || mark == since {
-		return &contents{mark: mark, same: err == nil && mark != "" && mark == since}, err
+	if err == nil && (mark == "" || mark == since) {
+		return &contents{exists: mark != "", mark: mark, same: mark != ""}, nil
 	}
+	found := &contents{mark: mark, badMark: err, records: make(map[string]*clientRecord), damaged: make(map[string]error)}
 	keys, err := s.list(ctx)
 	if err != nil {
 		return nil, err
 	}
-	found := &contents{mark: mark, records: make(map[string]*clientRecord), damaged: make(map[string]error)}
+	if err := s.loadAll(ctx, keys, found); err != nil {
+		return nil, err
+	}
+	// (without a mark, an empty folder says nothing: it may be another)
+	found.exists = found.badMark == nil || len(found.records)+len(found.damaged) > 0
+	return found, nil
+}
+
+// maxLoads is how many records are read at a time: over a network, reading one
+// after another takes longer than readPatience if there are thousands.
+const maxLoads = 16
+
+// loadAll loads the records.
+func (s *sharedStore) loadAll(ctx context.Context, keys []string, found *contents) error {
+	var (
+		group sync.WaitGroup
+		mu    sync.Mutex
+		slots = make(chan struct{}, maxLoads)
+	)
 	for _, key := range keys {
 		// (A storage may have more here, such as the file that a process was
 		// about to put in place when it was killed.)
@@ -65,21 +96,35 @@ func (s *sharedStore) read(ctx context.Context, since string) (*contents, error)
 		if !isRecord || !isName(client) {
 			continue
 		}
-		record, err := s.load(ctx, client)
-		var damage *damagedRecordError
-		switch {
-		case errors.As(err, &damage):
-			found.damaged[client] = damage
-		case err != nil:
-			return nil, err
-		case record != nil:
-			found.records[client] = record
-		}
-		if len(found.records)+len(found.damaged) > maxSharedClients {
-			return nil, fmt.Errorf("there are more than %d clients; remove some", maxSharedClients)
-		}
+		slots <- struct{}{}
+		group.Go(func() {
+			defer func() { <-slots }()
+			record, err := s.load(ctx, client)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				found.damaged[client] = err
+			} else if record != nil {
+				found.records[client] = record
+			}
+		})
 	}
-	return found, nil
+	group.Wait()
+	return ctx.Err()
+}
+
+// damage is what is wrong with single records, and with the mark.
+func (c *contents) damage() error {
+	const told = 3
+	errs := []error{c.badMark}
+	for i, client := range slices.Sorted(maps.Keys(c.damaged)) {
+		if i == told {
+			errs = append(errs, fmt.Errorf("and %d more", len(c.damaged)-told))
+			break
+		}
+		errs = append(errs, c.damaged[client])
+	}
+	return errors.Join(errs...)
 }
 
 // maxLists is how often the folder is listed before it counts as gone.
@@ -89,15 +134,17 @@ const maxLists = 10
 // looks, as the one does that another replica is about to put in place.
 func (s *sharedStore) list(ctx context.Context) (keys []string, err error) {
 	for range maxLists {
-		if keys, err = s.storage.List(ctx, s.folder(), false); !errors.Is(err, fs.ErrNotExist) {
+		keys, err = within(ctx, s.calls, "list", func() ([]string, error) {
+			return s.storage.List(ctx, s.folder(), false)
+		}, nil)
+		if !errors.Is(err, fs.ErrNotExist) {
 			break
 		}
 	}
 	return keys, err
 }
 
-// readApart is read in a goroutine of its own: on a network file system, it can
-// hang where no context reaches it.
+// readApart is read in a goroutine of its own.
 func (s *sharedStore) readApart(ctx context.Context, since string) <-chan reading {
 	done := make(chan reading, 1)
 	go func() {
@@ -109,33 +156,28 @@ func (s *sharedStore) readApart(ctx context.Context, since string) <-chan readin
 	return done
 }
 
-// readWithin is read, and does not hang.
-func (s *sharedStore) readWithin(ctx context.Context, since string) reading {
-	ctx, cancel := context.WithTimeout(ctx, readPatience)
-	defer cancel()
-	select {
-	case r := <-s.readApart(ctx, since):
-		return r
-	case <-ctx.Done():
-		return reading{err: errHangs}
-	}
-}
-
 // reading is what came of a read.
 type reading struct {
 	*contents
 	err error
 }
 
-// readPatience is how long a read may take.
-const readPatience = 10 * time.Second
+const (
+	// readPatience is how long a read may take.
+	readPatience = 10 * time.Second
 
-var errHangs = fmt.Errorf("it has not answered within %v", readPatience)
+	// keyPatience is how long the storage may take for one key.
+	keyPatience = 2 * time.Second
+)
 
-// damagedRecordError says that there is a record that cannot be understood.
+var errHangs = errors.New("it has not answered in time")
+
+// damagedRecordError says that there is a record that cannot be read, or not
+// understood.
 type damagedRecordError struct {
-	client string
-	err    error
+	client     string
+	err        error
+	unreadable bool
 }
 
 func (e *damagedRecordError) Error() string {
@@ -144,87 +186,101 @@ func (e *damagedRecordError) Error() string {
 
 func (e *damagedRecordError) Unwrap() error { return e.err }
 
-// load reads one client's record; nil if there is none.
+// load reads one client's record; nil if there is none. Its errors are all
+// damagedRecordErrors.
 func (s *sharedStore) load(ctx context.Context, client string) (*clientRecord, error) {
-	content, err := s.storage.Load(ctx, s.key(client))
+	content, err := s.get(ctx, s.key(client), maxRecordSize)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, &damagedRecordError{client, err, true}
 	}
 	record, err := parseRecord(s.gate, client, content)
 	if err != nil {
-		return nil, &damagedRecordError{client, err}
+		return nil, &damagedRecordError{client, err, false}
 	}
 	return record, nil
 }
 
+// maxMarkSize is twice a mark's.
+const maxMarkSize = 2 * tokenBytes
+
 // mark reads the mark of the last change; "" if there never was one.
 func (s *sharedStore) mark(ctx context.Context) (string, error) {
-	content, err := s.storage.Load(ctx, s.markKey())
+	content, err := s.get(ctx, s.markKey(), maxMarkSize)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return "", nil
-	case err != nil:
-		return "", err
-	case len(content) == 0 || len(content) > 2*tokenBytes || !isVisible(string(content), ""):
-		return "", fmt.Errorf("%s holds something else than a gate wrote there; put it back, or remove it and make any change", s.markKey())
+	case err == nil && (len(content) == 0 || len(content) > maxMarkSize || !isVisible(string(content), "")):
+		err = errors.New("it holds something else than a gate wrote there")
+	}
+	if err != nil {
+		return "", fmt.Errorf("%s: %w; the next change puts it right, and until then all is read each time", s.markKey(), err)
 	}
 	return string(content), nil
 }
 
-// save replaces a client's record, or deletes it if it is nil. Others then
-// learn of it by the new mark.
-func (s *sharedStore) save(ctx context.Context, client string, record *clientRecord) error {
-	if record == nil {
-		if err := s.storage.Delete(ctx, s.key(client)); err != nil {
-			return err
+// get reads one key. In a folder, it looks first at what is there: a pipe would
+// never end, and a file of any size would be read whole.
+func (s *sharedStore) get(ctx context.Context, key string, limit int64) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, keyPatience)
+	defer cancel()
+	return within(ctx, s.calls, key, func() ([]byte, error) {
+		if files, ok := s.storage.(*certmagic.FileStorage); ok {
+			info, err := os.Stat(files.Filename(key))
+			switch {
+			case err != nil:
+				return nil, err
+			case !info.Mode().IsRegular():
+				return nil, errors.New("it is not a file")
+			case info.Size() > limit:
+				return nil, fmt.Errorf("it is larger than %d bytes", limit)
+			}
 		}
-	} else {
-		content, err := record.encode()
-		if err != nil {
-			return err
-		}
-		if err := s.storage.Store(ctx, s.key(client), content); err != nil {
-			return err
-		}
-	}
-	return s.storage.Store(ctx, s.markKey(), []byte(newToken().Reveal()))
+		return s.storage.Load(ctx, key)
+	}, nil)
 }
 
-const (
-	// lockUse is how long a change may hold its lock: less than any storage
-	// does for a process that was killed (files: 10 seconds; Redis: 5).
-	lockUse = 3 * time.Second
+// put writes one key.
+func (s *sharedStore) put(ctx context.Context, key string, content []byte) error {
+	_, err := within(ctx, s.calls, "store "+key, func() (struct{}, error) {
+		return struct{}{}, s.storage.Store(ctx, key, content)
+	}, nil)
+	return err
+}
 
-	// lockPatience is how long a change waits for its lock.
-	lockPatience = 2 * lockUse
-)
+// drop deletes one key.
+func (s *sharedStore) drop(ctx context.Context, key string) error {
+	_, err := within(ctx, s.calls, "delete "+key, func() (struct{}, error) {
+		return struct{}{}, s.storage.Delete(ctx, key)
+	}, nil)
+	return err
+}
 
-// lock keeps changes of one client apart, each of which reads before it writes.
-//
-// A change goes on without it if it cannot be had: whoever holds it longer than
-// lockUse was killed. For a lock in files may then never get stale: the process
-// that had it before the killed one goes on refreshing the file if it finds it
-// at the next turn. At worst, two changes of one client at the same moment end
-// as one of the two, which the other finds out when it reads it back.
-func (s *sharedStore) lock(ctx context.Context, client string, logger *zap.Logger) (unlock func()) {
-	waiting, cancel := context.WithTimeout(ctx, lockPatience)
-	defer cancel()
-	if err := s.storage.Lock(waiting, s.key(client)); err != nil {
-		if ctx.Err() == nil {
-			logger.Warn("a shared client is changed without its lock", zap.String("gate", s.gate), zap.String("client", client), zap.Error(err))
-		}
-		return func() {}
-	}
-	return func() {
-		releasing, cancel := context.WithTimeout(context.WithoutCancel(ctx), readPatience)
-		defer cancel()
-		if err := s.storage.Unlock(releasing, s.key(client)); err != nil {
-			logger.Warn("a shared client's lock was not released", zap.String("gate", s.gate), zap.String("client", client), zap.Error(err))
+// save replaces a client's record, or deletes it if it is nil. Others then
+// learn of it by the new mark.
+func (s *sharedStore) save(ctx context.Context, client string, record *clientRecord) (mark string, err error) {
+	if record == nil {
+		err = s.drop(ctx, s.key(client))
+	} else {
+		var content []byte
+		if content, err = record.encode(); err == nil {
+			err = s.put(ctx, s.key(client), content)
 		}
 	}
+	if err != nil {
+		return "", err
+	}
+	mark = newToken().Reveal()
+	if s.put(ctx, s.markKey(), []byte(mark)) == nil {
+		return mark, nil
+	}
+	// A folder in its place, say.
+	if err := s.drop(ctx, s.markKey()); err != nil {
+		return "", err
+	}
+	return mark, s.put(ctx, s.markKey(), []byte(mark))
 }
 
 // audit refuses a folder in which other users can put clients, as far as

@@ -185,7 +185,7 @@ func newReplica(t *testing.T, storage certmagic.Storage, configured ...string) *
 	core, logs := observer.New(zap.InfoLevel)
 	r := &testReplica{fleet: newFleet(fleetGate), logs: logs}
 	r.config = &fleetConfig{
-		store: &sharedStore{storage: storage, identity: "the same", gate: fleetGate},
+		store: &sharedStore{storage: storage, identity: "the same", gate: fleetGate, calls: new(storageCalls)},
 		every: defaultSyncEvery, reserved: map[string]bool{fleetGate: true}, logger: zap.New(core),
 	}
 	var callers []*configuredCaller
