@@ -2,12 +2,14 @@ package responsesproxygate
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/surroundings"
 )
 
@@ -40,6 +42,7 @@ func (h *Handler) audit(ctx caddy.Context) error {
 		return h.gateError(err)
 	}
 	h.server, h.config = server, config.ID()
+	err = errors.Join(process.RefuseDebugOutput(), h.refusePrintedSecrets(process.PrintsEnvironment()))
 	if !h.allows(riskRemoteListener) {
 		err = errors.Join(err, surroundings.AuditListeners(server, config, infofile.CheckSocketDir))
 	}
@@ -53,4 +56,23 @@ func (h *Handler) audit(ctx caddy.Context) error {
 		err = surroundings.RefuseListenersInUse(server)
 	}
 	return h.gateError(err)
+}
+
+// refusePrintedSecrets refuses secrets from an environment that this process
+// has printed already.
+func (h *Handler) refusePrintedSecrets(printed bool) error {
+	if !printed {
+		return nil
+	}
+	values := []string{h.UpstreamBearer, h.Token}
+	for _, client := range h.Client {
+		values = append(values, client.Token)
+	}
+	for _, value := range values {
+		if found := secretPlaceholder.FindStringSubmatch(value); found != nil && found[1] == "env" {
+			return fmt.Errorf("caddy run --environ has printed the environment, and %s with it (under systemd, to the journal): replace that key or token by a new one, "+
+				"take --environ out of the command line (the packaged caddy.service has it), or hand the secret over in a file, such as one of LoadCredential: upstream_bearer_file {env.CREDENTIALS_DIRECTORY}/key, token {file./path}", found[0])
+		}
+	}
+	return nil
 }

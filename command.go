@@ -82,6 +82,9 @@ func runProxyCommand(flags caddycmd.Flags) (int, error) {
 	if err := options.checkPortIsFree(); err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
+	if err := process.RefuseDebugOutput(); err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
 	// Before the key is in memory.
 	if err := process.Harden(); err != nil {
 		return caddy.ExitCodeFailedStartup, err

@@ -1,6 +1,7 @@
 package responsesproxygate
 
 import (
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -110,5 +111,37 @@ func TestEveryTestThatTheThreatModelNamesExists(t *testing.T) {
 		if !strings.Contains(sources.String(), "\nfunc "+match[1]+"(") {
 			t.Errorf("the threat model names %s, which does not exist", match[1])
 		}
+	}
+}
+
+// Arguments are in /proc, for every user to read, as long as the program runs.
+func TestNoTextPutsATokenIntoAnArgument(t *testing.T) {
+	// A header or a user for curl and its like, made of what a command, a
+	// variable or a file has.
+	inArgument := regexp.MustCompile("(-H|--header|-u|--user|--oauth2-bearer)[ =]?[\"']?[^|\n]*(?i:token|authorization|key|bearer|password)[^|\n]*(\\$[({A-Za-z]|`)")
+	if !inArgument.MatchString(`curl -H "X-Proxy-Token: $(caddy responses-proxy token)"`) || !inArgument.MatchString(`curl -H "Authorization: Bearer $TOKEN"`) {
+		t.Fatal("the pattern finds nothing")
+	}
+	texts := 0
+	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() && slices.Contains([]string{".git", "node_modules", "testdata"}, entry.Name()) {
+			return filepath.SkipDir
+		}
+		if entry.IsDir() || !slices.Contains([]string{".md", ".go", ".sh", ".yml", ".toml", ".service", ".conf", ".txt", ""}, filepath.Ext(path)) || path == "docs_test.go" {
+			return nil
+		}
+		texts++
+		for line := range strings.Lines(read(t, path)) {
+			if inArgument.MatchString(line) && strings.Contains(line, "curl") {
+				t.Errorf("%s: %s", path, line)
+			}
+		}
+		return nil
+	})
+	if err != nil || texts < 100 {
+		t.Errorf("%d texts were read: %v", texts, err)
 	}
 }

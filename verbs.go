@@ -29,9 +29,11 @@ func addVerbs(parent *cobra.Command) {
 	}{
 		{"token", "Prints the gate's token", `
 Prints the token of the running gate, and nothing else: for Codex's
-auth.command, or for a shell:
+auth.command, or for a shell. Never put it into an argument, where every user
+sees it, as in curl -H "…: $(…)"; curl reads headers from stdin, too:
 
-	curl -H "X-Proxy-Token: $(caddy responses-proxy token --server-info FILE)" …
+	printf 'X-Proxy-Token: %s\n' "$(caddy responses-proxy token --server-info FILE)" |
+		curl -H @- …
 
 Exit code 1: the file is missing or must not be trusted. 3: its gate is gone.
 `, runToken},

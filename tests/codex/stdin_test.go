@@ -94,3 +94,15 @@ func TestTheKeysNewlineIsItsEnd(t *testing.T) {
 		})
 	}
 }
+
+// Go would print the headers of every HTTP/2 request, the key among them.
+func TestTheCommandDoesNotStartWhereGoPrintsTheKey(t *testing.T) {
+	for _, value := range []string{"http2debug=1", "http2debug=2"} {
+		cmd := command(t, t.TempDir(), caddyBinary, "responses-proxy")
+		cmd.Env = append(cmd.Env, "GODEBUG="+value)
+		cmd.Stdin = strings.NewReader(operatorKey + "\n")
+		if got := run(t, cmd); got.code != 1 || !strings.Contains(got.stderr, "http2debug") || strings.Contains(got.stderr, operatorKey) {
+			t.Errorf("GODEBUG=%s: exit code %d: %s", value, got.code, got.stderr)
+		}
+	}
+}
