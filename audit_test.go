@@ -24,6 +24,8 @@ type configAround struct {
 	http    string // members of the HTTP app, each followed by a comma
 	gate    string // members of the gate, each preceded by a comma
 	gates   string // in place of the one gate
+
+	handlers string // in place of the gate and the proxy behind it
 }
 
 func (s configAround) config(t *testing.T) *caddy.Config {
@@ -37,8 +39,8 @@ func (s configAround) config(t *testing.T) *caddy.Config {
 	}
 	gate := `{"handler": "responses_proxy_gate", "upstream_bearer": "{env.GATE_TEST_KEY}"` + s.gate + `}`
 	text := fmt.Sprintf(`{"admin": %s, "logging": %s, "apps": {"http": {%s "servers": {"srv": {%s
-		"listen": [%s], "automatic_https": {"disable": true}, "routes": [{"handle": [%s, {"handler": "reverse_proxy", "upstreams": [{"dial": "127.0.0.1:1"}]}]}]}}}}}`,
-		or(s.admin, `{"disabled": true}`), or(s.logging, `{}`), s.http, s.server, or(s.listen, `"127.0.0.1:0"`), or(s.gates, gate))
+		"listen": [%s], "automatic_https": {"disable": true}, "routes": [{"handle": [%s]}]}}}}}`,
+		or(s.admin, `{"disabled": true}`), or(s.logging, `{}`), s.http, s.server, or(s.listen, `"127.0.0.1:0"`), or(s.handlers, or(s.gates, gate)+`, {"handler": "reverse_proxy", "upstreams": [{"dial": "127.0.0.1:1"}]}`))
 	var config caddy.Config
 	if err := json.Unmarshal([]byte(text), &config); err != nil {
 		t.Fatalf("%v in %s", err, text)

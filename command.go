@@ -61,6 +61,7 @@ read the key.
 			flags.Bool("access-log", false, "Log every request to stderr, without its secrets")
 			flags.String("rotate-every", "", "Replace the token regularly, as \"INTERVAL\" or \"INTERVAL GRACE\", such as \"12h 5m\" (needs --server-info)")
 			flags.String("admin-socket", "", "Unix socket for the verbs clients, rotate and revoke; only the proxy's own user can use it")
+			flags.StringArray("insecure-allow", nil, "Risk that you take knowingly: plaintext_upstream lets the key go to another host without TLS (repeatable)")
 			cmd.Args = cobra.NoArgs
 			cmd.RunE = caddycmd.WrapCommandFuncForCobra(runProxyCommand)
 			addVerbs(cmd)
@@ -145,6 +146,7 @@ type proxyOptions struct {
 	accessLog      bool
 	rotateEvery    *Rotation
 	adminSocket    string
+	insecureAllow  []string
 }
 
 func proxyOptionsFrom(flags caddycmd.Flags) (*proxyOptions, error) {
@@ -152,7 +154,8 @@ func proxyOptionsFrom(flags caddycmd.Flags) (*proxyOptions, error) {
 	origins, originErr := flags.GetStringArray("allow-origin")
 	routes, routeErr := flags.GetStringArray("allow-route")
 	headers, headerErr := flags.GetStringArray("allow-header")
-	err := errors.Join(portErr, originErr, routeErr, headerErr)
+	risks, riskErr := flags.GetStringArray("insecure-allow")
+	err := errors.Join(portErr, originErr, routeErr, headerErr, riskErr)
 	if err != nil {
 		return nil, err
 	}
@@ -170,6 +173,7 @@ func proxyOptionsFrom(flags caddycmd.Flags) (*proxyOptions, error) {
 		allowHeader:    headers,
 		websocket:      flags.Bool("websocket"),
 		accessLog:      flags.Bool("access-log"),
+		insecureAllow:  risks,
 	}
 	if options.owner != "" && options.serverInfo == "" {
 		return nil, errors.New("--owner says who owns the server-info file; it needs --server-info")

@@ -8,12 +8,14 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/surroundings"
 )
 
 const (
@@ -53,6 +55,10 @@ func (o *proxyOptions) config() (*caddy.Config, error) {
 	upstream, err := parseUpstream(o.upstreamURL)
 	if err != nil {
 		return nil, fmt.Errorf("--upstream-url: %w", err)
+	}
+	if upstream.url.Scheme == "http" && !surroundings.StaysHere(upstream.dial()) && !slices.Contains(o.insecureAllow, riskPlaintextUpstream) {
+		return nil, fmt.Errorf("--upstream-url: the operator's key would go to %s without TLS, for everybody on the way to read; "+
+			"write https://, or: --insecure-allow plaintext_upstream", upstream.url.Host)
 	}
 	routes, err := o.routes()
 	if err != nil {
@@ -115,6 +121,7 @@ func (o *proxyOptions) gate(routes []Route) *Handler {
 		DumpDir:        o.dumpDir,
 		HardenProcess:  true,
 		RotateEvery:    o.rotateEvery,
+		InsecureAllow:  o.insecureAllow,
 	}
 	if o.serverInfo != "" {
 		gate.ServerInfo = &ServerInfo{Path: o.serverInfo, Owner: o.owner}
@@ -145,10 +152,7 @@ func (o *proxyOptions) routes() ([]Route, error) {
 // reverse_proxy, errors of the rest of Caddy, and access if asked for.
 // Every log leaves out the headers that have secrets.
 func (o *proxyOptions) logging() *caddy.Logging {
-	fields := object{"request>headers>X-Proxy-Token": object{"filter": "delete"}} // (the gate looks for it)
-	if o.upstreamHeader != "" {
-		fields["request>headers>"+http.CanonicalHeaderKey(o.upstreamHeader)] = object{"filter": "delete"}
-	}
+	fields := withoutCredentials() // (X-Proxy-Token is among them: the gate looks for it)
 	log := func(level string, include, exclude []string) *caddy.CustomLog {
 		return &caddy.CustomLog{
 			BaseLog: caddy.BaseLog{Level: level, EncoderRaw: rawJSON(object{
@@ -280,11 +284,19 @@ func (u *upstream) rewrite(path string, keepQuery bool) []object {
 	}
 }
 
+// dial is where the upstream listens.
+func (u *upstream) dial() string {
+	port := u.url.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.url.Scheme]
+	}
+	return net.JoinHostPort(u.url.Hostname(), port)
+}
+
 // reverseProxy is the handler that talks to the upstream.
 func (u *upstream) reverseProxy() object {
-	port := u.url.Port()
 	transport := object{
-		"protocol": "http",
+		"protocol": transportName,
 		// Callers get what the upstream sent, compressed or not as they asked.
 		"compression":  false,
 		"dial_timeout": "10s",
@@ -297,11 +309,6 @@ func (u *upstream) reverseProxy() object {
 	}
 	if u.url.Scheme == "https" {
 		transport["tls"] = object{}
-		if port == "" {
-			port = "443"
-		}
-	} else if port == "" {
-		port = "80"
 	}
 	return object{
 		"handler": "reverse_proxy",
@@ -310,7 +317,7 @@ func (u *upstream) reverseProxy() object {
 		// kept until the answer ends: one for Codex's 40 KB would nearly
 		// double the memory of a stream.
 		"request_buffers": 4 << 10,
-		"upstreams":       []object{{"dial": net.JoinHostPort(u.url.Hostname(), port)}},
+		"upstreams":       []object{{"dial": u.dial()}},
 		"transport":       transport,
 		"headers": object{"request": object{
 			"set": object{"Host": []string{u.url.Host}},

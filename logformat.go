@@ -61,13 +61,7 @@ func (*LogFormat) CaddyModule() caddy.ModuleInfo {
 // Provision loads the format that encodes.
 func (f *LogFormat) Provision(ctx caddy.Context) error {
 	if f.WrappedRaw == nil {
-		fields := make(object)
-		for _, name := range callerCredentials {
-			if !slices.Contains(surroundings.RedactedByCaddy, name) {
-				fields["request>headers>"+name] = object{"filter": "delete"}
-			}
-		}
-		f.WrappedRaw = rawJSON(object{"format": "filter", "fields": fields})
+		f.WrappedRaw = rawJSON(object{"format": "filter", "fields": withoutCredentials()})
 	}
 	wrapped, err := ctx.LoadModule(f, "WrappedRaw")
 	if err != nil {
@@ -79,6 +73,18 @@ func (f *LogFormat) Provision(ctx caddy.Context) error {
 	}
 	f.wrapped = encoder
 	return nil
+}
+
+// withoutCredentials are the fields of a filter that deletes the request headers
+// in which callers send tokens and keys.
+func withoutCredentials() object {
+	fields := make(object)
+	for _, name := range callerCredentials {
+		if !slices.Contains(surroundings.RedactedByCaddy, name) {
+			fields["request>headers>"+name] = object{"filter": "delete"}
+		}
+	}
+	return fields
 }
 
 // ConfigureDefaultFormat implements caddy.ConfiguresFormatterDefault: on a

@@ -61,6 +61,13 @@ func parseDial(dial string) (addr caddy.NetworkAddress, known bool) {
 	return addr, err == nil
 }
 
+// StaysHere reports whether a connection to an upstream does not leave this
+// machine. A name other than localhost may mean any address.
+func StaysHere(dial string) bool {
+	addr, known := parseDial(dial)
+	return known && staysHere(addr)
+}
+
 // staysHere reports whether a connection to addr does not leave this machine.
 func staysHere(addr caddy.NetworkAddress) bool {
 	return isLoopback(addr) || addr.Host == "" && !addr.IsFdNetwork()

@@ -18,7 +18,7 @@ var flagsOf = map[string][]string{
 	"responses-proxy": {
 		"--port", "--server-info", "--owner", "--http-shutdown", "--upstream-url", "--upstream-header",
 		"--dump-dir", "--allow-origin", "--allow-route", "--allow-header", "--websocket", "--access-log",
-		"--rotate-every", "--admin-socket",
+		"--rotate-every", "--admin-socket", "--insecure-allow",
 	},
 	"responses-proxy token":    {"--server-info"},
 	"responses-proxy status":   {"--server-info"},
