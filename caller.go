@@ -68,6 +68,7 @@ type caller struct {
 // publication is what a config says of a caller, and has it told.
 type publication struct {
 	path       string         // of the server-info file that the config claims; "" is none
+	held       bool           // the process holds that path for the config, too
 	file       *infofile.File // nil without one
 	info       infofile.Info  // without the token
 	fixed      secret.Secret  // the token, if the config has one
@@ -145,6 +146,7 @@ func (c *caller) abandon(config configID) error {
 	defer c.mu.Unlock()
 	left := c.configs[config]
 	delete(c.configs, config)
+	defer left.giveBack()
 	if left == nil || !left.published || !left.saysTheSame(&c.current) {
 		return nil
 	}
@@ -257,7 +259,7 @@ func (c *caller) publish(config configID, p publication) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	claimed := c.configs[config]
-	p.path, p.started, p.adminGuard = claimed.path, claimed.started, claimed.adminGuard
+	p.path, p.held, p.started, p.adminGuard = claimed.path, claimed.held, claimed.started, claimed.adminGuard
 	*claimed = p
 	c.publishLocked(claimed)
 	if c.failure != nil {

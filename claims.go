@@ -1,8 +1,13 @@
 package responsesproxygate
 
 import (
+	"errors"
 	"slices"
 	"sync"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
+	"go.uber.org/zap"
 )
 
 // claims finds the callers that have claimed a server-info file, in any config.
@@ -42,4 +47,35 @@ func (x *fileClaims) drop(c *caller) {
 		delete(x.callers, path)
 	}
 	c.claimed = nil
+}
+
+// holds are the places for server-info files that this process holds against
+// others, by path: an *infofile.Hold. Two configs share one during a reload.
+var holds = caddy.NewUsagePool()
+
+// hold keeps other processes from publishing the file that a config claims, and
+// refuses one that another publishes. Without a lock for another reason (the
+// disk is full, another user has put something in its place) the gate runs as well.
+func (c *caller) hold(config configID, file *infofile.File, logger *zap.Logger) error {
+	path := file.Resolved()
+	_, _, err := holds.LoadOrNew(path, func() (caddy.Destructor, error) { return file.Hold() })
+	if errors.Is(err, infofile.ErrInUse) {
+		return err
+	}
+	if err != nil {
+		logger.Warn("the place of a server-info file cannot be locked: a second gate could take it over", zap.Error(err))
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.configs[config].held = true
+	return nil
+}
+
+// giveBack ends what hold began.
+func (p *publication) giveBack() {
+	if p != nil && p.held {
+		p.held = false
+		_, _ = holds.Delete(p.path)
+	}
 }

@@ -213,8 +213,8 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 }
 
 // Provision resolves the options and refuses what would make the gate weaker
-// than it looks. It writes nothing to disk: the server-info file comes with
-// Caddy's "started" event.
+// than it looks. It writes nothing to disk but a lock: the server-info file
+// comes with Caddy's "started" event.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger, h.stderr = ctx.Logger(), os.Stderr
 	if err := h.setDefaults(); err != nil {

@@ -56,8 +56,14 @@ func (c *caller) stop(config configID) error {
 	}
 	c.stopping = true
 	c.schedule()
-	last, said := c.current, c.written
+	last, said, claimed := c.current, c.written, c.configs[config]
 	c.mu.Unlock()
+	// Only then may the next launch have the place.
+	defer func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		claimed.giveBack()
+	}()
 	return c.takeAway(last, said)
 }
 

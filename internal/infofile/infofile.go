@@ -233,23 +233,11 @@ func (f *File) Write(info Info) error {
 	if err != nil {
 		return refuse(f.path, "the server info cannot be written as JSON", "this is a bug, please report it")
 	}
-	parent, err := f.findParent()
-	if err != nil {
-		return err
-	}
-	root, err := f.open(parent)
+	root, err := f.openOrMakeDir()
 	if err != nil {
 		return err
 	}
 	defer func() { _ = root.Close() }()
-	if len(parent.missing) > 0 {
-		made, err := f.makeParents(root, parent)
-		if err != nil {
-			return err
-		}
-		_ = root.Close()
-		root = made
-	}
 	old, err := f.inspect(root)
 	if err != nil {
 		return err

@@ -44,7 +44,7 @@ func RefuseAdminInUse(config Config) error {
 // endpoint that is off keeps nobody from starting a second one. A config that is
 // only validated may be that of a Caddy that runs.
 func RefuseListenersInUse(server *caddyhttp.Server) error {
-	if validating() {
+	if Validating() {
 		return nil
 	}
 	for _, listen := range server.Listen {
@@ -164,10 +164,10 @@ func refuseSocketInUse(network, path string) error {
 	return fmt.Errorf("unix socket %s is in use by %s, which would lose it; %s", path, process, endTheOther)
 }
 
-// validating reports whether Caddy only validates a config ("caddy validate",
+// Validating reports whether Caddy only validates a config ("caddy validate",
 // "caddy adapt --validate"). It runs the modules' Provision then as for a start,
 // and does not say so.
-func validating() bool {
+func Validating() bool {
 	validate := runtime.FuncForPC(reflect.ValueOf(caddy.Validate).Pointer()).Name()
 	var callers [64]uintptr
 	for skip := 0; ; {

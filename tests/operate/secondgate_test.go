@@ -114,6 +114,11 @@ func TestASecondGateIsRefusedAndTheFirstLivesOn(t *testing.T) {
 			},
 			"the admin endpoint: unix socket",
 		},
+		"with the same server-info alone": {
+			gatetest.Site{},
+			func(t *testing.T, s *gatetest.Site) { s.Address = fmt.Sprintf("http://:%d", gatetest.FreePort(t)) },
+			"a gate that runs publishes it",
+		},
 		"on the first one's unix socket": {
 			gatetest.Site{Bind: "socket"},
 			func(t *testing.T, s *gatetest.Site) { s.Info = filepath.Join(gatetest.TempDir(t), "info.json") },
@@ -138,7 +143,7 @@ func TestASecondGateIsRefusedAndTheFirstLivesOn(t *testing.T) {
 			for range 3 {
 				l := second.Launch(t)
 				l.Dir = gatetest.TempDir(t)
-				if said := gatetest.LastError(gatetest.StartRefused(t, l)); !strings.Contains(said, c.says) || !strings.Contains(said, "caddy reload") {
+				if said := gatetest.LastError(gatetest.StartRefused(t, l)); !strings.Contains(said, c.says) || !strings.Contains(said, "wait until its process is gone") {
 					t.Errorf("it says: %s", said)
 				}
 				first.mustBeUntouched(t)
@@ -257,5 +262,75 @@ func TestAReloadMayWriteItsAddressesDifferently(t *testing.T) {
 		t.Error(err)
 	} else {
 		_ = conn.Close()
+	}
+}
+
+func TestASecondCommandWithTheSameServerInfoIsRefused(t *testing.T) {
+	t.Parallel()
+	up := gatetest.NewUpstream(t, nil)
+	g := gatetest.StartCommand(t, up, gatetest.Site{Admin: "off"}, gatetest.Launch{})
+	first := observe(t, g)
+	dir := gatetest.TempDir(t)
+	for range 3 {
+		out, code := gatetest.Run(t, gatetest.Launch{
+			Dir: dir, Stdin: strings.NewReader(gatetest.OperatorKey + "\n"),
+			Args: []string{"responses-proxy", "--server-info", g.Site.InfoPath(), "--upstream-url", up.URL + "/v1/responses"},
+		})
+		if code != 1 || !strings.Contains(out, "a gate that runs publishes it") || !strings.Contains(out, g.Site.InfoPath()) {
+			t.Errorf("%d %s", code, out)
+		}
+		first.mustBeUntouched(t)
+	}
+	// However the first one ends.
+	gatetest.Must(t, g.Cmd.Process.Kill())
+	g.Wait()
+	again := gatetest.StartCommand(t, up, g.Site, gatetest.Launch{})
+	again.Works(t)
+	again.Signal(syscall.SIGTERM)
+	again.Wait()
+	left, err := os.ReadDir(filepath.Dir(g.Site.InfoPath()))
+	gatetest.Must(t, err)
+	for _, entry := range left {
+		if strings.HasPrefix(entry.Name(), ".") || entry.Name() == filepath.Base(g.Site.InfoPath()) {
+			t.Errorf("%s is left", entry.Name())
+		}
+	}
+}
+
+// instants is how often several gates are started at once.
+const instants = 5
+
+func TestOfGatesThatStartInTheSameInstantOneRuns(t *testing.T) {
+	t.Parallel()
+	up := gatetest.NewUpstream(t, nil)
+	for range instants {
+		s := gatetest.Site{Address: fmt.Sprintf("http://:%d", gatetest.FreePort(t))}.With(t, up)
+		var starts []*gatetest.Process
+		for range 4 {
+			l := s.Launch(t)
+			l.Dir = gatetest.TempDir(t)
+			starts = append(starts, gatetest.Start(t, l))
+		}
+		var runs []*gatetest.Process
+		for _, p := range starts {
+			if p.Started(gatetest.ReadyLog) {
+				runs = append(runs, p)
+			}
+		}
+		if len(runs) != 1 {
+			t.Fatalf("%d gates run, want one", len(runs))
+		}
+		g := &gatetest.Gate{Process: runs[0], Site: s, Up: up, HTTP: gatetest.NewClient(t)}
+		g.Info = gatetest.ReadInfo(t, s.InfoPath())
+		if g.Info.PID != g.PID() {
+			t.Errorf("the file is that of process %d, and %d runs", g.Info.PID, g.PID())
+		}
+		g.Token, g.Addr = g.Info.AuthToken, fmt.Sprintf("127.0.0.1:%d", g.Info.Port)
+		for range 20 {
+			g.HTTP.CloseIdleConnections()
+			g.Works(t)
+		}
+		gatetest.Must(t, g.Cmd.Process.Kill())
+		g.Wait()
 	}
 }
