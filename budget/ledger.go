@@ -1,0 +1,308 @@
+package budget
+
+import (
+	"maps"
+	"sync"
+	"time"
+)
+
+// slot is one window of one length.
+type slot struct {
+	window string
+	start  int64 // Unix seconds
+}
+
+// spending is what each caller has spent in a slot, by user id.
+type spending map[string]Spent
+
+// ledger is what the callers of one budget have spent, here and at other
+// replicas, and what is reserved here for requests under way. It outlives
+// reloads: nothing in it belongs to a config.
+type ledger struct {
+	mu        sync.Mutex
+	latest    time.Time           // see clock
+	windows   []window            // those that the newest config counts by
+	own       map[slot]spending   // by this launch
+	elsewhere map[slot]spending   // by all others together
+	held      map[string]held     // by user id
+	dirty     map[slot]bool       // own windows that the storage does not have as they are
+	read      map[string]spending // by key: what the storage had of others
+}
+
+// held is what a caller's requests under way may yet cost.
+type held struct {
+	requests int
+	tokens   int64
+}
+
+func newLedger() *ledger {
+	return &ledger{
+		own: make(map[slot]spending), elsewhere: make(map[slot]spending), held: make(map[string]held),
+		dirty: make(map[slot]bool), read: make(map[string]spending),
+	}
+}
+
+// clock is the time in which windows are. It stands still while the machine's
+// clock is behind what it was: whoever sets that back gets no window twice.
+func (l *ledger) clock(now time.Time) time.Time {
+	if now = now.Round(0); now.After(l.latest) { // (without the monotonic reading: windows follow the wall clock)
+		l.latest = now
+	}
+	return l.latest
+}
+
+// reason is why a request is not admitted.
+type reason int8
+
+const (
+	admitted    reason = iota
+	exhausted          // a limit is reached
+	reserved           // there would be room but for what is reserved for requests under way
+	tooManyOpen        // as many requests are under way as may be
+)
+
+// verdict is what admission says.
+type verdict struct {
+	reason reason
+	limit  *limit    // that is reached
+	unit   string    // of it: requests or tokens
+	now    time.Time // when that was
+	resets time.Time // when its window ends
+}
+
+// admit counts a caller's request and reserves what it may cost, or says why
+// not. Only what is spent refuses for the rest of a window, and what is
+// reserved for a moment. A request that fits is let through, and so is the
+// only one under way, which may cross a limit: the next is refused then.
+func (l *ledger) admit(user string, limits *limits, tokens int64, now time.Time) (*reservation, verdict) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	said := l.exhausted(user, limits, l.clock(now))
+	if said.reason != admitted {
+		return nil, said
+	}
+	open := l.held[user]
+	if limits.concurrent > 0 && open.requests >= limits.concurrent {
+		said.reason = tooManyOpen
+		return nil, said
+	}
+	for i := range limits.per {
+		limit := &limits.per[i]
+		if limit.tokens > 0 && open.tokens > 0 && l.spent(limit.slot(said.now), user).Tokens()+open.tokens+tokens > limit.tokens {
+			said.reason, said.limit, said.unit = reserved, limit, "tokens"
+			return nil, said
+		}
+	}
+	l.held[user] = held{open.requests + 1, open.tokens + tokens}
+	l.book(user, Spent{Requests: 1}, said.now)
+	return &reservation{ledger: l, user: user, tokens: tokens}, said
+}
+
+// check says whether a caller has spent all it may. It reserves nothing.
+func (l *ledger) check(user string, limits *limits, now time.Time) verdict {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.exhausted(user, limits, l.clock(now))
+}
+
+// exhausted finds the limit that a caller has reached: of several, the one
+// that lasts longest.
+func (l *ledger) exhausted(user string, limits *limits, now time.Time) verdict {
+	said := verdict{now: now}
+	for i := range limits.per {
+		limit := &limits.per[i]
+		spent, unit := l.spent(limit.slot(now), user), ""
+		switch {
+		case limit.tokens > 0 && spent.Tokens() >= limit.tokens:
+			unit = "tokens"
+		case limit.requests > 0 && spent.Calls() >= limit.requests:
+			unit = "requests"
+		default:
+			continue
+		}
+		if resets := limit.window.end(limit.window.start(now)); resets.After(said.resets) {
+			said = verdict{exhausted, limit, unit, now, resets}
+		}
+	}
+	return said
+}
+
+// spent is what a caller has spent in a window, as far as it is known here.
+func (l *ledger) spent(s slot, user string) Spent {
+	return l.own[s][user].plus(l.elsewhere[s][user])
+}
+
+// book adds to what a caller has spent, in every window that is counted.
+func (l *ledger) book(user string, cost Spent, now time.Time) {
+	for _, w := range l.windows {
+		s := w.slot(now)
+		if l.own[s] == nil {
+			l.own[s] = make(spending)
+		}
+		l.own[s][user] = l.own[s][user].plus(cost)
+		l.dirty[s] = true
+	}
+}
+
+// reservation is a request under way.
+type reservation struct {
+	ledger *ledger
+	user   string
+	tokens int64
+	ended  bool
+}
+
+// raise reserves for more of a body whose length was not known.
+func (r *reservation) raise(tokens int64) {
+	r.ledger.mu.Lock()
+	defer r.ledger.mu.Unlock()
+	if r.ended || tokens <= r.tokens {
+		return
+	}
+	open := r.ledger.held[r.user]
+	r.ledger.held[r.user] = held{open.requests, open.tokens + tokens - r.tokens}
+	r.tokens = tokens
+}
+
+// book books what the request has cost, in place of what was reserved. The
+// request is still under way until end.
+func (r *reservation) book(cost Spent, now time.Time) {
+	r.ledger.mu.Lock()
+	defer r.ledger.mu.Unlock()
+	r.release(0)
+	r.ledger.book(r.user, cost, r.ledger.clock(now))
+}
+
+// end frees the request's place.
+func (r *reservation) end() {
+	r.ledger.mu.Lock()
+	defer r.ledger.mu.Unlock()
+	if !r.ended {
+		r.release(1)
+		r.ended = true
+	}
+}
+
+func (r *reservation) release(requests int) {
+	open := r.ledger.held[r.user]
+	open = held{open.requests - requests, open.tokens - r.tokens}
+	r.tokens = 0
+	if open == (held{}) {
+		delete(r.ledger.held, r.user)
+		return
+	}
+	r.ledger.held[r.user] = open
+}
+
+// forgive takes off what a caller has spent in the present windows.
+func (l *ledger) forgive(user string, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now = l.clock(now)
+	for _, w := range l.windows {
+		spent := l.spent(w.slot(now), user)
+		if l.own[w.slot(now)] == nil {
+			l.own[w.slot(now)] = make(spending)
+		}
+		mine := l.own[w.slot(now)][user]
+		mine.ForgivenRequests += spent.Calls()
+		mine.ForgivenTokens += spent.Tokens()
+		l.own[w.slot(now)][user] = mine
+		l.dirty[w.slot(now)] = true
+	}
+}
+
+// users are all who have spent something in the present windows, or do.
+func (l *ledger) users(now time.Time) map[string]bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now = l.clock(now)
+	found := make(map[string]bool)
+	for user := range l.held {
+		found[user] = true
+	}
+	for _, w := range l.windows {
+		for _, spent := range []spending{l.own[w.slot(now)], l.elsewhere[w.slot(now)]} {
+			for user := range spent {
+				found[user] = true
+			}
+		}
+	}
+	return found
+}
+
+// standing is how a caller stands: what is spent in a window, and what is held.
+func (l *ledger) standing(user string, w window, now time.Time) (Spent, held, slot) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := w.slot(l.clock(now))
+	return l.spent(s, user), l.held[user], s
+}
+
+// count says by which windows to count from now on.
+func (l *ledger) count(windows []window) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.windows = windows
+}
+
+// unsaved are the own windows that the storage does not have as they are.
+func (l *ledger) unsaved() map[slot]spending {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	changed := make(map[slot]spending, len(l.dirty))
+	for s := range l.dirty {
+		changed[s] = maps.Clone(l.own[s])
+	}
+	clear(l.dirty)
+	return changed
+}
+
+// stale says that the storage does not have an own window as it is.
+func (l *ledger) stale(s slot) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.own[s] != nil {
+		l.dirty[s] = true
+	}
+}
+
+// learn takes over what the storage has of others, by its keys. A number that
+// has become less, because a file was put back or taken away, stays as it was.
+func (l *ledger) learn(found map[string]found, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for key, f := range found {
+		known := l.read[key]
+		if known == nil {
+			known = make(spending)
+			l.read[key] = known
+		}
+		for user, spent := range f.spending {
+			more := known[user].most(spent)
+			if l.elsewhere[f.slot] == nil {
+				l.elsewhere[f.slot] = make(spending)
+			}
+			l.elsewhere[f.slot][user] = l.elsewhere[f.slot][user].plus(more.minus(known[user]))
+			known[user] = more
+		}
+	}
+	now = l.clock(now)
+	maps.DeleteFunc(l.elsewhere, func(s slot, _ spending) bool { return s.isOver(now) })
+	maps.DeleteFunc(l.own, func(s slot, _ spending) bool { return s.isOver(now) && !l.dirty[s] })
+	maps.DeleteFunc(l.read, func(key string, _ spending) bool {
+		s, _, ok := parseKey(key)
+		return !ok || s.isOver(now)
+	})
+}
+
+// compare looks for own windows that the storage does not have as they are.
+func (l *ledger) compare(saved map[slot]spending) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for s, spent := range l.own {
+		if !maps.Equal(spent, saved[s]) {
+			l.dirty[s] = true
+		}
+	}
+}

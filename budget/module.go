@@ -1,0 +1,209 @@
+// Package budget is the Caddy HTTP handler http.handlers.responses_budget. It
+// stands in front of reverse_proxy, counts what each caller of the OpenAI
+// Responses API spends, and refuses those who have spent what they may.
+//
+// Who the caller is, an authentication before it says: the gate of this
+// module, or any other that sets {http.auth.user.id}.
+package budget
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/refusal"
+)
+
+func init() {
+	caddy.RegisterModule(new(Handler))
+}
+
+// Handler limits what each caller may spend, and counts it. A caller is whom
+// `{http.auth.user.id}` names; a request without it gets 500, because the
+// operator forgot the authentication. A request that is refused gets 429 in
+// the OpenAI error shape and its code in the header `X-Responses-Budget`.
+//
+// Counts are kept in Caddy's `storage`, and are the sum over all processes
+// that use it. They survive restarts; a crash loses 2 seconds of them at most.
+type Handler struct {
+	// The budget's name: letters, digits, `_` and `-`, 64 at most. What is
+	// spent belongs to this name and the caller. Unique in a config.
+	// Default: `default`.
+	Name string `json:"name,omitempty"`
+
+	// What every caller may spend.
+	Limits
+
+	// Callers with limits of their own, by `{http.auth.user.id}`. Default: none.
+	Client []Client `json:"client,omitempty"`
+
+	logger  *zap.Logger
+	book    *book
+	shared  string // the key of the book in books
+	limits  *limits
+	clients map[string]*limits
+}
+
+// Limits are what one caller may spend. What is left out has no limit.
+type Limits struct {
+	// What may be spent in a stretch of time, which is aligned to UTC.
+	// Around its end, twice as much can be spent in a short time.
+	Per []Per `json:"per,omitempty"`
+
+	// How many of a caller's requests may be under way at once. Default: any
+	// number; then what can be spent beyond a limit has no bound.
+	Concurrent int `json:"concurrent,omitempty"`
+}
+
+// Per is what may be spent in a stretch of time.
+type Per struct {
+	// How long: a duration of a minute or more that divides a day (`10m`,
+	// `1h`, `8h`), `1d`, `7d` (from Monday) or `month`.
+	Window string `json:"window"`
+
+	// How many requests. Default: any number.
+	Requests int64 `json:"requests,omitempty"`
+
+	// How many tokens, input and output together, as the API counts them.
+	// Default: any number.
+	Tokens int64 `json:"tokens,omitempty"`
+}
+
+// Client is a caller with limits of its own.
+type Client struct {
+	// The caller: what `{http.auth.user.id}` is for it.
+	Name string `json:"name"`
+
+	// What it may spend. What is left out is as for the others.
+	Limits
+}
+
+// CaddyModule returns the Caddy module information.
+func (*Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.responses_budget",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+// books are the budgets of all configs that are running, by name and storage.
+var books = caddy.NewUsagePool()
+
+// Provision resolves the limits, and reads what is spent already.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	h.logger = ctx.Logger()
+	h.Name = cmp.Or(h.Name, "default")
+	if err := h.resolve(); err != nil {
+		return h.named(err)
+	}
+	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
+		return h.named(err)
+	}
+	storage := ctx.Storage()
+	if err := checkStorage(storage); err != nil {
+		return h.named(err)
+	}
+	h.shared = h.Name + " in " + identify(storage)
+	kept, _, err := books.LoadOrNew(h.shared, func() (caddy.Destructor, error) {
+		return openBook(storage, h.Name, h.logger)
+	})
+	if err != nil {
+		h.shared = ""
+		return h.named(err)
+	}
+	h.book = kept.(*book)
+	h.book.count(h.windows())
+	return nil
+}
+
+// Validate checks the options against themselves.
+func (h *Handler) Validate() error {
+	if !isName(h.Name) {
+		return h.named(errors.New("name: use letters, digits, '_' and '-', 64 at most"))
+	}
+	return nil
+}
+
+// ServeHTTP lets r pass and counts what it costs, or refuses it.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	user := userOf(r)
+	if user == "" {
+		h.logger.Error("a request came without {http.auth.user.id}; put responses_proxy_gate or another authentication before responses_budget")
+		return h.refuse(w, r, "", errNoUser)
+	}
+	limits := h.limitsOf(user)
+	if said := h.book.check(user, limits, time.Now()); said.reason != admitted {
+		return h.refuse(w, r, user, said.answer())
+	}
+	request, refused := h.inspect(r, limits)
+	if refused != nil {
+		return h.refuse(w, r, user, refused)
+	}
+	reservation, said := h.book.admit(user, limits, request.reserve, time.Now())
+	if said.reason != admitted {
+		return h.refuse(w, r, user, said.answer())
+	}
+	exchange := h.begin(w, r, user, request, reservation)
+	defer exchange.end()
+	exchange.err = next.ServeHTTP(exchange, r)
+	return exchange.err
+}
+
+// Cleanup implements caddy.CleanerUpper. It also runs after a failed Provision.
+func (h *Handler) Cleanup() error {
+	if h.shared == "" {
+		return nil
+	}
+	_, err := books.Delete(h.shared)
+	return err
+}
+
+// userOf is the caller's id, as the authentication before this handler set it.
+func userOf(r *http.Request) string {
+	replacer, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if replacer == nil {
+		return ""
+	}
+	user, _ := replacer.GetString("http.auth.user.id")
+	return user
+}
+
+// refuse answers in place of what is behind the budget.
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, user string, refused *refusal.Answer) error {
+	tell(r, "refused", refused.Code)
+	count(h.Name, user, refused.Code)
+	refused.Write(w)
+	return nil
+}
+
+// named says which budget an error is about.
+func (h *Handler) named(err error) error { return fmt.Errorf("responses_budget %s: %w", h.Name, err) }
+
+// isName reports whether text can be a part of a key in any storage.
+func isName(text string) bool {
+	if text == "" || len(text) > 64 {
+		return false
+	}
+	for i := range len(text) {
+		c := text[i]
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-') {
+			return false
+		}
+	}
+	return true
+}
+
+// Interface guards
+var (
+	_ caddy.Module                = (*Handler)(nil)
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddy.Validator             = (*Handler)(nil)
+	_ caddy.CleanerUpper          = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

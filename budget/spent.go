@@ -1,0 +1,43 @@
+package budget
+
+// Spent is what one caller has spent in one window. Every number only grows.
+type Spent struct {
+	Requests  int64 `json:"requests,omitempty"`
+	Input     int64 `json:"input_tokens,omitempty"`
+	Cached    int64 `json:"cached_input_tokens,omitempty"` // of the input
+	Output    int64 `json:"output_tokens,omitempty"`
+	Reasoning int64 `json:"reasoning_tokens,omitempty"` // of the output
+	Estimated int64 `json:"estimated_tokens,omitempty"` // of input and output: what no answer has told
+
+	// What the operator has forgiven: it is taken off again.
+	ForgivenRequests int64 `json:"forgiven_requests,omitempty"`
+	ForgivenTokens   int64 `json:"forgiven_tokens,omitempty"`
+}
+
+// Tokens are input and output together, less what is forgiven.
+func (s Spent) Tokens() int64 { return max(0, s.Input+s.Output-s.ForgivenTokens) }
+
+// Calls are the requests, less those that are forgiven.
+func (s Spent) Calls() int64 { return max(0, s.Requests-s.ForgivenRequests) }
+
+func (s Spent) plus(t Spent) Spent { return s.combine(t, func(a, b int64) int64 { return a + b }) }
+
+func (s Spent) minus(t Spent) Spent { return s.combine(t, func(a, b int64) int64 { return a - b }) }
+
+// most is the larger of each number: of two states of one counter, the later.
+func (s Spent) most(t Spent) Spent {
+	return s.combine(t, func(a, b int64) int64 { return max(a, b) })
+}
+
+func (s Spent) combine(t Spent, f func(a, b int64) int64) Spent {
+	return Spent{
+		Requests: f(s.Requests, t.Requests), Input: f(s.Input, t.Input), Cached: f(s.Cached, t.Cached),
+		Output: f(s.Output, t.Output), Reasoning: f(s.Reasoning, t.Reasoning), Estimated: f(s.Estimated, t.Estimated),
+		ForgivenRequests: f(s.ForgivenRequests, t.ForgivenRequests), ForgivenTokens: f(s.ForgivenTokens, t.ForgivenTokens),
+	}
+}
+
+// valid reports whether no number is negative: else somebody else wrote it.
+func (s Spent) valid() bool {
+	return min(s.Requests, s.Input, s.Cached, s.Output, s.Reasoning, s.Estimated, s.ForgivenRequests, s.ForgivenTokens) >= 0
+}

@@ -1,0 +1,141 @@
+package budget
+
+import "bytes"
+
+// eventScanner finds the usage in a stream of events (WHATWG HTML §9.2.6) that
+// is fed to it in pieces, in constant memory.
+type eventScanner struct {
+	json jsonScanner // of the event at hand
+	bom  int         // bytes of a byte order mark that have come; -1: it is over
+	line lineState
+	name []byte // of the field at hand, so far
+	room [len("data") + 1]byte
+	cr   bool // the last line ended with CR: an LF belongs to it
+	data bool // the event at hand has a line of data
+
+	found usage
+	final bool // an event that ends the response has come
+}
+
+type lineState int8
+
+const (
+	lineName    lineState = iota // in the name of a field
+	lineSpace                    // behind the colon of data
+	lineData                     // in its value
+	lineIgnored                  // in another one's
+)
+
+const byteOrderMark = "\xef\xbb\xbf"
+
+func newEventScanner() *eventScanner {
+	s := &eventScanner{}
+	s.json.root = placeEvent
+	s.json.reset()
+	return s
+}
+
+// feed takes the next piece, and reports whether the usage is known now and
+// was not before.
+func (s *eventScanner) feed(p []byte) bool {
+	if s.final {
+		return false
+	}
+	for s.bom >= 0 && len(p) > 0 {
+		if p[0] != byteOrderMark[s.bom] {
+			p = append([]byte(byteOrderMark[:s.bom]), p...) // it was none
+			s.bom = -1
+			break
+		}
+		p = p[1:]
+		if s.bom++; s.bom == len(byteOrderMark) {
+			s.bom = -1
+		}
+	}
+	for len(p) > 0 && !s.final {
+		n := bytes.IndexAny(p, "\r\n")
+		if n < 0 {
+			s.inLine(p)
+			break
+		}
+		s.inLine(p[:n])
+		if p[n] == '\n' && s.cr && n == 0 {
+			s.cr = false // of a CRLF
+		} else {
+			s.cr = p[n] == '\r'
+			s.endLine()
+		}
+		p = p[n+1:]
+	}
+	return s.final
+}
+
+// inLine takes a piece of a line.
+func (s *eventScanner) inLine(p []byte) {
+	if len(p) == 0 {
+		return
+	}
+	s.cr = false
+	if s.line == lineName {
+		n := bytes.IndexByte(p, ':')
+		name := p
+		if n >= 0 {
+			name = p[:n]
+		}
+		if s.name == nil {
+			s.name = s.room[:0]
+		}
+		s.name = append(s.name, name[:min(len(name), cap(s.name)-len(s.name))]...)
+		if n < 0 {
+			return
+		}
+		p = p[n+1:]
+		s.line = lineIgnored
+		if string(s.name) == "data" {
+			s.startData()
+			s.line = lineSpace
+		}
+	}
+	if s.line == lineSpace && len(p) > 0 {
+		if p[0] == ' ' {
+			p = p[1:]
+		}
+		s.line = lineData
+	}
+	if s.line == lineData {
+		s.json.feed(p)
+		s.look()
+	}
+}
+
+// startData begins a line of data; several make one text, with line feeds between.
+func (s *eventScanner) startData() {
+	if s.data {
+		s.json.feed([]byte{'\n'})
+	}
+	s.data = true
+}
+
+// endLine ends a line; an empty one ends the event.
+func (s *eventScanner) endLine() {
+	empty := s.line == lineName && len(s.name) == 0
+	s.line, s.name = lineName, nil
+	if empty {
+		s.data = false
+		s.json.reset()
+	}
+}
+
+// look takes the usage from an event whose JSON is complete.
+func (s *eventScanner) look() {
+	if !s.json.done || s.final {
+		return
+	}
+	if model := s.json.found.model; model != "" {
+		s.found.model = model // of a response that has begun
+	}
+	switch s.json.kind {
+	case "response.completed", "response.incomplete", "response.failed":
+		s.found, s.final = s.json.usage(), true
+	}
+}
