@@ -3,7 +3,9 @@
 package responsesproxygate
 
 import (
+	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -44,5 +46,27 @@ func TestTheOperatorsKeyIsNotInTheRequestDump(t *testing.T) {
 	})
 	if strings.Contains(all, "k3y") || strings.Contains(all, "X-Custom") {
 		t.Errorf("the request was dumped as it went upstream:\n%s", all)
+	}
+}
+
+func TestADumpHidesTheTokensOfOtherClients(t *testing.T) {
+	var tokens []string
+	all := dumpsOf(t, `, "client": [{"name": "codex"}, {"name": "ci"}]`, func(h *Handler) {
+		r := withToken(h, "codex")
+		r.Header.Set("X-Harmless", clientToken(h, "ci"))
+		tokens = []string{clientToken(h, "ci"), clientToken(h, "codex")}
+		r.Body = io.NopCloser(strings.NewReader(`{"a":"` + url.QueryEscape(tokens[0]) + `","b":"` + tokens[1] + `"}`))
+		serveTo(t, h, r, func(w http.ResponseWriter, r *http.Request) error {
+			_, err := io.Copy(w, r.Body)
+			return err
+		})
+	})
+	for _, token := range tokens {
+		if strings.Contains(all, token[:20]) || strings.Contains(all, token[20:]) {
+			t.Errorf("a token is in\n%s", all)
+		}
+	}
+	if strings.Count(all, "REDACTED") < 6 {
+		t.Errorf("dumped:\n%s", all)
 	}
 }

@@ -444,7 +444,7 @@ func (h *Handler) openDumps() error {
 	if err != nil {
 		return h.gateError(err)
 	}
-	h.dumper, err = dump.Open(path, h.logger)
+	h.dumper, err = dump.Open(path, dump.Secrets{Texts: h.tokenTexts, IsToken: h.isToken}, h.logger)
 	return h.gateError(err)
 }
 
@@ -458,6 +458,22 @@ func (h *Handler) beginDump(r *http.Request, caller *configuredCaller, key secre
 		secrets = append(secrets, token)
 	}
 	return h.dumper.Begin(r, isWebSocketUpgrade(r), secrets...)
+}
+
+// tokenTexts are the tokens of the config's callers.
+func (h *Handler) tokenTexts() []string {
+	var texts []string
+	for _, c := range h.policy.tokens.callers {
+		texts = append(texts, c.told().Reveal())
+	}
+	return texts
+}
+
+// isToken tells whether a text is anybody's token now, a shared client's or a
+// former one's in its grace period too.
+func (h *Handler) isToken(text string) bool {
+	_, ok := h.policy.tokens.match(text)
+	return ok
 }
 
 // gateError says which gate an error is about.

@@ -13,8 +13,6 @@ import (
 	"io/fs"
 	"net/http"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -30,29 +28,26 @@ import (
 const (
 	maxBody       = 4 << 20   // of one body, in bytes
 	maxHeld       = 128 << 20 // of all bodies that are in memory for a directory
-	maxJSON       = 32 << 20  // of one body that is printed as JSON: indenting can make it 250 times as long
+	maxIndented   = 256 << 10 // of JSON that is indented for people to read, if that doubles it: it can make it 250 times as long
 	maxDepth      = 127       // of JSON; the original reads deeper bodies as text too
 	maxQueue      = 64        // exchanges that wait to be written
 	closePatience = 3 * time.Second
 )
-
-// minBodySecret is the least length of a secret that is looked for in bodies.
-// A shorter one would be found where it only looks like one.
-const minBodySecret = 16
 
 // redacted stands in a dump wherever a secret was.
 const redacted = "[" + secret.Redacted + "]"
 
 // Dumper is one gate's access to its dump directory. A nil one dumps nothing.
 type Dumper struct {
-	dir    *directory
-	logger *zap.Logger
-	closed sync.Once
+	dir     *directory
+	secrets Secrets
+	logger  *zap.Logger
+	closed  sync.Once
 }
 
 // Open checks the directory, and makes nothing yet: Provision also runs
 // for `caddy validate`. Each success needs one Close.
-func Open(path string, logger *zap.Logger) (*Dumper, error) {
+func Open(path string, secrets Secrets, logger *zap.Logger) (*Dumper, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
@@ -68,7 +63,7 @@ func Open(path string, logger *zap.Logger) (*Dumper, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Dumper{dir: dir.(*directory), logger: logger}, nil
+	return &Dumper{dir: dir.(*directory), secrets: secrets, logger: logger}, nil
 }
 
 // Prepare makes the directory if it is missing. Without it, the first dump does.
@@ -101,22 +96,18 @@ func (d *Dumper) Begin(r *http.Request, webSocket bool, secrets ...string) *Exch
 	if d == nil {
 		return nil
 	}
-	forms := secretForms(secrets)
 	e := &Exchange{
-		dumper:   d,
-		sequence: d.dir.sequence.Add(1),
-		began:    time.Now(),
-		method:   r.Method,
-		url:      string(hideSecrets([]byte(r.RequestURI), len(r.RequestURI), forms)),
-		forms:    forms,
-		secrets:  secrets,
-		tunnel:   webSocket,
+		dumper:        d,
+		sequence:      d.dir.sequence.Add(1),
+		began:         time.Now(),
+		method:        r.Method,
+		url:           r.RequestURI,
+		requestHeader: r.Header.Clone(),
+		secrets:       secrets,
+		tunnel:        webSocket,
 	}
-	e.requestHeader = headerLines(r.Header, secrets, isSecretHeader)
 	if r.Host != "" { // net/http keeps it apart from the other headers
-		host := headerLines(http.Header{"Host": {r.Host}}, secrets, isSecretHeader)
-		e.requestHeader = append(e.requestHeader, host...)
-		slices.SortStableFunc(e.requestHeader, compareHeaders)
+		e.requestHeader["Host"] = []string{r.Host}
 	}
 	// (http.NoBody must stay what it is: it says that there is no body.)
 	if r.Body != nil && r.Body != http.NoBody && !e.tunnel {
@@ -132,16 +123,15 @@ type Exchange struct {
 	began         time.Time
 	method        string
 	url           string
-	requestHeader []headerLine
-	forms         []string // the secrets as they may stand in a body
-	secrets       []string
-	tunnel        bool // a WebSocket: once it is open, there is no body to record
+	requestHeader http.Header
+	secrets       []string // of this exchange
+	tunnel        bool     // a WebSocket: once it is open, there is no body to record
 
 	mu             sync.Mutex // reverse_proxy may still read the body when the handler is done
 	finished       bool
 	request        bodyText
 	status         int // 0: not answered
-	responseHeader []headerLine
+	responseHeader http.Header
 	response       bodyText
 }
 
@@ -179,10 +169,7 @@ func (e *Exchange) wroteHeader(status int, header http.Header) {
 		return
 	}
 	e.status = status
-	e.responseHeader = headerLines(header, e.secrets, isSecretResponseHeader)
-	for i := range e.responseHeader {
-		e.responseHeader[i].Name = strings.ToLower(e.responseHeader[i].Name)
-	}
+	e.responseHeader = header.Clone()
 	e.tunnel = e.tunnel && (status == http.StatusSwitchingProtocols || status/100 == 2)
 }
 
@@ -222,13 +209,14 @@ func (e *Exchange) keep(text *bodyText, data []byte) {
 	text.kept = append(text.kept, data...)
 }
 
-// overhang is how far a secret, or a character, can go on behind a cut.
+// overhang is how far a secret, or a character, can go on behind a cut. The
+// longest escape of one character is eight bytes.
 func (e *Exchange) overhang() int {
-	longest := utf8.UTFMax
-	for _, form := range e.forms {
-		longest = max(longest, len(form)-1)
+	longest := 2 * tokenLength
+	for _, text := range e.secrets {
+		longest = max(longest, len(text))
 	}
-	return longest
+	return 8 * longest
 }
 
 // bodyText is a body, or its beginning.
@@ -238,14 +226,14 @@ type bodyText struct {
 }
 
 // body is what a dump shows of text: its JSON if it is JSON, else a string.
-func (e *Exchange) body(text bodyText) any {
+func (e *Exchange) body(text bodyText, m *matcher) any {
 	end := len(text.kept)
 	if text.total > len(text.kept) {
 		end = max(0, end-e.overhang())
 	}
 	end = min(end, maxBody)
 	if end == text.total {
-		shown := hideSecrets(text.kept, end, e.forms)
+		shown := m.hide(text.kept, end)
 		if isPrintableJSON(shown) {
 			return json.RawMessage(shown)
 		}
@@ -254,17 +242,24 @@ func (e *Exchange) body(text bodyText) any {
 	for i := 1; i < utf8.UTFMax && end > 0 && !utf8.RuneStart(text.kept[end]); i++ {
 		end-- // not through the middle of a character
 	}
-	return fmt.Sprintf("%s…[cut: %d bytes in all]", hideSecrets(text.kept, end, e.forms), text.total)
+	return fmt.Sprintf("%s…[cut: %d bytes in all]", m.hide(text.kept, end), text.total)
 }
 
-// isPrintableJSON tells whether body is JSON that stays of a sane size when
-// it is indented. Deeply nested lists do not: each element has a line of its
-// own, which begins with two spaces for each level.
+// isPrintableJSON tells whether body is JSON that is shown as such.
 func isPrintableJSON(body []byte) bool {
 	if !json.Valid(body) || !utf8.Valid(body) {
 		return false
 	}
-	size, depth, inString := len(body), 1, false
+	depth, _ := indented(body)
+	return depth <= maxDepth
+}
+
+// indented is how deep JSON is nested, and how long it would be if it were
+// indented. Deeply nested lists get long: each element has a line of its own,
+// which begins with two spaces for each level.
+func indented(body []byte) (deepest, size int) {
+	depth, inString := 1, false
+	size = len(body)
 	for i := 0; i < len(body); i++ {
 		switch c := body[i]; {
 		case inString && c == '\\':
@@ -283,11 +278,9 @@ func isPrintableJSON(body []byte) bool {
 		case c == ':':
 			size++
 		}
-		if depth > maxDepth || size > maxJSON {
-			return false
-		}
+		deepest = max(deepest, depth)
 	}
-	return true
+	return deepest, size
 }
 
 // recordedBody copies a request's body into its exchange as it is read.

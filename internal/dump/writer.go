@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,6 +36,8 @@ type directory struct {
 	closed bool
 	queue  chan *Exchange
 	lost   int // since dumps were last known to work
+
+	quota
 }
 
 func newDirectory(path string) *directory {
@@ -42,6 +46,7 @@ func newDirectory(path string) *directory {
 		patience: closePatience,
 		queue:    make(chan *Exchange, maxQueue),
 		done:     make(chan struct{}),
+		quota:    quota{limit: maxDirectory, space: diskSpace},
 	}
 }
 
@@ -141,12 +146,18 @@ type dumpFile struct {
 
 // files are the exchange's request and, if there was one, its response.
 func (e *Exchange) files() ([]dumpFile, error) {
+	texts := e.secrets
+	if e.dumper.secrets.Texts != nil {
+		texts = slices.Concat(texts, e.dumper.secrets.Texts())
+	}
+	m := newMatcher(texts, e.dumper.secrets.IsToken)
+	requestBody := e.body(e.request, m)
 	request, err := encode(struct {
 		Method  string       `json:"method"`
 		URL     string       `json:"url"`
 		Headers []headerLine `json:"headers"`
 		Body    any          `json:"body"`
-	}{e.method, e.url, e.requestHeader, e.body(e.request)})
+	}{e.method, string(m.hide([]byte(e.url), len(e.url))), m.headerLines(e.requestHeader, isSecretHeader), requestBody}, requestBody)
 	if err != nil {
 		return nil, err
 	}
@@ -154,23 +165,31 @@ func (e *Exchange) files() ([]dumpFile, error) {
 	if e.status == 0 {
 		return files, nil // abandoned; the original has no response file either
 	}
+	responseBody, headers := e.body(e.response, m), m.headerLines(e.responseHeader, isSecretResponseHeader)
+	for i := range headers {
+		headers[i].Name = strings.ToLower(headers[i].Name)
+	}
 	response, err := encode(struct {
 		Status  int          `json:"status"`
 		Headers []headerLine `json:"headers"`
 		Body    any          `json:"body"`
-	}{e.status, e.responseHeader, e.body(e.response)})
+	}{e.status, headers, responseBody}, responseBody)
 	if err != nil {
 		return nil, err
 	}
 	return append(files, dumpFile{"-response.json", response}), nil
 }
 
-// encode is the JSON of v, for people to read.
-func encode(v any) ([]byte, error) {
+// encode is the JSON of v, for people to read: indented, unless its body would
+// grow out of all proportion.
+func encode(v, body any) ([]byte, error) {
 	var out bytes.Buffer
 	encoder := json.NewEncoder(&out)
 	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", "  ")
+	raw, isJSON := body.(json.RawMessage)
+	if _, size := indented(raw); !isJSON || size <= max(maxIndented, 2*len(raw)) {
+		encoder.SetIndent("", "  ")
+	}
 	err := encoder.Encode(v)
 	return out.Bytes(), err
 }
@@ -187,9 +206,16 @@ func (d *directory) write(e *Exchange) error {
 		return err
 	}
 	defer root.Close()
+	size := sizeOf(files)
+	if err := d.checkRoom(root, size); err != nil {
+		return err
+	}
 	for range 100 {
 		prefix := fmt.Sprintf("%06d-%d", e.sequence, e.began.UnixMilli())
 		if err = writeFiles(root, prefix, files); !errors.Is(err, fs.ErrExist) {
+			if err == nil {
+				d.used += size
+			}
 			return err
 		}
 		e.sequence = d.sequence.Add(1) // somebody has that name
