@@ -164,7 +164,7 @@ func TestWhatCannotBeRotatedIsRefusedWithItsReason(t *testing.T) {
 		says        string
 	}{
 		"a fixed token": {publication{fixed: secret.New(testToken)}, func(*configuredCaller) {}, 409, "fixed"},
-		"after its end": {publication{expires: time.Hour}, func(*configuredCaller) { time.Sleep(time.Hour) }, 409, "expired"},
+		"after its end": {publication{}, func(c *configuredCaller) { c.current.ends = time.Now() }, 409, "expired"},
 		"too often": {publication{}, func(c *configuredCaller) {
 			for range maxAccepted - 1 {
 				if err := c.rotate(time.Hour); err != nil {
@@ -254,7 +254,7 @@ func TestALeakedTokenThatCannotBeReplacedEndsAndTheAnswerSaysSo(t *testing.T) {
 
 func TestTheStatusTellsWhatAnOperatorAsks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := publication{rotation: &rotation{interval: 2 * time.Hour, grace: time.Hour}, expires: 24 * time.Hour}
+		p := publication{rotation: &rotation{interval: 2 * time.Hour, grace: time.Hour}, ends: time.Now().Add(24 * time.Hour)}
 		c := rotatingClient(t, "codex", p)
 		fixed := rotatingClient(t, "ci", publication{fixed: secret.New(testToken)})
 		began := time.Now().UTC()

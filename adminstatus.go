@@ -132,14 +132,14 @@ func (c *caller) status(now time.Time) clientStatus {
 	if p.file != nil {
 		s.ServerInfo = p.file.Path()
 	}
-	if p.expires > 0 {
-		s.Expires = optionalTime(c.began.Add(p.expires))
+	if !p.ends.IsZero() {
+		s.Expires = optionalTime(p.ends)
 	}
 	if c.failure != nil {
 		s.Error = c.failure.Error()
 	}
 	switch {
-	case p.ended(c.began, now):
+	case p.ended(now):
 		s.State = stateExpired
 	case c.withdrawn(p):
 		s.State = stateRevoked

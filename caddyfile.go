@@ -41,7 +41,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //				owner <user>[:<group>]
 //			}
 //			token       <placeholder>
-//			expires     <duration>
+//			expires     <duration>|<RFC 3339 time>
 //		}
 //		shared_clients       [<sync interval>]
 //		rotate_every         <interval> [<grace>]
@@ -192,7 +192,7 @@ func (h *Handler) unmarshalClient(d *caddyfile.Dispenser) error {
 		case "token":
 			err = oneArgument(d, &client.Token)
 		case "expires":
-			err = oneDuration(d, &client.Expires)
+			err = oneExpiry(d, &client.Expires)
 		default:
 			err = unknownOption(d, "client")
 		}
@@ -271,6 +271,18 @@ func oneDuration(d *caddyfile.Dispenser, value *caddy.Duration) error {
 	}
 	if *value <= 0 {
 		return d.Errf("%s is not above zero", option)
+	}
+	return nil
+}
+
+// oneExpiry reads the one argument of an option, which is a duration or a moment.
+func oneExpiry(d *caddyfile.Dispenser, value *Expiry) (err error) {
+	option, arg := d.Val(), ""
+	if err := oneArgument(d, &arg); err != nil {
+		return err
+	}
+	if *value, err = parseExpiry(arg); err != nil {
+		return d.Errf("%s: %v", option, err)
 	}
 	return nil
 }

@@ -60,6 +60,7 @@ type caller struct {
 	current   publication               // what the caller is told
 	written   infofile.Info             // what its file says
 	failure   error                     // why it is not told anything newer
+	endTold   bool                      // its access has ended, and it was told so
 	announced secret.Secret             // the token that was printed to stderr
 	stopping  bool                      // no config goes on with this caller: it is told nothing more
 	alarm     *time.Timer               // rings for the next rotation, or the end
@@ -73,7 +74,7 @@ type publication struct {
 	info       infofile.Info  // without the token
 	fixed      secret.Secret  // the token, if the config has one
 	rotation   *rotation      // nil: only on demand
-	expires    time.Duration  // after the caller's launch; 0 is never
+	ends       time.Time      // of the access; zero is never
 	logger     *zap.Logger
 	stderr     io.Writer
 	published  bool // the caller was told
@@ -299,8 +300,9 @@ func (c *caller) publishLater(config configID, p *publication) {
 // tell is publish, for one who holds the lock.
 func (c *caller) tell(next publication) error {
 	now := time.Now()
+	ended := next.ended(now)
 	switch {
-	case next.ended(c.began, now):
+	case ended:
 		c.ring.clear()
 		c.sessions.end()
 	case !next.hasFixedToken() && !c.revoked && !c.ring.has(c.token.Now()):
@@ -318,7 +320,7 @@ func (c *caller) tell(next publication) error {
 	info.AuthToken = token.Reveal()
 	former, said := c.current, c.written
 	switch {
-	case c.withdrawn(&next) || next.ended(c.began, now):
+	case c.withdrawn(&next) || next.ended(now):
 		// There is no token to tell; a file would promise one.
 		if next.file != nil && former.path == next.path && !c.stopping {
 			if err := next.file.Remove(said); err != nil {
@@ -335,7 +337,7 @@ func (c *caller) tell(next publication) error {
 	case !next.hasFixedToken() && next.stderr != nil:
 		c.announce(next.stderr, token)
 	}
-	c.current, c.current.published = next, true
+	c.current, c.current.published, c.endTold = next, true, ended
 	if former.file != nil && former.path != next.path {
 		return former.file.Remove(said)
 	}

@@ -31,25 +31,25 @@ type Client struct {
 	// Default: 256 random bits, new at every launch.
 	Token string `json:"token,omitempty"`
 
-	// How long the client's access lasts, from when it first came into the
-	// config of this process; reloads and rotations do not prolong it. Time
-	// for which the machine sleeps does not count. Then its tokens, its
-	// WebSockets and its server-info file end. Default: as long as the client
-	// is configured.
-	Expires caddy.Duration `json:"expires,omitempty"`
+	// When the client's access ends: its tokens, its WebSockets and its
+	// server-info file. Either a moment as in RFC 3339, by the machine's
+	// clock, which holds across restarts; or a duration of 24 hours at most,
+	// for a generated token, from when the client first came into the config
+	// of this process. Reloads and rotations do not prolong it; time for which
+	// the machine sleeps does not count for a duration. Default: never.
+	Expires Expiry `json:"expires,omitzero"`
 }
 
 // configuredCaller is a caller as one config has it.
 type configuredCaller struct {
 	*caller
-	name    string
-	userID  any // name, made once, for {http.auth.user.id}
-	file    *infofile.File
-	fixed   []acceptedToken // the token, if the config has one
-	secret  secret.Secret   // the same; empty if it is generated
-	expires time.Duration
-	ends    time.Time     // zero: never
-	record  *clientRecord // of a shared client
+	name   string
+	userID any // name, made once, for {http.auth.user.id}
+	file   *infofile.File
+	fixed  []acceptedToken // the token, if the config has one
+	secret secret.Secret   // the same; empty if it is generated
+	ends   time.Time       // zero: never
+	record *clientRecord   // of a shared client
 }
 
 // accepted are the tokens to compare with.
@@ -156,12 +156,9 @@ func (h *Handler) openCaller(client Client, taken map[tokenDigest]string) (*conf
 	if err != nil {
 		return nil, err
 	}
-	c := &configuredCaller{caller: state, name: id.name(), userID: id.name(), file: file, expires: time.Duration(client.Expires)}
+	c := &configuredCaller{caller: state, name: id.name(), userID: id.name(), file: file, ends: client.Expires.ends(state.began)}
 	h.callers = append(h.callers, c)
 	state.guardAdmin(h.config, !h.allows(riskTCPAdmin))
-	if c.expires > 0 {
-		c.ends = state.began.Add(c.expires)
-	}
 	if file != nil {
 		if err := state.claimFile(h.config, file); err != nil {
 			return nil, err
@@ -229,8 +226,10 @@ func validateClients(gate string, clients []Client) error {
 			errs = append(errs, fmt.Errorf("client %s: this is the gate's own name; choose another", client.Name))
 		case seen[client.Name]:
 			errs = append(errs, fmt.Errorf("client %s: named twice", client.Name))
-		case client.Expires < 0:
-			errs = append(errs, fmt.Errorf("client %s: expires is negative", client.Name))
+		default:
+			if err := client.Expires.validate(client.Token != ""); err != nil {
+				errs = append(errs, fmt.Errorf("client %s: %w", client.Name, err))
+			}
 		}
 		seen[client.Name] = true
 	}

@@ -105,7 +105,7 @@ func (h *Handler) publish() error {
 // publishTo tells one caller.
 func (h *Handler) publishTo(c *configuredCaller, info infofile.Info) error {
 	err := c.publish(h.config, publication{
-		file: c.file, info: info, fixed: c.secret, rotation: h.rotation, expires: c.expires,
+		file: c.file, info: info, fixed: c.secret, rotation: h.rotation, ends: c.ends,
 		logger: h.logger, stderr: h.stderr,
 	})
 	if err == nil && c.file != nil {

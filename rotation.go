@@ -35,6 +35,11 @@ const (
 	// comparison costs.
 	maxAccepted = 100
 
+	// longestNap is how long after the end of a caller's access its
+	// WebSockets and its file may end, if a clock was set. Its tokens end at
+	// the moment itself.
+	longestNap = time.Minute
+
 	// retryAfter is when a rotation or an end that failed, for want of disk
 	// space say, is tried again.
 	retryAfter = time.Minute
@@ -66,13 +71,13 @@ func (r *Rotation) resolve() (*rotation, error) {
 }
 
 // ended tells whether a caller's access has run out.
-func (p *publication) ended(began, now time.Time) bool {
-	return p.expires > 0 && !now.Before(began.Add(p.expires))
+func (p *publication) ended(now time.Time) bool {
+	return !p.ends.IsZero() && !now.Before(p.ends)
 }
 
 var (
 	errFixedToken = errors.New("the token is a fixed one (the option token); change it where the option points, and reload")
-	errExpired    = errors.New("the caller's access has expired; give it a longer expires and reload, or take its client block out, reload, and put it back")
+	errExpired    = errors.New("the caller's access has expired; give it a later expires and reload, or take its client block out, reload, and put it back")
 	errManyTokens = fmt.Errorf("more than %d tokens are in their grace period; rotate with grace 0", maxAccepted)
 	errStopping   = errors.New("the gate is being stopped: its callers are told nothing any more")
 	errNotRunning = errors.New("the caller is not in the running config")
@@ -124,7 +129,7 @@ func (c *caller) rotateLocked(grace time.Duration) error {
 		return errNotRunning
 	case c.current.hasFixedToken():
 		return errFixedToken
-	case c.current.ended(c.began, now):
+	case c.current.ended(now):
 		return errExpired
 	case grace > 0 && len(c.ring.tokens()) >= maxAccepted:
 		// (those whose grace is over go first)
@@ -215,19 +220,19 @@ func (c *caller) schedule() {
 		c.alarm = nil
 	}
 	if at := c.nextDue(); !at.IsZero() && !c.gone.Load() {
-		c.alarm = time.AfterFunc(time.Until(at), c.wake)
+		// The machine may sleep, or its clock be set: a moment comes sooner
+		// then than this clock says.
+		c.alarm = time.AfterFunc(min(time.Until(at), longestNap), c.wake)
 	}
 }
 
 // nextDue is when something is due next; zero is never.
 func (c *caller) nextDue() (at time.Time) {
 	p := &c.current
-	if !p.published || p.ended(c.began, time.Now()) {
+	if !p.published || c.endTold {
 		return time.Time{}
 	}
-	if p.expires > 0 {
-		at = c.began.Add(p.expires)
-	}
+	at = p.ends
 	if p.rotation != nil && !p.hasFixedToken() && !c.revoked && !c.stopping {
 		if next := c.rotated.Add(p.rotation.interval); at.IsZero() || next.Before(at) {
 			at = next
@@ -246,7 +251,7 @@ func (c *caller) wake() {
 	p, now := c.current, time.Now()
 	var err error
 	switch {
-	case p.ended(c.began, now):
+	case p.ended(now):
 		err = c.tell(p)
 		c.log(err, "a client's access has expired")
 	case p.rotation != nil && !p.hasFixedToken() && !c.revoked && !c.stopping && !now.Before(c.rotated.Add(p.rotation.interval)):

@@ -40,9 +40,7 @@ func rotatingClient(t *testing.T, client string, p publication) *configuredCalle
 	if p.hasFixedToken() {
 		c.fixed = []acceptedToken{{digest: digestOf(p.fixed.Reveal())}}
 	}
-	if p.expires > 0 {
-		c.ends = state.began.Add(p.expires)
-	}
+	c.ends = p.ends
 	p.file, p.logger = file, zap.NewNop()
 	p.info = infofile.Info{Port: 1, PID: 1, BaseURL: "http://127.0.0.1/v1"}
 	t.Cleanup(func() {
@@ -184,7 +182,7 @@ func TestGracesDoNotPileUp(t *testing.T) {
 
 func TestAnAccessThatExpiresTakesEverythingWithIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := rotating(t, publication{expires: 8 * time.Hour, rotation: &rotation{interval: 3 * time.Hour, grace: time.Hour}})
+		c := rotating(t, publication{ends: time.Now().Add(8 * time.Hour), rotation: &rotation{interval: 3 * time.Hour, grace: time.Hour}})
 		ctx, done := c.sessions.begin(context.Background())
 		defer done()
 		time.Sleep(8*time.Hour - time.Nanosecond)
@@ -205,8 +203,8 @@ func TestAnAccessThatExpiresTakesEverythingWithIt(t *testing.T) {
 			t.Errorf("a rotation brings it back: %v", err)
 		}
 		longer := c.current
-		longer.expires = 24 * time.Hour
-		c.ends = c.began.Add(longer.expires)
+		longer.ends = c.began.Add(24 * time.Hour)
+		c.ends = longer.ends
 		if err := c.publish(1, longer); err != nil {
 			t.Fatal(err)
 		}
@@ -239,8 +237,8 @@ func TestAnAccessThatAReloadEndsTakesEverythingWithIt(t *testing.T) {
 				token := c.inFile(t)
 				time.Sleep(time.Hour)
 				shorter := c.current
-				shorter.expires = time.Minute // it was over before this reload
-				c.ends = c.began.Add(shorter.expires)
+				shorter.ends = c.began.Add(time.Minute) // it was over before this reload
+				c.ends = shorter.ends
 				if err := c.publish(1, shorter); err != nil {
 					t.Fatal(err)
 				}
@@ -509,7 +507,7 @@ func TestAFormerConfigDoesNotSpeakUpAgainDuringAReload(t *testing.T) {
 
 func TestAnExpiredClientsFileIsRemovedWhenItIsPossible(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		c := rotating(t, publication{expires: time.Hour})
+		c := rotating(t, publication{ends: time.Now().Add(time.Hour)})
 		last := c.inFile(t)
 		move := func(to *infofile.File) {
 			c.mu.Lock()
