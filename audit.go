@@ -50,7 +50,7 @@ func (h *Handler) audit(ctx caddy.Context) error {
 		err = errors.Join(err, surroundings.AuditAdmin(config, infofile.CheckSocketDir))
 	}
 	if !h.allows(riskLoggedToken) {
-		err = errors.Join(err, surroundings.AuditLogs(server, config))
+		err = errors.Join(err, surroundings.AuditLogs(ctx, server, config))
 	}
 	if err == nil {
 		err = surroundings.RefuseListenersInUse(server)

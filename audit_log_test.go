@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
+	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp/logging" // log_append
 	"go.uber.org/zap/zapcore"
 )
 
@@ -34,6 +35,7 @@ func TestNoLogRecordsAToken(t *testing.T) {
 	)
 	defaultLog := func(members string) string { return `{"logs": {"default": {` + members + `}}}` }
 	deleting := fmt.Sprintf(filter, "request>headers>X-Proxy-Token", "delete")
+	mineOnly := fmt.Sprintf(`{"logs": {"default": {}, "mine": {"include": ["http.log.access.mine"], %s}}}`, deleting)
 	const deletingEncoder = `{"format": "filter", "fields": {"request>headers>X-Proxy-Token": {"filter": "delete"}}}`
 	for name, c := range map[string]struct {
 		server, logging, gate string
@@ -41,7 +43,7 @@ func TestNoLogRecordsAToken(t *testing.T) {
 	}{
 		"no access log":                                 {"", `{}`, "", ""},
 		"an access log":                                 {access, `{}`, "", token},
-		"an access log with a remedy":                   {access, `{}`, "", "format filter { request>headers>X-Proxy-Token delete }"},
+		"an access log with a remedy":                   {access, `{}`, "", "write in the global options: log { format responses_proxy_gate }, or: insecure_allow logged_token"},
 		"an access log, knowingly":                      {access, `{}`, fmt.Sprintf(allowing, riskLoggedToken), ""},
 		"an access log, for another risk":               {access, `{}`, fmt.Sprintf(allowing, riskTCPAdmin), token},
 		"an access log without the token":               {access, defaultLog(deleting), "", ""},
@@ -60,11 +62,20 @@ func TestNoLogRecordsAToken(t *testing.T) {
 		"a filter behind a renaming one": {access, fmt.Sprintf(nesting, `{"format": "filter", "fields": {"request>headers>X-Proxy-Token": {"filter": "rename", "name": "foo"}}, "wrap": `+deletingEncoder+`}`), "", token},
 		"a filter of a renamed request":  {access, defaultLog(`"encoder": {"format": "filter", "fields": {"request": {"filter": "rename", "name": "req"}, "request>headers>X-Proxy-Token": {"filter": "delete"}}}`), "", token},
 		"a filter of renamed headers":    {access, defaultLog(`"encoder": {"format": "filter", "fields": {"request>headers": {"filter": "rename", "name": "hdrs"}, "request>headers>X-Proxy-Token": {"filter": "delete"}}}`), "", token},
-		"a filter in a filter":           {access, fmt.Sprintf(nesting, `{"format": "filter", "fields": {"user_id": {"filter": "delete"}}, "wrap": `+deletingEncoder+`}`), "", ""},
+		"a filter in a filter":           {access, fmt.Sprintf(nesting, `{"format": "filter", "fields": {"user_id": {"filter": "delete"}}, "wrap": `+deletingEncoder+`}`), "", token},
+		"a filter around a filter":       {access, fmt.Sprintf(nesting, `{"format": "filter", "fields": {"request>remote_port": {"filter": "delete"}}, "wrap": `+deletingEncoder+`}`), "", token},
+		"a filter, append and a filter":  {access, fmt.Sprintf(nesting, `{"format": "filter", "fields": {"request>remote_port": {"filter": "delete"}}, "wrap": {"format": "append", "fields": {"a": "b"}, "wrap": `+deletingEncoder+`}}`), "", token},
+		"a filter of one shape of token": {access, defaultLog(`"encoder": {"format": "filter", "fields": {"request>headers>X-Proxy-Token": {"filter": "regexp", "regexp": "[-_A-Za-z0-9]{43}", "value": "x"}}}`), "", token},
+		"the gate's own format wrapped":  {access, fmt.Sprintf(nesting, `{"format": "filter", "fields": {"user_id": {"filter": "delete"}}, "wrap": {"format": "responses_proxy_gate"}}`), "", "cannot stand inside another"},
+		"a log that is sampled":          {access, defaultLog(`"sampling": {"first": 1, "thereafter": 1000000}`), "", token},
+		"log_name for the unnamed log":   {named, mineOnly, `}, {"handler": "vars", "access_logger_names": [""]`, `the log "default" would record`},
+		"log_append of the token":        {access, defaultLog(deleting), `}, {"handler": "log_append", "key": "t", "value": "{http.request.header.x-proxy-token}"`, "log_append would write the header X-Proxy-Token"},
+		"log_append of what vars keeps":  {access, defaultLog(deleting), `}, {"handler": "vars", "t": "{http.request.header.X-Proxy-Token}"}, {"handler": "log_append", "key": "t", "value": "t"`, "log_append would write"},
+		"log_append of something else":   {access, defaultLog(deleting), `}, {"handler": "log_append", "key": "t", "value": "{http.request.header.User-Agent}"`, ""},
 
 		"the gate's own format":                            {access, defaultLog(`"encoder": {"format": "responses_proxy_gate"}`), "", ""},
 		"the gate's own format around a filter":            {access, fmt.Sprintf(nesting, `{"format": "responses_proxy_gate", "wrap": `+deletingEncoder+`}`), "", ""},
-		"the gate's own format around one without filters": {access, fmt.Sprintf(nesting, `{"format": "responses_proxy_gate", "wrap": {"format": "json"}}`), "", token},
+		"the gate's own format around one without filters": {access, fmt.Sprintf(nesting, `{"format": "responses_proxy_gate", "wrap": {"format": "json"}}`), "", ""},
 
 		"a filter that another core goes around":      {access, defaultLog(deleting + `, "core": {"module": "gate_test"}`), "", token},
 		"an access log to nowhere":                    {access, defaultLog(`"writer": {"output": "discard"}`), "", ""},

@@ -14,6 +14,8 @@ import (
 	"go.uber.org/zap/buffer"
 	"go.uber.org/zap/zapcore"
 
+	_ "github.com/caddyserver/caddy/v2/modules/logging" // the formats that LogFormat wraps
+
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/surroundings"
 )
 
@@ -39,12 +41,14 @@ func init() {
 // then; Caddy's own HTTP modules change none.
 type LogFormat struct {
 	// The format that encodes what is written. If it does not delete the
-	// header X-Proxy-Token, the gate refuses to start beside the log.
+	// header X-Proxy-Token, the gate refuses to start beside the log: it gives
+	// the format a made-up token, and looks whether that comes out. The format
+	// itself cannot be wrapped by another.
 	// Default: `filter`, which deletes X-Proxy-Token, Api-Key and X-Api-Key
 	// (Caddy itself redacts Authorization, Proxy-Authorization and Cookie).
 	WrappedRaw json.RawMessage `json:"wrap,omitempty" caddy:"namespace=caddy.logging.encoders inline_key=format"`
 
-	wrapped zapcore.Encoder  // (auditLogs looks into it, by this name)
+	wrapped zapcore.Encoder
 	parent  *LogFormat       // that of the logger from which this one's was made
 	fields  []zapcore.Field  // what this one's logger adds to its parent's, not yet encoded
 	few     [3]zapcore.Field // room for what reverse_proxy adds for each request
@@ -60,6 +64,12 @@ func (*LogFormat) CaddyModule() caddy.ModuleInfo {
 
 // Provision loads the format that encodes.
 func (f *LogFormat) Provision(ctx caddy.Context) error {
+	for _, module := range ctx.Modules() {
+		if _, isFormat := module.(zapcore.Encoder); isFormat && module != caddy.Module(f) {
+			// The format around it would be given what this one keeps back.
+			return errors.New("the format responses_proxy_gate cannot stand inside another; write the other one inside it: format responses_proxy_gate { wrap <format> }")
+		}
+	}
 	if f.WrappedRaw == nil {
 		f.WrappedRaw = rawJSON(object{"format": "filter", "fields": withoutCredentials()})
 	}

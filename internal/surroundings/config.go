@@ -84,35 +84,68 @@ func (c Config) serverConfig(name string) map[string]any {
 	return app.Servers[name]
 }
 
+// everyLog is a module without a name: Caddy's logger for it writes to every
+// log that takes entries of modules.
+type everyLog struct{}
+
+// CaddyModule returns the Caddy module information.
+func (everyLog) CaddyModule() caddy.ModuleInfo { return caddy.ModuleInfo{} }
+
+var errLogsHidden = errors.New("this version of Caddy hides its logs from the audit; use the version in the gate's go.mod, or: insecure_allow logged_token")
+
 // logs are the config's logs that write anywhere.
-func (c Config) logs() ([]configuredLog, error) {
+func (c Config) logs(ctx caddy.Context) ([]configuredLog, error) {
+	cores := coresOf(ctx.Logger(everyLog{}).Core())
 	var logs []configuredLog
 	for entry := c.value.FieldByName("Logging").Elem().FieldByName("Logs").MapRange(); entry.Next(); {
 		fields := entry.Value().Elem()
-		writer, level, encoder := fields.FieldByName("writerOpener"), fields.FieldByName("levelEnabler"), fields.FieldByName("encoder")
-		core := fields.FieldByName("core")
-		if !writer.IsValid() || !level.IsValid() || !encoder.IsValid() || !core.IsValid() {
-			return nil, errors.New("this version of Caddy hides its logs from the audit; use the version in the gate's go.mod, or: insecure_allow logged_token")
+		writer, core := fields.FieldByName("writerOpener"), fields.FieldByName("core")
+		if !writer.IsValid() || !core.IsValid() || !core.Elem().IsValid() {
+			return nil, errLogsHidden
 		}
-		teed := core.Elem().IsValid() && strings.Contains(core.Elem().Type().String(), "multiCore")
+		teed := strings.Contains(core.Elem().Type().String(), "multiCore") // a core module takes entries before a format does
 		if !teed && writer.Elem().IsValid() && writer.Elem().Type() == reflect.TypeFor[*caddy.DiscardWriter]() {
 			continue // nothing is recorded
 		}
-		log := configuredLog{
-			name:    entry.Key().String(),
-			level:   zapcore.DebugLevel, // if it cannot be told, take the one that records most
-			include: stringsOf(fields.FieldByName("Include")),
-			exclude: stringsOf(fields.FieldByName("Exclude")),
-			encoder: encoder,
-			teed:    teed,
+		log := configuredLog{name: entry.Key().String(), include: stringsOf(fields.FieldByName("Include")), teed: teed}
+		if slices.Contains(stringsOf(fields.FieldByName("Exclude")), "*") {
+			continue // Caddy writes nothing of modules there
 		}
-		if level.Elem().IsValid() && level.Elem().Type() == reflect.TypeFor[zapcore.Level]() {
-			log.level = zapcore.Level(level.Elem().Int()) //nolint:gosec // it is a Level
+		for _, candidate := range cores {
+			if isCoreOf(candidate, entry.Value(), core.Elem()) {
+				log.core = candidate
+			}
+		}
+		if log.core == nil {
+			return nil, errLogsHidden
 		}
 		logs = append(logs, log)
 	}
 	slices.SortFunc(logs, func(a, b configuredLog) int { return strings.Compare(a.name, b.name) })
 	return logs, nil
+}
+
+// coresOf are a logger's core and, if that is several, each of them.
+func coresOf(core zapcore.Core) []zapcore.Core {
+	cores := []zapcore.Core{core}
+	if several := reflect.ValueOf(core); several.Kind() == reflect.Slice {
+		for i := range several.Len() {
+			cores = append(cores, several.Index(i).Interface().(zapcore.Core))
+		}
+	}
+	return cores
+}
+
+// isCoreOf tells whether a core is the one of a log, or of the log with its
+// names filtered.
+func isCoreOf(candidate zapcore.Core, log, core reflect.Value) bool {
+	value := reflect.ValueOf(candidate)
+	if value.Kind() == reflect.Pointer && value.Elem().Kind() == reflect.Struct {
+		if filtered := value.Elem().FieldByName("cl"); filtered.IsValid() {
+			return filtered.Kind() == reflect.Pointer && filtered.Pointer() == log.Pointer()
+		}
+	}
+	return value.Kind() == core.Kind() && (value.Kind() == reflect.Pointer || value.Kind() == reflect.Slice) && value.Pointer() == core.Pointer()
 }
 
 // stringsOf reads a []string out of a config.

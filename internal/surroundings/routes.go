@@ -1,6 +1,8 @@
 package surroundings
 
 import (
+	"encoding/json"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -111,6 +113,47 @@ func isPlainStatus(status any) bool {
 		return true
 	case string:
 		return strings.Trim(status, "0123456789") == ""
+	}
+	return false
+}
+
+// appendedSecret is the header of a credential that log_append writes, or that
+// vars or map keep for it; "" if there is none.
+func appendedSecret(part any) string {
+	if !hasHandler(part, "log_append") {
+		return ""
+	}
+	for _, header := range append([]string{tokenHeader, "Api-Key", "X-Api-Key"}, RedactedByCaddy...) {
+		if takesHeader(part, strings.ToLower("{http.request.header."+header+"}")) {
+			return header
+		}
+	}
+	return ""
+}
+
+// hasHandler tells whether a handler is anywhere in a part of a config.
+func hasHandler(part any, name string) bool {
+	switch part := part.(type) {
+	case map[string]any:
+		return part["handler"] == name || slices.ContainsFunc(slices.Collect(maps.Values(part)), func(child any) bool { return hasHandler(child, name) })
+	case []any:
+		return slices.ContainsFunc(part, func(child any) bool { return hasHandler(child, name) })
+	}
+	return false
+}
+
+// takesHeader tells whether a handler that can keep values for a log has a
+// placeholder in it.
+func takesHeader(part any, placeholder string) bool {
+	switch part := part.(type) {
+	case map[string]any:
+		if name, _ := part["handler"].(string); slices.Contains([]string{"log_append", "vars", "map"}, name) {
+			text, _ := json.Marshal(part)
+			return strings.Contains(strings.ToLower(string(text)), placeholder)
+		}
+		return slices.ContainsFunc(slices.Collect(maps.Values(part)), func(child any) bool { return takesHeader(child, placeholder) })
+	case []any:
+		return slices.ContainsFunc(part, func(child any) bool { return takesHeader(child, placeholder) })
 	}
 	return false
 }

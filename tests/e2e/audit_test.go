@@ -68,20 +68,27 @@ func dangers(port int) []danger {
 			s.Gate, s.Env = "token {$TOKEN_IN_CONFIG}", []string{"TOKEN_IN_CONFIG=" + literal}
 		}, risk: "literal_secret", say: []string{"token", "{env."}, noJSON: true},
 
-		{harm: "an access log records tokens", change: func(s *gatetest.Site) { s.Before = "log" }, risk: "logged_token", say: []string{"X-Proxy-Token", "request>headers>X-Proxy-Token delete"}},
+		{harm: "an access log records tokens", change: func(s *gatetest.Site) { s.Before = "log" }, risk: "logged_token", say: []string{"X-Proxy-Token", "format responses_proxy_gate"}},
 		{harm: "an access log in a file records tokens", change: func(s *gatetest.Site) {
 			s.Before = "log {\noutput file " + filepath.Join(s.Dir, "access.log") + "\n}"
-		}, risk: "logged_token", say: []string{"request>headers>X-Proxy-Token delete"}},
+		}, risk: "logged_token", say: []string{"X-Proxy-Token", "format responses_proxy_gate"}},
 		{harm: "one of two logs has no filter", change: func(s *gatetest.Site) {
 			s.Global, s.Before = "log {\n"+filtered+"}", "log {\noutput stdout\n}"
-		}, risk: "logged_token", say: []string{"request>headers>X-Proxy-Token delete"}},
+		}, risk: "logged_token", say: []string{"X-Proxy-Token", "format responses_proxy_gate"}},
 		{harm: "a log deletes another header", change: func(s *gatetest.Site) {
 			s.Global, s.Before = "log {\n"+strings.Replace(filtered, "X-Proxy", "X-Other", 1)+"}", "log"
-		}, risk: "logged_token", say: []string{"request>headers>X-Proxy-Token delete"}},
+		}, risk: "logged_token", say: []string{"X-Proxy-Token", "format responses_proxy_gate"}},
 		{harm: "a log hashes tokens, which shows that two are the same", change: func(s *gatetest.Site) {
 			s.Global, s.Before = "log {\nformat filter {\nrequest>headers>X-Proxy-Token hash\n}\n}", "log"
-		}, risk: "logged_token", say: []string{"request>headers>X-Proxy-Token delete"}},
-		{harm: "debug logs record tokens", change: func(s *gatetest.Site) { s.Global = "debug" }, risk: "logged_token", say: []string{"request>headers>X-Proxy-Token delete"}},
+		}, risk: "logged_token", say: []string{"X-Proxy-Token", "format responses_proxy_gate"}},
+		{harm: "a filter around a filter passes what the inner one deletes", change: func(s *gatetest.Site) {
+			s.Global = "log {\nformat filter {\nwrap filter {\nrequest>headers>X-Proxy-Token delete\n}\nrequest>remote_port delete\n}\n}"
+			s.Before = "log"
+		}, risk: "logged_token", say: []string{"X-Proxy-Token", "log { format responses_proxy_gate }"}},
+		{harm: "log_append writes the token", change: func(s *gatetest.Site) {
+			s.Global, s.Before = "log {\n"+filtered+"}", "log\nlog_append seen {header.X-Proxy-Token}"
+		}, risk: "logged_token", say: []string{"log_append would write the header X-Proxy-Token"}},
+		{harm: "debug logs record tokens", change: func(s *gatetest.Site) { s.Global = "debug" }, risk: "logged_token", say: []string{"X-Proxy-Token", "format responses_proxy_gate"}},
 		{harm: "log_credentials makes logs record everything", change: func(s *gatetest.Site) {
 			s.Global = "servers {\nlog_credentials\n}\nlog {\n" + filtered + "}"
 			s.Before = "log"
