@@ -104,6 +104,10 @@ func runProxyCommand(flags caddycmd.Flags) (int, error) {
 	process.TuneThreads()
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
+		// Its terminal has closed. (Caddy alone would go on.)
+		signal.Notify(signals, syscall.SIGHUP)
+	}
 	caddy.TrapSignals()
 	if err := options.start(); err != nil {
 		return caddy.ExitCodeFailedStartup, err

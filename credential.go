@@ -179,7 +179,7 @@ func (s *sentOn) answered(status int) (refused *refusal, wait time.Duration, beg
 		}
 		return refused, 0, false
 	case status != http.StatusUnauthorized:
-		if status < http.StatusInternalServerError { // else the upstream may not have looked at it
+		if status < http.StatusInternalServerError && status != statusClientGone { // else the upstream may not have looked at it
 			s.credential.tries.Accepted(s.try)
 		}
 		return nil, 0, false

@@ -1,12 +1,13 @@
 package responsesproxygate
 
 import (
+	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
-	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
@@ -15,7 +16,7 @@ import (
 )
 
 // newAnswer is where the answer to r, a request of a caller's, is written, and r
-// with the key for the Transport.
+// with the key for the Transport and a context with which it can be given up.
 func (h *Handler) newAnswer(w http.ResponseWriter, r *http.Request, caller *configuredCaller, presented *presentedKey) (*answerWriter, *http.Request) {
 	both := &struct {
 		answer answerWriter
@@ -26,12 +27,15 @@ func (h *Handler) newAnswer(w http.ResponseWriter, r *http.Request, caller *conf
 			handler:               h,
 			caller:                caller,
 		},
-		ctx: heldKeyContext{Context: r.Context(), held: heldKey{
+		ctx: heldKeyContext{held: heldKey{
 			header: h.credential.headerName,
 			value:  presented.header,
 			anyWay: h.allows(riskPlaintextUpstream),
 		}},
 	}
+	both.answer.access.handler, both.answer.access.caller = h, caller
+	both.ctx.Context, both.answer.access.cancel = context.WithCancel(r.Context())
+	both.ctx.held.access = &both.answer.access
 	r = r.WithContext(&both.ctx)
 	both.answer.request, both.answer.sent.held = r, &both.ctx.held
 	return &both.answer, r
@@ -48,14 +52,17 @@ func (h *Handler) forward(answer *answerWriter, r *http.Request, next caddyhttp.
 	caller.metrics.inFlight.Inc()
 	defer answer.observe()
 	defer answer.finishWithheld()
-	if r.ContentLength != 0 {
-		answer.body.ReadCloser, answer.body.left = r.Body, r.ContentLength
-		r.Body = &answer.body
-	}
+	answer.wrapBody(r)
+	underWay.begin(answer)
+	defer underWay.done(answer)
 	err := next.ServeHTTP(answer, r)
 	answer.whole = err == nil || !answer.wroteHeader
 	switch {
+	case !answer.wroteHeader && answer.access.ended.Load():
+		answer.endAccess()
+		return nil
 	case err == nil && answer.wroteHeader:
+		answer.dropCodeTrailer()
 		return nil
 	case err == nil:
 		h.logger.Error("nothing behind the gate answered; put reverse_proxy after responses_proxy_gate, or, if it is there, look at its log at level DEBUG",
@@ -108,27 +115,6 @@ func (a *answerWriter) failure(err error) *refusal {
 	return errRequestFailed
 }
 
-// callersBody notes whether the caller's body could not be read to its end,
-// because it breaks off or its framing is malformed.
-type callersBody struct {
-	io.ReadCloser
-	left   int64 // of the Content-Length; less than 0 if there was none
-	broken atomic.Bool
-}
-
-// Read implements io.Reader.
-func (b *callersBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	b.left -= int64(n)
-	if err == io.EOF && b.left > 0 { // over HTTP/3, nobody else looks
-		err = io.ErrUnexpectedEOF
-	}
-	if err != nil && err != io.EOF && !errors.Is(err, http.ErrBodyReadAfterClose) {
-		b.broken.Store(true)
-	}
-	return n, err
-}
-
 // statusClientGone is what Caddy uses when the client has closed the
 // connection (from nginx; there is no standard one).
 const statusClientGone = 499
@@ -173,14 +159,15 @@ func (h *Handler) logFailure(level zapcore.Level, r *http.Request, status int, e
 		zap.String("error", strings.ReplaceAll(err.Error(), key.Reveal(), secret.Redacted)))
 }
 
-// answerWriter passes the upstream's answer through as it streams, with two
-// exceptions: a 401, or what is no status, is withheld; and CORS headers are the
-// gate's own.
+// answerWriter passes the upstream's answer through as it streams, with these
+// exceptions: a 401, a redirect, and what is no status, is withheld; there are
+// no informational answers; and CORS headers and the code are the gate's own.
 type answerWriter struct {
 	caddyhttp.ResponseWriterWrapper
 	handler     *Handler
 	request     *http.Request
 	caller      *configuredCaller
+	access      access
 	body        callersBody
 	sent        sentOn
 	accepted    *acceptedRequest
@@ -190,6 +177,7 @@ type answerWriter struct {
 	outcome     outcome     // so far
 	whole       bool        // what is behind the gate did not break off
 	withheld    http.Header // not nil once the upstream's answer is withheld: where its headers go instead
+	own         http.Header // then, the headers of the gate's own answer
 	discarded   int64       // bytes of the withheld answer
 }
 
@@ -206,16 +194,29 @@ func (a *answerWriter) WriteHeader(status int) {
 	if a.wroteHeader {
 		return
 	}
+	if status >= 100 && status < 200 && status != http.StatusSwitchingProtocols {
+		// Informational; the final one follows. Callers of an API do nothing
+		// with them, and net/http itself tells one who waits to go on (100).
+		return
+	}
 	header := a.ResponseWriter.Header()
 	dropCORS(header)
 	switch {
+	case a.access.ended.Load():
+		a.endAccess()
+		return
 	case status < 100 || status > 999:
 		// Not HTTP; net/http's client takes it, and its server panics.
 		a.handler.logger.Error("the upstream answered with a status that is none", zap.String("gate", a.handler.Name), zap.Int("status", status))
 		a.withhold(header, errUpstreamUnreachable)
 		return
-	case status < 200 && status != http.StatusSwitchingProtocols:
-		a.ResponseWriter.WriteHeader(status) // informational; the final one follows
+	case status >= 300 && status < 400 && header["Location"] != nil:
+		if a.handler.trail.admits(a.caller, errUpstreamRedirects) {
+			a.handler.logger.Error("the upstream answered with a redirect, which is withheld: the caller would follow it with its token; let reverse_proxy lead to where the API is",
+				zap.String("gate", a.handler.Name), zap.Int("status", status))
+		}
+		a.upstream = status
+		a.withhold(header, errUpstreamRedirects)
 		return
 	}
 	refused, wait, began := a.sent.answered(status)
@@ -262,12 +263,31 @@ func isEventStream(header http.Header) bool {
 // withhold answers in place of the upstream, of whose answer nothing is passed on.
 func (a *answerWriter) withhold(header http.Header, refused *refusal) {
 	clear(header)
+	if refused == errTokenEnded {
+		leaveBody(a.ResponseWriter, a.request)
+	}
 	a.handler.policy.allowCORS(header, a.request)
 	a.wroteHeader, a.outcome, a.status = true, refused.outcome, refused.status
 	// The handler goes on, and may flush before it ends.
 	header["Content-Length"] = []string{strconv.Itoa(len(refused.body))}
 	refused.send(a.ResponseWriter)
-	a.withheld = make(http.Header)
+	a.withheld, a.own = make(http.Header), header.Clone()
+}
+
+// endAccess answers a caller whose access has ended.
+func (a *answerWriter) endAccess() {
+	a.handler.trail.refused(a.request, a.caller, errTokenEnded)
+	a.withhold(a.ResponseWriter.Header(), errTokenEnded)
+}
+
+// dropCodeTrailer takes from an upstream's answer, once it is over, a trailer
+// that only the gate may send.
+func (a *answerWriter) dropCodeTrailer() {
+	if a.withheld == nil && a.upstream != 0 {
+		header := a.ResponseWriter.Header()
+		delete(header, codeHeaderName)
+		delete(header, http.TrailerPrefix+codeHeaderName)
+	}
 }
 
 // maxDiscarded is how much of a withheld answer is read to the end, in bytes.
@@ -294,8 +314,11 @@ func (a *answerWriter) finishWithheld() {
 		panic(thrown)
 	}
 	// Over HTTP/2, fields that are added to a header after it was sent
-	// become trailers. A handler may have kept the map from before.
-	clear(a.ResponseWriter.Header())
+	// become trailers. A handler may have kept the map from before. What was
+	// sent is there for the access log.
+	header := a.ResponseWriter.Header()
+	clear(header)
+	maps.Copy(header, a.own)
 }
 
 // refuse answers in place of a next handler that did not.

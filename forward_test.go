@@ -86,12 +86,15 @@ func TestAGoodRequestGoesUpstreamWithTheOperatorsKeyOnly(t *testing.T) {
 	}
 }
 
-func TestInformationalAnswersPass(t *testing.T) {
+func TestNoInformationalAnswerPasses(t *testing.T) {
 	h := openGate()
 	server := served(t, h, func(w http.ResponseWriter, _ *http.Request) error {
 		w.Header().Set("Link", "</a>; rel=preload")
 		w.Header().Set("Access-Control-Allow-Origin", "*")
-		w.WriteHeader(http.StatusEarlyHints)
+		w.Header().Set(codeHeaderName, "forged")
+		for _, status := range []int{http.StatusContinue, http.StatusProcessing, http.StatusEarlyHints, 104, 199} {
+			w.WriteHeader(status)
+		}
 		w.Header().Del("Link")
 		w.WriteHeader(http.StatusAccepted)
 		w.WriteHeader(http.StatusInternalServerError) // superfluous
@@ -115,10 +118,10 @@ func TestInformationalAnswersPass(t *testing.T) {
 	}
 	defer answer.Body.Close()
 	body, _ := io.ReadAll(answer.Body)
-	if got := fmt.Sprint(hints); got != "[103 map[Link:[</a>; rel=preload]]]" {
-		t.Errorf("informational answers: %s", got)
+	if len(hints) != 0 {
+		t.Errorf("informational answers: %s", hints)
 	}
-	if answer.StatusCode != http.StatusAccepted || string(body) != "late" || answer.Header["Access-Control-Allow-Origin"] != nil {
+	if answer.StatusCode != http.StatusAccepted || string(body) != "late" || answer.Header["Access-Control-Allow-Origin"] != nil || answer.Header[codeHeaderName] != nil {
 		t.Errorf("the answer is %d %v %q", answer.StatusCode, answer.Header, body)
 	}
 }

@@ -200,3 +200,92 @@ func TestALate401DoesNotBreakIntoAnAnswer(t *testing.T) {
 		t.Errorf("the answer is %d %q, logged %v", w.Code, w.Body, logs.All())
 	}
 }
+
+// A client that follows takes its gate token and the prompt along.
+func TestAnUpstreamsRedirectReachesNoCaller(t *testing.T) {
+	for _, status := range []int{300, 301, 302, 303, 304, 305, 307, 308, 399} {
+		for _, location := range []string{"https://attacker.example/", ""} {
+			t.Run(fmt.Sprint(status, location), func(t *testing.T) {
+				h, _ := testGate()
+				server := served(t, h, func(w http.ResponseWriter, _ *http.Request) error {
+					if location != "" {
+						w.Header().Set("Location", location)
+					}
+					w.Header().Set("Link", location)
+					w.WriteHeader(status)
+					return nil
+				})
+				client := *server.Client()
+				followed := false
+				client.CheckRedirect = func(*http.Request, []*http.Request) error {
+					followed = true
+					return http.ErrUseLastResponse
+				}
+				server.Client().CheckRedirect = client.CheckRedirect
+				answer, body := send(t, server)
+				if location == "" {
+					if answer.StatusCode != status {
+						t.Errorf("the answer is %d, and nobody can follow it", answer.StatusCode)
+					}
+					return
+				}
+				if answer.StatusCode != http.StatusBadGateway || body != string(errUpstreamRedirects.body) || followed {
+					t.Errorf("the answer is %d %q, followed %t", answer.StatusCode, body, followed)
+				}
+				if strings.Contains(fmt.Sprint(answer.Header), "attacker") || answer.Header.Get("X-Should-Retry") != "false" {
+					t.Errorf("its headers are %v", answer.Header)
+				}
+			})
+		}
+	}
+}
+
+// The access log has what is in the writer's header when the request ends.
+func TestAWithheldAnswersHeadersAreThereForTheAccessLog(t *testing.T) {
+	h, _ := testGate()
+	w := httptest.NewRecorder()
+	err := h.ServeHTTP(w, goodRequest(), caddyhttp.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+		header := w.Header()
+		header.Set("Location", "/elsewhere")
+		w.WriteHeader(http.StatusFound)
+		header.Set("X-Late", "of the upstream's")
+		return nil
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := w.Header(); got.Get(codeHeaderName) != "upstream_redirects" || got.Get("Content-Type") != "application/json" || got.Get("X-Late") != "" || got.Get("Location") != "" {
+		t.Errorf("the headers at the end are %v, those that were sent %v", got, w.Result().Header)
+	}
+}
+
+func TestNoTrailerOfAnUpstreamsSaysThatTheGateRefused(t *testing.T) {
+	for name, next := range map[string]caddyhttp.HandlerFunc{
+		"announced": func(w http.ResponseWriter, _ *http.Request) error {
+			w.Header().Set("Trailer", codeHeaderName+", X-Checksum")
+			_, err := io.WriteString(w, "answer")
+			w.Header().Set(codeHeaderName, "forged")
+			w.Header().Set("X-Checksum", "kept")
+			return err
+		},
+		"not announced": func(w http.ResponseWriter, _ *http.Request) error {
+			_, err := io.WriteString(w, "answer")
+			err = errors.Join(err, http.NewResponseController(w).Flush())
+			w.Header().Set(http.TrailerPrefix+codeHeaderName, "forged")
+			w.Header().Set(http.TrailerPrefix+"X-Checksum", "kept")
+			return err
+		},
+	} {
+		for proto, serve := range map[string]func(*testing.T, *Handler, caddyhttp.HandlerFunc) *httptest.Server{
+			"over HTTP/1": served, "over HTTP/2": servedHTTP2,
+		} {
+			t.Run(name+" "+proto, func(t *testing.T) {
+				h, _ := testGate()
+				answer, _ := send(t, serve(t, h, next))
+				if got := answer.Trailer.Get(codeHeaderName); got != "" || answer.Trailer.Get("X-Checksum") != "kept" {
+					t.Errorf("the trailers are %v", answer.Trailer)
+				}
+			})
+		}
+	}
+}

@@ -150,16 +150,17 @@ func BenchmarkCheckCaller(b *testing.B) {
 }
 
 // What a request costs beside the checks: the answer's writer and the context
-// with the key, in one, and the request that has it; or the values of a
-// refusal's headers.
+// with the key, in one, and the request that has it; the context with which the
+// request can be given up, its cancel function, and what its parent notes of it;
+// or the values of a refusal's headers.
 func TestARequestAllocatesLittle(t *testing.T) {
 	h, _ := testGate()
 	h.logger = zap.NewNop()
 	for _, c := range benchmarked {
 		w, r := &discard{header: make(http.Header)}, c.r.Clone(t.Context())
 		r.RequestURI = c.r.RequestURI
-		if allocs := testing.AllocsPerRun(1000, func() { serveAgain(t, h, w, r, c.r.Header) }); allocs > 2 {
-			t.Errorf("%s: a request allocates %v times, want 2 at most", c.name, allocs)
+		if allocs := testing.AllocsPerRun(1000, func() { serveAgain(t, h, w, r, c.r.Header) }); allocs > 5 {
+			t.Errorf("%s: a request allocates %v times, want 5 at most", c.name, allocs)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus"
@@ -164,6 +165,7 @@ type gateMetrics struct {
 	requests []prometheus.Counter // by outcome; nil for those after the token
 	refused  flood
 	reloads  attempts
+	running  atomic.Pointer[tokenSet] // that of the config which was started last; nil: there is none
 }
 
 // gates holds the metrics of gates, by their names, for as long as a config

@@ -313,11 +313,14 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 		takeBody(r)
 		return h.refuse(w, r, caller, errUpstreamUnauthorized)
 	}
+	digest := presentedDigest(r)
 	presented := h.credential.current()
 	exchange := h.beginDump(r, caller, presented.key)
 	defer exchange.Finish()
 	h.credential.dropCallerCredentials(r)
 	answer, r := h.newAnswer(exchange.Record(w), r, caller, presented)
+	answer.access.digest = digest
+	defer answer.access.cancel()
 	answer.sent = sentOn{credential: h.credential, held: answer.sent.held, try: try, chosen: h.credential.choosesAccount(r.Header)}
 	return h.forward(answer, r, next, presented.key)
 }
@@ -332,6 +335,9 @@ func (h *Handler) Cleanup() error {
 		errs = append(errs, leaveFleet(h.config, h.fleet))
 	}
 	if h.metrics != nil {
+		if h.policy != nil { // if this config has failed after it was started, what holds is what the one before says
+			h.metrics.running.CompareAndSwap(h.policy.tokens, nil)
+		}
 		_, err := gates.Delete(h.Name)
 		errs = append(errs, err)
 	}

@@ -18,7 +18,7 @@ func (h *Handler) publishWhenStarted(ctx caddy.Context) error {
 		return err
 	}
 	events := app.(*caddyevents.App)
-	return errors.Join(events.On("started", startedHook{h}), events.On("stopping", stoppingHook{h}))
+	return errors.Join(events.On("started", startedHook{h}), events.On("stopping", stoppingHook{h, ctx}))
 }
 
 // startedHook keeps the handler in an unexported field, because Caddy logs
@@ -31,10 +31,14 @@ func (s startedHook) Handle(context.Context, caddy.Event) error {
 }
 
 // stoppingHook is startedHook for the event that comes before the ports close.
-type stoppingHook struct{ handler *Handler }
+type stoppingHook struct {
+	handler *Handler
+	ctx     caddy.Context
+}
 
 // Handle implements caddyevents.Handler.
 func (s stoppingHook) Handle(context.Context, caddy.Event) error {
+	s.handler.boundExit(s.ctx)
 	var errs []error
 	for _, c := range s.handler.callers {
 		errs = append(errs, c.stop(s.handler.config))
@@ -87,6 +91,7 @@ func (h *Handler) publish() error {
 		c.start(h.config)
 	}
 	h.fleet.start(h.config)
+	h.metrics.running.Store(h.policy.tokens)
 	info, err := describeServer(h.server, h.AllowHost, h.AllowRoute)
 	if err != nil {
 		return h.gateError(err)

@@ -56,6 +56,10 @@ var (
 		"The upstream refuses the operator's credential. Your gate token is fine, and another try will not help: the operator must renew the key that upstream_bearer or upstream_bearer_file names. Until then the gate asks the upstream again once a minute at most.")
 	errAccountRefused = newFinalRefusal(http.StatusBadRequest, "upstream_account_refused",
 		"The upstream refuses the OpenAI-Organization or OpenAI-Project header of this request together with the operator's credential. Leave the headers out, or ask the operator which ones the key may use.")
+	errUpstreamRedirects = newFinalRefusal(http.StatusBadGateway, "upstream_redirects",
+		"The upstream answered with a redirect, which the gate does not pass on: your client would follow it with its gate token and your request. The operator must let reverse_proxy lead to where the API is.")
+	errTokenEnded = newRefusal(http.StatusUnauthorized, "access_ended",
+		"The token of this request lost its access before the request was whole, so it was not carried out. Read the server-info file again, or ask the operator.")
 	errUpstreamUnreachable = newRefusal(http.StatusBadGateway, "upstream_unreachable",
 		"The gate could not get an answer from the upstream. Try again; the operator's log says why.")
 	errUpstreamUnavailable = newRefusal(http.StatusServiceUnavailable, "upstream_unavailable",

@@ -58,7 +58,7 @@ func holders() map[string]any {
 		"a configured caller":                h.callers[0],
 		"a policy":                           &policy{tokens: tokensOf("default", s.Reveal())},
 		"an event hook":                      startedHook{h},
-		"another event hook":                 stoppingHook{h},
+		"another event hook":                 stoppingHook{handler: h},
 	}
 }
 

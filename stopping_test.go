@@ -16,7 +16,7 @@ import (
 // stopped does what Caddy does to a config whose ports it is about to close.
 func stopped(t *testing.T, h *Handler) {
 	t.Helper()
-	if err := (stoppingHook{h}).Handle(t.Context(), caddy.Event{}); err != nil {
+	if err := (stoppingHook{handler: h}).Handle(t.Context(), caddy.Event{}); err != nil {
 		t.Error(err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/subtle"
 	"slices"
 	"sync"
+	"sync/atomic"
 )
 
 // indexKey is what a token is looked up by, among those of all callers. It is
@@ -63,6 +64,7 @@ func (x *tokenIndex) replace(ring *tokenRing, former, next []acceptedToken) {
 
 // tokenSet finds out whose token a request presents.
 type tokenSet struct {
+	number  uint64 // a later config's is greater
 	callers []*configuredCaller
 	fixed   map[indexKey]*configuredCaller   // those with a token from the config
 	rings   map[*tokenRing]*configuredCaller // those with generated ones
@@ -70,9 +72,11 @@ type tokenSet struct {
 	fleet   *fleet // nil: there are no shared clients
 }
 
+var tokenSets atomic.Uint64
+
 func newTokenSet(callers []*configuredCaller, fleet *fleet) *tokenSet {
 	s := &tokenSet{
-		callers: callers, fleet: fleet,
+		number: tokenSets.Add(1), callers: callers, fleet: fleet,
 		fixed: make(map[indexKey]*configuredCaller), rings: make(map[*tokenRing]*configuredCaller), names: make(map[string]bool),
 	}
 	for _, c := range callers {
@@ -92,7 +96,11 @@ func newTokenSet(callers []*configuredCaller, fleet *fleet) *tokenSet {
 // of. Only then does it matter whether the token that was found is still
 // usable. What the config says comes before what the storage says.
 func (s *tokenSet) match(presented string) (*configuredCaller, bool) {
-	digest := digestOf(presented)
+	return s.matchDigest(digestOf(presented))
+}
+
+// matchDigest is match for a token's digest.
+func (s *tokenSet) matchDigest(digest tokenDigest) (*configuredCaller, bool) {
 	key := indexKeyOf(digest)
 	c := s.configured(key)
 	token, ok := c.holds(digest)

@@ -232,11 +232,11 @@ func lookAfter(conn net.Conn, keepAlive net.KeepAliveConfig) {
 // heldKey is the operator's key on its way from the gate to the Transport. It
 // is in the request's context, where only this package finds it.
 type heldKey struct {
-	header     string        // canonical
-	value      secret.Secret // of the header
-	anyWay     bool          // insecure_allow plaintext_upstream
-	stillValid func() error
-	taken      atomic.Bool // a Transport has had it
+	header string        // canonical
+	value  secret.Secret // of the header
+	anyWay bool          // insecure_allow plaintext_upstream
+	access *access
+	taken  atomic.Bool // a Transport has had it
 }
 
 // heldKeyContext is a request's context that has the key.
@@ -263,10 +263,10 @@ func heldKeyOf(ctx context.Context) *heldKey {
 
 // check asks at each attempt whether the request may still be sent.
 func (k *heldKey) check() error {
-	if k.stillValid == nil {
+	if k.access == nil {
 		return nil
 	}
-	return k.stillValid()
+	return k.access.check()
 }
 
 // addTo is r with the key. Whatever else has r does not see it.

@@ -107,7 +107,7 @@ func TestAnswersThatDifferDoSoForAReason(t *testing.T) {
 	})
 }
 
-func TestARedirectIsTheCallersAffair(t *testing.T) {
+func TestARedirectIsFollowedByNobody(t *testing.T) {
 	gatetest.CodexBinary(t)
 	upstream := newUpstream(t)
 	for name, test := range map[string]struct {
@@ -116,7 +116,7 @@ func TestARedirectIsTheCallersAffair(t *testing.T) {
 		status   int
 	}{
 		"the original follows it, with the key": {startOriginal(t, upstream.responsesURL()), []string{"POST /v1/responses", "GET /elsewhere"}, 200},
-		"ours passes it on":                     {startOurs(t, upstream.responsesURL()), []string{"POST /v1/responses"}, 302},
+		"ours withholds it":                     {startOurs(t, upstream.responsesURL()), []string{"POST /v1/responses"}, 502},
 	} {
 		t.Run(name, func(t *testing.T) {
 			upstream.forget(func(w http.ResponseWriter, r *http.Request) {

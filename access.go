@@ -1,0 +1,173 @@
+package responsesproxygate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync/atomic"
+)
+
+// errEnded is for reverse_proxy, which does not count it against the upstream.
+var errEnded = fmt.Errorf("the caller's access has ended: %w", context.Canceled)
+
+// access is a caller's leave to have one request sent on. Who was let in with
+// the first byte may be barred before the last one.
+type access struct {
+	handler *Handler
+	caller  *configuredCaller
+	digest  tokenDigest        // of the token that the request came with
+	cancel  context.CancelFunc // of the request
+	ended   atomic.Bool        // the request was given up
+}
+
+// presentedDigest is that of the token which let r in.
+func presentedDigest(r *http.Request) tokenDigest {
+	presented, _ := presentedToken(r.Header)
+	return digestOf(presented)
+}
+
+// check gives the request up if the caller has no access any more.
+func (a *access) check() error {
+	if !a.ended.Load() && a.handler.stillAdmits(a.caller, a.digest) {
+		return nil
+	}
+	a.ended.Store(true)
+	a.cancel()
+	return errEnded
+}
+
+// stillAdmits reports whether a token is still the caller's. Once a later
+// config runs, what that one says is what holds, for requests that are under
+// way, too.
+func (h *Handler) stillAdmits(caller *configuredCaller, digest tokenDigest) bool {
+	tokens := h.policy.tokens
+	if running := h.metrics.running.Load(); running != nil && running.number > tokens.number {
+		tokens = running
+	}
+	now, ok := tokens.matchDigest(digest)
+	return ok && now.id == caller.id
+}
+
+// callersBody is the body of a caller's request. Before it lets the last byte
+// go, or the end if it cannot know which byte is the last, it asks whether the
+// caller still has access: what is not whole is of no use to anybody.
+//
+// It also notes whether the body could not be read to its end, because it
+// breaks off or its framing is malformed.
+type callersBody struct {
+	io.ReadCloser
+	access *access // nil: it is a WebSocket, whose end is its session's
+	left   int64   // of the Content-Length; less than 0 if there was none
+	late   bool    // its end is known only when it is there: it goes on one byte late
+	kept   []byte  // that byte, or none
+	room   [1]byte // for it
+	end    error   // it has been read to this
+	broken atomic.Bool
+}
+
+// wrapBody puts r's body, if it has one, under the answer's eyes.
+func (a *answerWriter) wrapBody(r *http.Request) {
+	if r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody {
+		return
+	}
+	access := &a.access
+	if isWebSocketUpgrade(r) {
+		access = nil
+	}
+	a.body.ReadCloser, a.body.access, a.body.left = r.Body, access, r.ContentLength
+	a.body.late = access != nil && r.ContentLength < 0
+	r.Body = &a.body
+}
+
+// Read implements io.Reader.
+func (b *callersBody) Read(p []byte) (int, error) {
+	if b.end != nil {
+		return 0, b.end
+	}
+	if b.late {
+		return b.readLate(p)
+	}
+	n, err := b.read(p)
+	if b.access != nil && (err == io.EOF || b.left <= 0) {
+		if ended := b.access.check(); ended != nil {
+			b.end = ended
+			return 0, ended
+		}
+		b.access = nil // it is whole: nothing takes it back
+	}
+	return n, err
+}
+
+// readLate reads, and keeps the last byte until another one follows or the
+// caller has access at the end.
+func (b *callersBody) readLate(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	n := copy(p, b.kept)
+	b.kept = nil
+	if n == len(p) { // one byte of room: the next one comes into its place here
+		var next [1]byte
+		if _, err := b.readSome(next[:]); err != nil {
+			return b.finish(n, err)
+		}
+		b.keep(next[0])
+		return n, nil
+	}
+	read, err := b.readSome(p[n:])
+	n += read
+	if err != nil {
+		return b.finish(n, err)
+	}
+	b.keep(p[n-1])
+	if n--; n == 0 { // nothing but the byte that is kept: wait for more
+		return b.readLate(p)
+	}
+	return n, nil
+}
+
+// keep keeps one byte.
+func (b *callersBody) keep(c byte) {
+	b.room[0] = c
+	b.kept = b.room[:]
+}
+
+// readSome reads at least one byte, or fails.
+func (b *callersBody) readSome(p []byte) (n int, err error) {
+	for n == 0 && err == nil {
+		n, err = b.read(p)
+	}
+	if n > 0 && err == io.EOF {
+		err = nil // it comes again with the next
+	}
+	return n, err
+}
+
+// finish ends the body with an error, and lets what was kept go if that is its
+// end and the caller may have it sent.
+func (b *callersBody) finish(n int, err error) (int, error) {
+	if err == io.EOF {
+		if ended := b.access.check(); ended != nil {
+			err = ended
+		}
+	}
+	if b.end = err; err != io.EOF {
+		n = 0
+	}
+	return n, err
+}
+
+// read reads as net/http has it.
+func (b *callersBody) read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	b.left -= int64(n)
+	if err == io.EOF && b.left > 0 { // over HTTP/3, nobody else looks
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil && err != io.EOF && !errors.Is(err, http.ErrBodyReadAfterClose) {
+		b.broken.Store(true)
+	}
+	return n, err
+}
