@@ -51,14 +51,14 @@ func (a *adminAPI) Provision(ctx caddy.Context) error {
 	}
 	if anyGuardsAdmin() {
 		process.DropOthersWriteRights()
-		if err := surroundings.AuditAdmin(config, infofile.CheckSocketDir); err != nil {
+		if err := surroundings.AuditAdmin(config, infofile.CheckSocket); err != nil {
 			return fmt.Errorf("a responses_proxy_gate is running: %w. To leave the gate for such an endpoint, restart Caddy", err)
 		}
 		return nil
 	}
 	if config.HasGateWithout(riskTCPAdmin) {
 		process.DropOthersWriteRights()
-		return surroundings.AuditAdmin(config, infofile.CheckSocketDir)
+		return surroundings.AuditAdmin(config, infofile.CheckSocket)
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 	"github.com/spf13/cobra"
 )
 
@@ -243,5 +244,16 @@ func checkAdminAnswers(address string) (code int, err error) {
 	case err != nil:
 		return exitCodeNotRunning, fmt.Errorf("no Caddy answers at its admin endpoint %s: %w; start it, or name another with --config or --address", address, err)
 	}
-	return caddy.ExitCodeSuccess, conn.Close()
+	defer func() { _ = conn.Close() }()
+	if !parsed.IsUnixNetwork() {
+		return caddy.ExitCodeSuccess, nil
+	}
+	err = infofile.CheckPeer(conn)
+	if err == nil {
+		err = infofile.CheckSocket(target) // the next connection may lead elsewhere
+	}
+	if err != nil {
+		return caddy.ExitCodeFailedStartup, fmt.Errorf("the admin endpoint: %w", err)
+	}
+	return caddy.ExitCodeSuccess, nil
 }

@@ -44,10 +44,10 @@ func (h *Handler) audit(ctx caddy.Context) error {
 	h.server, h.config = server, config.ID()
 	err = errors.Join(process.RefuseDebugOutput(), h.refusePrintedSecrets(process.PrintsEnvironment()))
 	if !h.allows(riskRemoteListener) {
-		err = errors.Join(err, surroundings.AuditListeners(server, config, infofile.CheckSocketDir))
+		err = errors.Join(err, surroundings.AuditListeners(server, config, infofile.CheckSocket))
 	}
 	if !h.allows(riskTCPAdmin) {
-		err = errors.Join(err, surroundings.AuditAdmin(config, infofile.CheckSocketDir))
+		err = errors.Join(err, surroundings.AuditAdmin(config, infofile.CheckSocket))
 	}
 	if !h.allows(riskLoggedToken) {
 		err = errors.Join(err, surroundings.AuditLogs(ctx, server, config))

@@ -8,8 +8,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
-	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/surroundings"
 )
 
 // Client is one of several callers of a gate, with a token of its own. To take
@@ -169,7 +169,7 @@ func (h *Handler) openCaller(client Client, taken map[tokenDigest]string) (*conf
 		if err := file.Check(); err != nil {
 			return nil, err
 		}
-		if !surroundings.Validating() {
+		if !process.IsValidating() {
 			if err := state.hold(h.config, file, h.logger); err != nil {
 				return nil, err
 			}

@@ -225,30 +225,28 @@ func adminSocketFlag(path string) (string, error) {
 	if path == "" {
 		return "", nil
 	}
-	file, err := infofile.New(path, "")
-	if err != nil {
-		return "", withoutOption(err)
+	// Not filepath.Abs, which turns link/../x into x.
+	if !filepath.IsAbs(path) {
+		dir, err := os.Getwd()
+		if err != nil {
+			return "", fmt.Errorf("%s: the working directory is unknown (%w); write an absolute path", path, err)
+		}
+		path = dir + string(os.PathSeparator) + path
 	}
-	exist, err := file.CheckParent()
-	if err != nil {
-		return "", withoutOption(err)
+	if strings.ContainsAny(path, "|{}") {
+		return "", fmt.Errorf("%s: Caddy gives the characters | { } a meaning of their own; name another path", path)
 	}
-	if !exist {
-		return "", fmt.Errorf("the directory %s does not exist; make it, for its owner alone", filepath.Dir(file.Path()))
+	switch exists, err := infofile.CheckWritable(path); {
+	case err != nil:
+		return "", err
+	case !exists:
+		return "", fmt.Errorf("the directory %s does not exist; make it, for its owner alone", filepath.Dir(path))
 	}
-	if strings.ContainsAny(file.Path(), "|{}") {
-		return "", fmt.Errorf("%s: Caddy gives the characters | { } a meaning of their own; name another path", file.Path())
+	if found, err := os.Lstat(path); err == nil && found.Mode()&fs.ModeSocket == 0 {
+		return "", fmt.Errorf("%s exists and is not a socket; remove it, or name another path", path)
 	}
-	if found, err := os.Lstat(file.Path()); err == nil && found.Mode()&fs.ModeSocket == 0 {
-		return "", fmt.Errorf("%s exists and is not a socket; remove it, or name another path", file.Path())
+	if conn, err := net.Dial("unix", path); err == nil {
+		return "", errors.Join(fmt.Errorf("%s is in use by another process; end it, or name another path", path), conn.Close())
 	}
-	if conn, err := net.Dial("unix", file.Path()); err == nil {
-		return "", errors.Join(fmt.Errorf("%s is in use by another process; end it, or name another path", file.Path()), conn.Close())
-	}
-	return file.Path(), nil
-}
-
-// withoutOption is an error about a server-info file's place for another flag.
-func withoutOption(err error) error {
-	return errors.New(strings.TrimPrefix(err.Error(), "server_info "))
+	return path, nil
 }

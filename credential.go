@@ -6,9 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"net/http"
-	"os"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -18,6 +16,7 @@ import (
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/backoff"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/callerheader"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/follow"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
 )
@@ -72,44 +71,14 @@ func resolveSecret(option, value string, literalAllowed bool) (secret.Secret, er
 	return parsed, nil
 }
 
-// checkSecretFile refuses a file that users outside its owner and group could
-// read or that anybody but the owner could change. A group may read it: that
-// is how service accounts are handed secrets. Windows keeps permissions
-// elsewhere; its mode bits say nothing.
-func checkSecretFile(info fs.FileInfo) error {
-	if !info.Mode().IsRegular() {
-		return fmt.Errorf("not a regular file")
-	}
-	if perm := info.Mode().Perm(); perm&0o026 != 0 && runtime.GOOS != "windows" {
-		if perm&0o004 != 0 {
-			return fmt.Errorf("every user can read it (mode %04o); run: chmod o= %s", perm, info.Name())
-		}
-		return fmt.Errorf("others than its owner can write to it (mode %04o); run: chmod go-w %s", perm, info.Name())
-	}
-	return nil
-}
-
 // readSecretFile reads and validates the key or token in a file. It also tells
 // which version of the file that was.
 func readSecretFile(path string) (secret.Secret, fs.FileInfo, error) {
-	info, err := os.Stat(path) // before opening it: a FIFO would block
-	if err != nil {
-		return secret.Secret{}, nil, err
-	}
-	if err := checkSecretFile(info); err != nil {
-		return secret.Secret{}, nil, err
-	}
-	file, err := os.Open(path)
+	file, info, err := infofile.OpenSecret(path)
 	if err != nil {
 		return secret.Secret{}, nil, err
 	}
 	defer file.Close()
-	if info, err = file.Stat(); err != nil {
-		return secret.Secret{}, nil, err
-	}
-	if err := checkSecretFile(info); err != nil {
-		return secret.Secret{}, nil, err
-	}
 	raw, err := io.ReadAll(io.LimitReader(file, secret.MaxLength+3)) // one more than the longest and its newline
 	if err != nil {
 		return secret.Secret{}, nil, err

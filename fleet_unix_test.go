@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/caddyserver/certmagic"
 )
 
 func TestAStorageInWhichOthersCanPutClientsIsRefused(t *testing.T) {
@@ -46,5 +48,29 @@ func TestRecordsInAFolderAreForTheirOwnerOnly(t *testing.T) {
 		if err != nil || info.Mode() != want {
 			t.Errorf("%s: %v, %v, want %v", path, info.Mode(), err, want)
 		}
+	}
+}
+
+func TestARecordThatOthersCanWriteLetsNobodyIn(t *testing.T) {
+	folder := t.TempDir()
+	h := withStorage(t, folder).starts(t, t.Name(), sharing)
+	addsTo(t, h, "ci")
+	record := filepath.Join(folder, "responses_proxy_gate", t.Name()+".clients", "ci.json")
+	store := &sharedStore{storage: &certmagic.FileStorage{Path: folder}, gate: t.Name(), calls: new(storageCalls)}
+	if found, err := store.read(t.Context(), ""); err != nil || found.records["ci"] == nil {
+		t.Fatalf("as the gate made it: %v, %v", found, err)
+	}
+	if err := os.Chmod(record, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	found, err := store.read(t.Context(), "")
+	if err != nil || found.records["ci"] != nil || found.damaged["ci"] == nil || !strings.Contains(found.damaged["ci"].Error(), "chmod go-w "+record) {
+		t.Errorf("others can write it: %v, %v", found, err)
+	}
+	if err := os.Chmod(filepath.Join(filepath.Dir(record), "changed"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := store.read(t.Context(), ""); err == nil && found.badMark == nil {
+		t.Errorf("others can write the mark: %v", found)
 	}
 }

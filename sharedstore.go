@@ -227,8 +227,13 @@ func (s *sharedStore) get(ctx context.Context, key string, limit int64) ([]byte,
 	ctx, cancel := context.WithTimeout(ctx, keyPatience)
 	defer cancel()
 	return within(ctx, s.calls, key, func() ([]byte, error) {
-		if files, ok := s.storage.(*certmagic.FileStorage); ok {
-			info, err := os.Stat(files.Filename(key))
+		if path, err := s.file(key); err != nil {
+			return nil, err
+		} else if path != "" {
+			if err := infofile.CheckPlace(path); err != nil {
+				return nil, err // another user could have written it
+			}
+			info, err := os.Stat(path)
 			switch {
 			case err != nil:
 				return nil, err
@@ -286,20 +291,21 @@ func (s *sharedStore) save(ctx context.Context, client string, record *clientRec
 // audit refuses a folder in which other users can put clients, as far as
 // the storage is one.
 func (s *sharedStore) audit() error {
-	files, ok := s.storage.(*certmagic.FileStorage)
-	if !ok {
-		return nil
-	}
-	path, err := filepath.Abs(files.Filename(s.markKey()))
-	if err != nil {
-		return err
-	}
-	place, err := infofile.New(path, "")
-	if err == nil {
-		_, err = place.CheckParent()
+	path, err := s.file(s.markKey())
+	if err == nil && path != "" {
+		_, err = infofile.CheckWritable(path)
 	}
 	if err != nil {
-		return fmt.Errorf("shared_clients: the storage would let others add clients, or the gate not: %s", strings.TrimPrefix(err.Error(), "server_info "))
+		return fmt.Errorf("shared_clients: the storage would let others add clients, or the gate not: %w", err)
 	}
 	return nil
+}
+
+// file is where the storage has a key; "" if it does not keep keys in files.
+func (s *sharedStore) file(key string) (string, error) {
+	files, ok := s.storage.(*certmagic.FileStorage)
+	if !ok {
+		return "", nil
+	}
+	return filepath.Abs(files.Filename(key))
 }

@@ -173,7 +173,14 @@ func callGate(info infofile.Info, method, path string) (*http.Response, error) {
 		Transport: &http.Transport{
 			Proxy: nil,
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return new(net.Dialer).DialContext(ctx, network, address)
+				conn, err := new(net.Dialer).DialContext(ctx, network, address)
+				if err != nil {
+					return nil, err
+				}
+				if err := infofile.CheckPeer(conn); err != nil {
+					return nil, errors.Join(err, conn.Close())
+				}
+				return conn, nil
 			},
 			DisableKeepAlives: true,
 		},

@@ -142,11 +142,16 @@ type File struct {
 // Path is where the file is, as an absolute path.
 func (f *File) Path() string { return f.path }
 
-// CheckParent refuses a place where others could exchange the file, as far as
-// its directories exist. It reports whether all of them do.
-func (f *File) CheckParent() (exist bool, err error) {
-	parent, err := f.findParent()
-	return err == nil && len(parent.missing) == 0, err
+// findParent finds the file's directory, and makes sure of it.
+func (f *File) findParent() (parentDir, error) {
+	parent, err := (&place{dir: f.dir, owner: f.owner}).walk()
+	if err == nil {
+		err = refuseUnwritable(parent.path)
+	}
+	if err != nil {
+		return parentDir{}, fmt.Errorf("server_info %s: %w", f.path, err)
+	}
+	return parent, nil
 }
 
 // TakeOver lets the file replace the one that a caller was told through so

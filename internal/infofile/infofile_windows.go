@@ -61,58 +61,6 @@ func isFileName(name string) bool {
 	return filepath.IsLocal(name) && !strings.Contains(name, ":")
 }
 
-func (f *File) findParent() (parentDir, error) {
-	volume := filepath.VolumeName(f.dir)
-	at := parentDir{path: volume + `\`}
-	names := strings.FieldsFunc(f.dir[len(volume):], func(r rune) bool { return r == '\\' || r == '/' })
-	for i := 0; ; i++ {
-		dangerous := windows.ACCESS_MASK(mayExchange)
-		if i == len(names) {
-			dangerous = mayWrite
-		}
-		info, err := f.enter(at.path, dangerous)
-		if i > 0 && errors.Is(err, fs.ErrNotExist) {
-			at.path, at.missing = filepath.Dir(at.path), names[i-1:]
-			return at, nil
-		}
-		if err != nil {
-			return parentDir{}, err
-		}
-		at.info = info
-		if i == len(names) {
-			return at, nil
-		}
-		at.path = filepath.Join(at.path, names[i])
-	}
-}
-
-// enter refuses a directory to which others have a dangerous right.
-func (f *File) enter(path string, dangerous windows.ACCESS_MASK) (fs.FileInfo, error) {
-	dir, err := openItself(path, windows.READ_CONTROL|windows.FILE_READ_ATTRIBUTES)
-	if err != nil {
-		return nil, fmt.Errorf("server_info %s: %w", f.path, err)
-	}
-	defer dir.Close()
-	info, err := dir.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("server_info %s: %w", f.path, err)
-	}
-	attributes, _, err := attributesOf(dir)
-	if err != nil {
-		return nil, fmt.Errorf("server_info %s: %w", f.path, err)
-	}
-	if attributes&windows.FILE_ATTRIBUTE_REPARSE_POINT != 0 {
-		return nil, refuse(f.path, path+" is a symbolic link, junction or other reparse point", "write the path of the directory that it leads to")
-	}
-	if !info.IsDir() {
-		return nil, refuse(f.path, path+" is not a directory", "name another path")
-	}
-	if err := refuseOthers(dir, dangerous); err != nil {
-		return nil, refuse(f.path, "directory "+path+": "+err.Error(), "name a path that others cannot change, for example in your profile")
-	}
-	return info, nil
-}
-
 // openItself opens what is at path, without following a link.
 func openItself(path string, access uint32) (*os.File, error) {
 	name, err := windows.UTF16PtrFromString(path)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"runtime"
 )
 
@@ -13,7 +14,7 @@ import (
 func OpenPrivateDir(path string) (*os.Root, error) {
 	checked, err := CheckPrivateDir(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := os.MkdirAll(path, 0o700); err != nil {
+		if err := makePrivateDir(path); err != nil {
 			return nil, err
 		}
 		checked, err = CheckPrivateDir(path)
@@ -35,6 +36,29 @@ func OpenPrivateDir(path string) (*os.Root, error) {
 	return root, nil
 }
 
+// makePrivateDir makes the directory, and those above that are missing, where
+// nobody else can exchange one of them.
+func makePrivateDir(path string) error {
+	f := &File{path: path, dir: path + string(os.PathSeparator), base: "."}
+	parent, err := (&place{dir: f.dir}).walk()
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	root, err := f.open(parent)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	made, err := f.makeParents(root, parent)
+	if errors.Is(err, fs.ErrExist) {
+		return nil // another gate has made it at the same moment
+	}
+	if err != nil {
+		return err
+	}
+	return made.Close()
+}
+
 // CheckPrivateDir refuses a directory in which others could read the dumps, or
 // that is somewhere else than its path says.
 func CheckPrivateDir(path string) (fs.FileInfo, error) {
@@ -42,6 +66,10 @@ func CheckPrivateDir(path string) (fs.FileInfo, error) {
 		// A new directory there takes its ACL over from its parent, and mode
 		// bits do not show who is on it.
 		return nil, errors.New("dumps are not supported on Windows, where the gate cannot tell who could read them; take the option out")
+	}
+	above, _ := filepath.Split(path)
+	if _, err := (&place{dir: above}).walk(); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	info, err := os.Lstat(path)
 	if err != nil {

@@ -6,8 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"reflect"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -15,6 +13,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
 )
 
 // RefuseAdminInUse keeps a second Caddy with a gate from taking the admin
@@ -44,7 +43,7 @@ func RefuseAdminInUse(config Config) error {
 // endpoint that is off keeps nobody from starting a second one. A config that is
 // only validated may be that of a Caddy that runs.
 func RefuseListenersInUse(server *caddyhttp.Server) error {
-	if Validating() {
+	if process.IsValidating() {
 		return nil
 	}
 	for _, listen := range server.Listen {
@@ -157,33 +156,9 @@ func refuseSocketInUse(network, path string) error {
 	default:
 		return nil // nobody is there, or it is no socket: that is for others to say
 	}
-	process := "another process"
+	who := "another process"
 	if pid > 0 {
-		process += " (pid " + strconv.Itoa(pid) + ")"
+		who += " (pid " + strconv.Itoa(pid) + ")"
 	}
-	return fmt.Errorf("unix socket %s is in use by %s, which would lose it; %s", path, process, endTheOther)
-}
-
-// Validating reports whether Caddy only validates a config ("caddy validate",
-// "caddy adapt --validate"). It runs the modules' Provision then as for a start,
-// and does not say so.
-func Validating() bool {
-	validate := runtime.FuncForPC(reflect.ValueOf(caddy.Validate).Pointer()).Name()
-	var callers [64]uintptr
-	for skip := 0; ; {
-		n := runtime.Callers(skip, callers[:])
-		if n == 0 {
-			return false
-		}
-		for frames := runtime.CallersFrames(callers[:n]); ; {
-			frame, more := frames.Next()
-			if frame.Function == validate {
-				return true
-			}
-			if !more {
-				break
-			}
-		}
-		skip += n
-	}
+	return fmt.Errorf("unix socket %s is in use by %s, which would lose it; %s", path, who, endTheOther)
 }

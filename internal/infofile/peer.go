@@ -1,0 +1,33 @@
+package infofile
+
+import (
+	"fmt"
+	"net"
+	"os"
+)
+
+// CheckPeer refuses to speak to a socket at which another user answers than root
+// or the one who runs this process: it could say that a token is revoked that
+// the gate still takes. What is not a unix socket has no such user.
+func CheckPeer(conn net.Conn) error {
+	socket, ok := conn.(*net.UnixConn)
+	if !ok {
+		return nil
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var uid uint32
+	var peerErr error
+	if err := raw.Control(func(fd uintptr) { uid, peerErr = peerUID(int(fd)) }); err != nil {
+		return err
+	}
+	if peerErr != nil {
+		return fmt.Errorf("who answers at the socket %s is not known: %w", conn.RemoteAddr(), peerErr)
+	}
+	if us := os.Geteuid(); uid != 0 && int64(uid) != int64(us) && us >= 0 {
+		return fmt.Errorf("uid %d answers at the socket %s, and you are uid %d; if that user runs the gate, run this as that user (sudo -u '#%[1]d' ...)", uid, conn.RemoteAddr(), us)
+	}
+	return nil
+}

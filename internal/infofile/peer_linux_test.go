@@ -1,0 +1,45 @@
+package infofile
+
+import (
+	"net"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestAnotherUserIsNotBelievedAtASocket(t *testing.T) {
+	needRoot(t)
+	dir := openDir(t)
+	path := dir + "/a.sock"
+	listener := make(chan net.Listener)
+	failed := make(chan error)
+	go func() {
+		// Never unlocked: the thread ends with the goroutine, and its user with it.
+		runtime.LockOSThread()
+		theirs(t, dir)
+		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), nobody, ^uintptr(0)); errno != 0 {
+			failed <- errno
+			return
+		}
+		l, err := net.Listen("unix", path)
+		if err != nil {
+			failed <- err
+			return
+		}
+		listener <- l
+	}()
+	select {
+	case err := <-failed:
+		t.Fatal(err)
+	case l := <-listener:
+		defer l.Close()
+	}
+	conn, err := net.Dial("unix", path)
+	must(t, err)
+	defer conn.Close()
+	if err := CheckPeer(conn); err == nil || !strings.Contains(err.Error(), "uid 65534 answers") || !strings.Contains(err.Error(), "sudo -u '#65534'") {
+		t.Errorf("it is believed: %v", err)
+	}
+}

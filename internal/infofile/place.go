@@ -1,0 +1,51 @@
+package infofile
+
+import (
+	"fmt"
+	"path/filepath"
+)
+
+// place is where something is that holds or names a secret: a file, a
+// directory or a socket. Nobody but root, this process's user and the owner, if
+// there is one, may be able to put something else there. Its errors name
+// neither the option that it comes from nor its path, but the directory at fault.
+type place struct {
+	dir   string // absolute; it may lead through symbolic links
+	owner fileOwner
+}
+
+// CheckPlace refuses a path at which others than root and this process's user
+// could put or change something: in each directory on the way from the root,
+// those that symbolic links lead through as well, and in what is there. What
+// does not exist yet is no fault.
+func CheckPlace(path string) error {
+	abs, err := absolutePath(path)
+	if err != nil {
+		return fmt.Errorf("%s: the path is relative and the working directory is unknown (%w); write an absolute path", path, err)
+	}
+	if err := checkPlace(abs); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+// CheckWritable is CheckPlace for something that this process will make there.
+// It reports whether the directory exists.
+func CheckWritable(path string) (exists bool, err error) {
+	if err := CheckPlace(path); err != nil {
+		return false, err
+	}
+	abs, err := absolutePath(path)
+	if err != nil {
+		return false, err
+	}
+	dir, _ := filepath.Split(abs)
+	parent, err := (&place{dir: dir}).walk()
+	if err == nil {
+		err = refuseUnwritable(parent.path)
+	}
+	if err != nil {
+		return false, fmt.Errorf("%s: %w", path, err)
+	}
+	return len(parent.missing) == 0, nil
+}
