@@ -123,9 +123,9 @@ func (h *Handler) openCallers() error {
 		return h.gateError(errSameGate)
 	}
 	h.rotation = plan
-	rotatable, taken := plan == nil, make(map[tokenDigest]string)
+	rotatable, seen := plan == nil, &openedCallers{fixed: make(map[tokenDigest]string), sweep: new(infofile.Sweep)}
 	for _, client := range h.clients() {
-		c, err := h.openCaller(client, taken)
+		c, err := h.openCaller(client, seen)
 		if err != nil {
 			if client.Name != "" {
 				err = fmt.Errorf("client %s: %w", client.Name, err)
@@ -145,9 +145,15 @@ func (h *Handler) openCallers() error {
 	return nil
 }
 
+// openedCallers is what a gate's callers have to do with each other.
+type openedCallers struct {
+	fixed map[tokenDigest]string // whose fixed tokens there are already
+	sweep *infofile.Sweep
+}
+
 // openCaller finds one caller's state.
-func (h *Handler) openCaller(client Client, taken map[tokenDigest]string) (*configuredCaller, error) {
-	file, err := openServerInfoFile(client.ServerInfo)
+func (h *Handler) openCaller(client Client, seen *openedCallers) (*configuredCaller, error) {
+	file, err := openServerInfoFile(client.ServerInfo, seen.sweep)
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +169,7 @@ func (h *Handler) openCaller(client Client, taken map[tokenDigest]string) (*conf
 		if err := state.claimFile(h.config, file); err != nil {
 			return nil, err
 		}
-		if former := callerAt(file.Resolved(), nil); former != nil {
+		if former := callerAt(state.fileIn(h.config), nil); former != nil {
 			file.TakeOver(former.toldBy())
 		}
 		if err := file.Check(); err != nil {
@@ -176,7 +182,7 @@ func (h *Handler) openCaller(client Client, taken map[tokenDigest]string) (*conf
 		}
 	}
 	if client.Token != "" {
-		if err := h.fixToken(c, client.Token, taken); err != nil {
+		if err := h.fixToken(c, client.Token, seen); err != nil {
 			return nil, err
 		}
 	}
@@ -184,7 +190,7 @@ func (h *Handler) openCaller(client Client, taken map[tokenDigest]string) (*conf
 }
 
 // openServerInfoFile resolves the place of a server-info file.
-func openServerInfoFile(option *ServerInfo) (*infofile.File, error) {
+func openServerInfoFile(option *ServerInfo, sweep *infofile.Sweep) (*infofile.File, error) {
 	if option == nil {
 		return nil, nil
 	}
@@ -192,12 +198,15 @@ func openServerInfoFile(option *ServerInfo) (*infofile.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return infofile.New(path, option.Owner)
+	file, err := infofile.New(path, option.Owner)
+	if err == nil {
+		file.ShareSweep(sweep)
+	}
+	return file, err
 }
 
-// fixToken reads a caller's fixed token. taken says whose those of other
-// callers are.
-func (h *Handler) fixToken(c *configuredCaller, option string, taken map[tokenDigest]string) error {
+// fixToken reads a caller's fixed token.
+func (h *Handler) fixToken(c *configuredCaller, option string, seen *openedCallers) error {
 	token, err := resolveSecret("token", option, h.allows(riskLiteralSecret))
 	if err != nil {
 		return err
@@ -206,10 +215,10 @@ func (h *Handler) fixToken(c *configuredCaller, option string, taken map[tokenDi
 		return fmt.Errorf("token: it has fewer than %d characters and could be guessed; make one with: openssl rand -base64 33", minTokenLength)
 	}
 	digest := digestOf(token.Reveal())
-	if other, ok := taken[digest]; ok {
+	if other, ok := seen.fixed[digest]; ok {
 		return fmt.Errorf("token: %s has the same one, so the two could not be told apart; give each its own", other)
 	}
-	taken[digest] = c.name
+	seen.fixed[digest] = c.name
 	c.secret, c.fixed = token, []acceptedToken{{digest: digest}}
 	return nil
 }

@@ -136,7 +136,7 @@ type File struct {
 	// former is who owned the file before a reload changed the owner option.
 	former fileOwner
 
-	swept bool // leftovers were looked for
+	sweep *Sweep // of leftovers
 }
 
 // Path is where the file is, as an absolute path.
@@ -179,7 +179,7 @@ func New(path, owner string) (*File, error) {
 	// Not filepath.Clean: it turns link/../x into x, which is another file
 	// than the one that a reader of the same path opens.
 	dir, base := filepath.Split(abs)
-	return &File{path: abs, dir: dir, base: base, owner: o}, nil
+	return &File{path: abs, dir: dir, base: base, owner: o, sweep: new(Sweep)}, nil
 }
 
 func checkPathSyntax(path string) error {
@@ -250,8 +250,7 @@ func (f *File) Write(info Info) error {
 	if old != nil && f.isAsWeWrite(old) && f.holds(root, old, content) {
 		return nil
 	}
-	if !f.swept {
-		f.swept = true
+	if f.sweep.begin(f) {
 		f.removeLeftovers(root) // first: the disk may be full
 	}
 	return f.replace(root, content)

@@ -40,9 +40,11 @@ func (f *File) removeLeftovers(root *os.Root) {
 	}
 }
 
+var tempNameLength = len(tempName())
+
 // isTempName tells whether tempName could have made a name.
 func isTempName(name string) bool {
-	return len(name) == len(tempName()) && strings.HasPrefix(name, tempPrefix) && strings.HasSuffix(name, tempSuffix)
+	return len(name) == tempNameLength && strings.HasPrefix(name, tempPrefix) && strings.HasSuffix(name, tempSuffix)
 }
 
 // removeLeftover removes one, unless its writer still lives, or it is something

@@ -3,6 +3,7 @@
 package infofile
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -111,5 +112,47 @@ func TestGatesThatShareADirectoryDoNotTakeEachOthersFiles(t *testing.T) {
 		if isTempName(e.Name()) || e.Type()&fs.ModeType != 0 {
 			t.Errorf("%s is left", e.Name())
 		}
+	}
+}
+
+// A gate with thousands of clients may have all of their files in one directory.
+func TestFilesOfOneGateLookForLeftoversOnceInADirectory(t *testing.T) {
+	dir, other := safeDir(t), safeDir(t)
+	sweep := new(Sweep)
+	leave := func(dir string) (path string) {
+		path = filepath.Join(dir, tempName())
+		must(t, os.WriteFile(path, []byte("left"), 0o600))
+		return path
+	}
+	write := func(dir, name string, sweep *Sweep) {
+		f, err := New(filepath.Join(dir, name), "")
+		must(t, err)
+		if sweep != nil {
+			f.ShareSweep(sweep)
+		}
+		must(t, f.Write(sampleInfo()))
+	}
+	gone := func(path string) bool {
+		_, err := os.Lstat(path)
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	first := leave(dir)
+	write(dir, "a.json", sweep)
+	if !gone(first) {
+		t.Error("the first file leaves a leftover")
+	}
+	second := leave(dir)
+	write(dir, "b.json", sweep)
+	if gone(second) {
+		t.Error("the second file looks again")
+	}
+	elsewhere := leave(other)
+	write(other, "c.json", sweep)
+	if !gone(elsewhere) {
+		t.Error("in another directory, nobody looks")
+	}
+	write(dir, "d.json", nil)
+	if !gone(second) {
+		t.Error("another gate does not look")
 	}
 }

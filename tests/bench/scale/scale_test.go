@@ -5,8 +5,8 @@
 //
 //	go test ./tests/bench/scale -run '^$' -bench . -benchtime 1x -timeout 30m
 //
-// Times are of the processor, in this process, but for the request's: those
-// of the disk and of other programs are not the gate's.
+// Times are of the processor, in this process: those of the disk and of other
+// programs are not the gate's.
 package scale
 
 import (
@@ -186,7 +186,7 @@ func once(b *testing.B, kind func(*testing.B, string, int) setting, clients int)
 	if s.info != "" {
 		s.token = gatetest.ReadInfo(b, s.info).AuthToken
 	}
-	b.ReportMetric(float64(perRequest(b, base, s.token).Nanoseconds()), "ns/request")
+	b.ReportMetric(float64(perRequest(b, base, s.token).Nanoseconds()), "cpu-ns/request")
 	b.ReportMetric(float64(len(ask(b, http.MethodGet, base[:len(base)-len("/v1")]+"/metrics", ""))), "metrics-bytes")
 	began := time.Now()
 	measured("reload-cpu-s", func() { gatetest.Must(b, caddy.Load(second, true)) })
@@ -214,7 +214,7 @@ func perRequest(b *testing.B, base, token string) time.Duration {
 	header := r.Header.Clone()
 	header.Set("X-Proxy-Token", token)
 	const requests = 1000
-	began := time.Now()
+	began := processorTime(b)
 	for range requests {
 		r := r.WithContext(context.WithoutCancel(r.Context()))
 		r.Header = header.Clone()
@@ -223,7 +223,7 @@ func perRequest(b *testing.B, base, token string) time.Duration {
 			b.Fatalf("a client gets %d, %v", w.Code, err)
 		}
 	}
-	return time.Since(began) / requests
+	return (processorTime(b) - began) / requests
 }
 
 // ask sends a request, and returns the answer's body.
