@@ -62,6 +62,8 @@ type caller struct {
 	failure   error                     // why it is not told anything newer
 	endTold   bool                      // its access has ended, and it was told so
 	announced secret.Secret             // the token that was printed to stderr
+	watch     *time.Timer               // looks whether the file is still what we wrote
+	exchanged bool                      // it is not, and that was said
 	stopping  bool                      // no config goes on with this caller: it is told nothing more
 	alarm     *time.Timer               // rings for the next rotation, or the end
 }
@@ -273,6 +275,7 @@ func (c *caller) publishLocked(p *publication) {
 	c.failure = c.tell(*p)
 	p.published = c.failure == nil
 	c.schedule()
+	c.watchFile()
 }
 
 // publishAgainAfter is when callers who could not be told are told again.

@@ -3,6 +3,7 @@ package responsesproxygate
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
@@ -117,4 +118,37 @@ func (h *Handler) publishTo(c *configuredCaller, info infofile.Info) error {
 		h.logger.Info("server-info written", zap.String("gate", h.Name), zap.String("client", c.name), zap.String("path", c.file.Path()))
 	}
 	return err
+}
+
+// lookAtFileAfter is how often a published file is looked at.
+const lookAtFileAfter = 30 * time.Second
+
+// watchFile begins to look after the caller's file, once. It is for one who
+// holds the lock.
+func (c *caller) watchFile() {
+	if c.watch == nil && c.current.file != nil {
+		c.watch = time.AfterFunc(lookAtFileAfter, c.lookAtFile)
+	}
+}
+
+// lookAtFile says so, once, when somebody has exchanged or removed the file:
+// whoever reads it now is led elsewhere, or nowhere. The lock keeps other gates
+// away, but not those of before there was one, nor people.
+func (c *caller) lookAtFile() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.watch = nil
+	p := &c.current
+	if c.gone.Load() || c.stopping || p.file == nil {
+		return
+	}
+	told := p.published && !c.withdrawn(p) && !p.ended(time.Now())
+	exchanged := told && !p.file.Tells(c.written)
+	if exchanged && !c.exchanged {
+		p.logger.Error("the server-info file is not the one that this gate wrote: somebody has replaced or removed it, "+
+			"and callers who read it do not find this gate; find out who does that, then rotate, which writes it again",
+			zap.String("gate", c.id.gate), zap.String("client", c.id.name()), zap.String("path", p.path))
+	}
+	c.exchanged = exchanged
+	c.watchFile()
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 )
@@ -136,4 +138,45 @@ func TestWhatTheNextLaunchWroteStays(t *testing.T) {
 	if !isThere(path) {
 		t.Error("the end of one launch has removed the file of the next")
 	}
+}
+
+func TestAGateWhoseFileWasExchangedSaysSoOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "info.json")
+		core, logs := observer.New(zap.ErrorLevel)
+		h := published(t, newConfiguration(t), "exchanged", path, "")
+		c := h.callers[0]
+		c.mu.Lock()
+		c.current.logger = zap.New(core)
+		c.mu.Unlock()
+		said := func(want int) {
+			t.Helper()
+			time.Sleep(time.Hour)
+			if got := logs.FilterMessageSnippet("not the one that this gate wrote").Len(); got != want {
+				t.Errorf("it was said %d times, want %d", got, want)
+			}
+		}
+		said(0)
+		if err := os.WriteFile(path, []byte("{}\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		said(1)
+		if err := c.rotate(0); err != nil {
+			t.Fatal(err)
+		}
+		said(1)
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		said(2)
+		if err := c.revoke(); err != nil { // there is no file to miss
+			t.Fatal(err)
+		}
+		said(2)
+		if err := c.rotate(0); err != nil {
+			t.Fatal(err)
+		}
+		stopped(t, h)
+		said(2)
+	})
 }

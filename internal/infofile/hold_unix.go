@@ -41,12 +41,12 @@ func (f *File) acquire(root *os.Root) (*os.File, error) {
 // openLock opens the lock file if it is one that we or root made, for nobody
 // else.
 func (f *File) openLock(root *os.Root) (*os.File, error) {
-	const flags = os.O_RDWR | openWithoutSurprises
-	lock, err := root.OpenFile(f.lockName(), flags|os.O_CREATE|os.O_EXCL, 0o600)
+	lock, err := root.OpenFile(f.lockName(), os.O_WRONLY|os.O_CREATE|os.O_EXCL|openWithoutSurprises, 0o600)
 	if err == nil {
-		return lock, lock.Chmod(0o600) // whatever the umask
-	}
-	if !errors.Is(err, fs.ErrExist) {
+		if err := errors.Join(lock.Chmod(0o600), lock.Close()); err != nil { // whatever the umask
+			return nil, err
+		}
+	} else if !errors.Is(err, fs.ErrExist) {
 		return nil, err
 	}
 	found, err := root.Lstat(f.lockName())
@@ -56,7 +56,8 @@ func (f *File) openLock(root *os.Root) (*os.File, error) {
 	if uid := statOf(found).Uid; !found.Mode().IsRegular() || found.Mode().Perm()&0o077 != 0 || statOf(found).Nlink > 1 || uid != 0 && uid != currentUID() {
 		return nil, fmt.Errorf("%s%s is not the lock of a gate; remove it", f.dir, f.lockName())
 	}
-	if lock, err = root.OpenFile(f.lockName(), flags, 0); err != nil {
+	// Not for writing: a disk with such a file open cannot be made read-only.
+	if lock, err = root.OpenFile(f.lockName(), os.O_RDONLY|openWithoutSurprises, 0); err != nil {
 		return nil, err
 	}
 	if opened, err := lock.Stat(); err != nil || !os.SameFile(opened, found) {

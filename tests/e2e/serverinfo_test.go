@@ -53,9 +53,11 @@ func TestServerInfoIsForItsOwnerOnlyWhateverTheUmask(t *testing.T) {
 					t.Errorf("the mode of a new parent is %v, want drwx------", mode)
 				}
 			}
-			// Nothing else is left beside it, such as a temporary file.
-			if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 1 {
+			// Nothing is left beside it but its lock: no temporary file.
+			if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 2 || entries[0].Name() != "."+filepath.Base(path)+".lock" {
 				t.Errorf("its directory has %v, %v", entries, err)
+			} else if mode := modeOf(t, filepath.Join(filepath.Dir(path), entries[0].Name())); mode != 0o600 {
+				t.Errorf("the mode of its lock is %v", mode)
 			}
 			in := gatetest.ReadInfo(t, path)
 			g.Token, g.Addr = in.AuthToken, fmt.Sprintf("127.0.0.1:%d", in.Port)
