@@ -7,6 +7,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"go.uber.org/zap"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
@@ -52,10 +53,25 @@ func (h *Handler) audit(ctx caddy.Context) error {
 	if !h.allows(riskLoggedToken) {
 		err = errors.Join(err, surroundings.AuditLogs(ctx, server, config))
 	}
+	err = errors.Join(err, h.auditOrder(surroundings.OrderOf(config, server)))
+	h.trustsUnixAddr = surroundings.AddressesAreReal(config, server)
 	if err == nil {
 		err = surroundings.RefuseListenersInUse(server)
 	}
 	return h.gateError(err)
+}
+
+// auditOrder refuses a gate that no request meets, and warns of requests that
+// meet a proxy but no gate: there are good uses of that.
+func (h *Handler) auditOrder(order surroundings.Order) error {
+	if order.Unreachable {
+		return errors.New("a reverse_proxy stands before the gate in the same route and takes every request: nobody would be asked for a token; put responses_proxy_gate before it")
+	}
+	if order.Beside {
+		h.logger.Warn("some requests reach a reverse_proxy without passing the gate: it stands before the gate, or the gate's matcher leaves them out. "+
+			"They are asked for no token, and get no key. If that is meant, put that proxy into a handle block of its own", zap.String("gate", h.Name))
+	}
+	return nil
 }
 
 // refusePrintedSecrets refuses secrets from an environment that this process

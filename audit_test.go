@@ -128,6 +128,10 @@ func TestTheAdminEndpointIsNoWayAroundTheGate(t *testing.T) {
 		admin, gate, otherDefault, says string
 	}{
 		"off":                                     {`{"disabled": true}`, "", "", ""},
+		"off, with a config from plain HTTP":      {`{"disabled": true, "config": {"load": {"module": "http", "url": "http://127.0.0.1:9/x"}}}`, "", "", "admin.config.load takes a config over plain HTTP"},
+		"off, with one from a placeholder":        {`{"disabled": true, "config": {"load": {"module": "http", "url": "{env.GATE_TEST_URL}"}}}`, "", "", "admin.config.load takes a config over plain HTTP"},
+		"off, with one from plain HTTP knowingly": {`{"disabled": true, "config": {"load": {"module": "http", "url": "http://127.0.0.1:9/x"}}}`, fmt.Sprintf(allowing, riskTCPAdmin), "", ""},
+		"off, with a config over TLS":             {`{"disabled": true, "config": {"load": {"module": "http", "url": "https://127.0.0.1:9/x"}}}`, "", "", ""},
 		"off, with an address left over":          {`{"disabled": true, "listen": "localhost:2019"}`, "", "", ""},
 		"not mentioned":                           {`null`, "", "", no},
 		"without an address":                      {`{}`, "", "", no},
@@ -155,6 +159,7 @@ func TestTheAdminEndpointIsNoWayAroundTheGate(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("GATE_TEST_SOCKET", "unix//run/admin.sock")
 			t.Setenv("GATE_TEST_TCP", "localhost:2019")
+			t.Setenv("GATE_TEST_URL", "HTTP://localhost:9/x")
 			if c.otherDefault != "" {
 				caddy.DefaultAdminListen = c.otherDefault
 				defer func() { caddy.DefaultAdminListen = formerDefault }()

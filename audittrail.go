@@ -4,6 +4,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -183,13 +184,23 @@ func (a *acceptedRequest) end(o outcome, status int) {
 // describe says who asked for what.
 func (t *auditTrail) describe(r *http.Request, caller *configuredCaller) []zap.Field {
 	fields := append(make([]zap.Field, 0, 10),
-		zap.String("gate", t.gate), zap.String("client", nameOf(caller)), zap.String("remote_addr", r.RemoteAddr))
+		zap.String("gate", t.gate), zap.String("client", nameOf(caller)), zap.String("remote_addr", remoteAddr(r)))
 	// trusted_proxies may name a client other than the connection's.
 	remote, _, _ := net.SplitHostPort(r.RemoteAddr)
 	if ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string); ip != "" && ip != remote {
 		fields = append(fields, zap.String("client_ip", ip))
 	}
 	return append(fields, zap.String("method", loggedMethod(r.Method)), zap.String("path", t.loggedPath(r)))
+}
+
+// remoteAddr is the address and port of r's connection, or "@" if it has none:
+// what stands there otherwise is text of the caller's, in the name of its unix
+// socket or in a PROXY header.
+func remoteAddr(r *http.Request) string {
+	if _, err := netip.ParseAddrPort(r.RemoteAddr); err != nil {
+		return "@"
+	}
+	return r.RemoteAddr
 }
 
 // nameOf is a caller's name, or "" for one who is not known.

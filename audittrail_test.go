@@ -122,6 +122,14 @@ func TestAnAcceptedRequestLeavesALineAtItsEndIfItIsWanted(t *testing.T) {
 }
 
 func TestAnAddressThatAProxyVouchesForIsWrittenBesideTheConnections(t *testing.T) {
+	h, logs := testGate()
+	forged := goodRequest()
+	guess(forged)
+	forged.RemoteAddr = "/run/x\nforged: 127.0.0.1:1"
+	serveTo(t, h, forged, unreached(t))
+	if got := logs.All()[0].ContextMap()["remote_addr"]; got != "@" {
+		t.Errorf("the caller wrote %q as its address", got)
+	}
 	for name, c := range map[string]struct {
 		remote, vouched string
 		want            any

@@ -20,6 +20,7 @@ type policy struct {
 	routes       []Route
 	shutdownPath string // "" when off
 	tokens       *tokenSet
+	unixIsReal   bool // an address of a unix socket is the listener's, never what a caller wrote into a PROXY header
 }
 
 // checkBrowser refuses what a web page can make a browser send. It comes
@@ -45,7 +46,7 @@ func (p *policy) checkBrowser(r *http.Request) *refusal {
 	}
 	// A rebound DNS name reaches us as the attacker's Host: to the browser it
 	// is same-origin, so this is the only check that sees it.
-	if !p.allowsHost(r.Host) && !overUnixSocket(r) {
+	if !p.allowsHost(r.Host) && !(p.unixIsReal && overUnixSocket(r)) {
 		return errHostNotAllowed
 	}
 	return nil

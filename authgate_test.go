@@ -17,6 +17,8 @@ func testPolicy() *policy {
 	return &policy{
 		routes: []Route{{Method: http.MethodPost, Path: "/v1/responses"}},
 		tokens: tokensOf("default", testToken),
+
+		unixIsReal: true,
 	}
 }
 
@@ -245,6 +247,14 @@ func TestAUnixSocketHasNoHostToCheck(t *testing.T) {
 	for _, host := range []string{"", "gate", "attacker.example", "[", "localhost:x"} {
 		if got := over(&net.UnixAddr{Name: "/run/gate.sock", Net: "unix"}, host); got != "passes" {
 			t.Errorf("over a unix socket, Host %q: got %s", host, got)
+		}
+		doubting := testPolicy()
+		doubting.unixIsReal = false
+		r := goodRequest()
+		r.Host = host
+		claimed := context.WithValue(t.Context(), http.LocalAddrContextKey, &net.UnixAddr{Name: "/run/gate.sock", Net: "unix"})
+		if got := codeOf(check(doubting, r.WithContext(claimed))); got != "host_not_allowed" {
+			t.Errorf("over what a PROXY header calls a unix socket, Host %q: got %s", host, got)
 		}
 		if got := over(&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 80}, host); got != "host_not_allowed" {
 			t.Errorf("over TCP, Host %q: got %s", host, got)

@@ -150,18 +150,19 @@ type Handler struct {
 	// certificate. Default: none.
 	InsecureAllow []string `json:"insecure_allow,omitempty"`
 
-	logger     *zap.Logger
-	server     *caddyhttp.Server
-	config     configID
-	policy     *policy
-	credential *credential
-	metrics    *gateMetrics
-	callers    []*configuredCaller
-	fleet      *fleet       // nil: no shared clients
-	rotation   *rotation    // nil: only on demand
-	dumper     *dump.Dumper // nil: no dumps
-	trail      *auditTrail
-	stderr     io.Writer
+	logger         *zap.Logger
+	server         *caddyhttp.Server
+	trustsUnixAddr bool
+	config         configID
+	policy         *policy
+	credential     *credential
+	metrics        *gateMetrics
+	callers        []*configuredCaller
+	fleet          *fleet       // nil: no shared clients
+	rotation       *rotation    // nil: only on demand
+	dumper         *dump.Dumper // nil: no dumps
+	trail          *auditTrail
+	stderr         io.Writer
 }
 
 // ServerInfo says where the server-info file goes and who may read it. The
@@ -255,6 +256,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		routes:       h.AllowRoute,
 		shutdownPath: h.ShutdownEndpoint,
 		tokens:       newTokenSet(h.callers, h.fleet),
+		unixIsReal:   h.trustsUnixAddr,
 	}
 	h.openAuditTrail()
 	h.followSecrets(ctx)

@@ -12,7 +12,7 @@ func (h *Handler) shutDown(w http.ResponseWriter, r *http.Request, caller *confi
 	h.count(caller, outcomeShutdown)
 	h.trail.begin(r, caller).end(outcomeShutdown, http.StatusOK)
 	h.logger.Info("shutting down on a caller's request",
-		zap.String("gate", h.Name), zap.String("remote_addr", r.RemoteAddr))
+		zap.String("gate", h.Name), zap.String("remote_addr", remoteAddr(r)))
 	leaveBody(w, r)
 	header := w.Header()
 	h.policy.allowCORS(header, r)

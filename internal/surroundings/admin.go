@@ -2,6 +2,7 @@ package surroundings
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"slices"
@@ -14,6 +15,9 @@ import (
 // AuditAdmin refuses an admin endpoint that other users can reach: whoever
 // can load a config there can have it answer with the key.
 func AuditAdmin(config Config, check SocketCheck) error {
+	if err := auditLoader(config); err != nil {
+		return err
+	}
 	listen, enabled := config.adminListen()
 	if !enabled {
 		return nil
@@ -43,6 +47,26 @@ func AuditAdmin(config Config, check SocketCheck) error {
 	bits, err := strconv.ParseUint(mode, 8, 32)
 	if err != nil || fs.FileMode(bits).Perm()&0o077 != 0 {
 		return fmt.Errorf("the admin socket's mode %s lets others than its owner use it; write unix/%s without |%s, or: insecure_allow tcp_admin", mode, path, mode)
+	}
+	return nil
+}
+
+// auditLoader refuses a config that is to be loaded over plain HTTP: whoever
+// takes that port, or sits on the wire, could load one that tells the key.
+func auditLoader(config Config) error {
+	raw := config.loader()
+	if raw == nil {
+		return nil
+	}
+	var loader struct {
+		Module string `json:"module"`
+		URL    string `json:"url"`
+	}
+	if json.Unmarshal(raw, &loader) != nil || loader.Module != "http" {
+		return nil // (Caddy's own loader is this one; another's module is trusted to know whom it asks)
+	}
+	if url := strings.TrimSpace(caddy.NewReplacer().ReplaceAll(loader.URL, "")); !strings.HasPrefix(strings.ToLower(url), "https://") {
+		return errors.New("admin.config.load takes a config over plain HTTP: whoever answers there could load a config that tells the key; use https, or: insecure_allow tcp_admin")
 	}
 	return nil
 }

@@ -51,6 +51,16 @@ func (c Config) adminListen() (listen string, enabled bool) {
 	return listen, true
 }
 
+// loader is where Caddy takes its next config from, as JSON; nil if nowhere.
+// It does so even if the admin endpoint is off.
+func (c Config) loader() []byte {
+	admin := c.value.FieldByName("Admin")
+	if admin.IsNil() || admin.Elem().FieldByName("Config").IsNil() {
+		return nil
+	}
+	return admin.Elem().FieldByName("Config").Elem().FieldByName("LoadRaw").Bytes()
+}
+
 // apps are the apps' raw configs, by name. Caddy forgets them one by one as it
 // loads the apps; the app that is being loaded still has its own.
 func (c Config) apps() map[string]json.RawMessage {

@@ -1,6 +1,7 @@
 package surroundings
 
 import (
+	"encoding/json"
 	"reflect"
 	"testing"
 
@@ -24,6 +25,8 @@ func TestThisVersionOfCaddyCanBeAudited(t *testing.T) {
 	member(config, "AppsRaw", reflect.TypeFor[caddy.ModuleMap]())
 	member(reflect.TypeFor[caddy.AdminConfig](), "Disabled", reflect.TypeFor[bool]())
 	member(reflect.TypeFor[caddy.AdminConfig](), "Listen", reflect.TypeFor[string]())
+	member(reflect.TypeFor[caddy.AdminConfig](), "Config", reflect.TypeFor[*caddy.ConfigSettings]())
+	member(reflect.TypeFor[caddy.ConfigSettings](), "LoadRaw", reflect.TypeFor[json.RawMessage]())
 	member(reflect.TypeFor[caddy.Logging](), "Logs", reflect.TypeFor[map[string]*caddy.CustomLog]())
 	log := reflect.TypeFor[caddy.CustomLog]()
 	member(log, "Include", reflect.TypeFor[[]string]())

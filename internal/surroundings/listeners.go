@@ -43,6 +43,26 @@ func AuditListeners(server *caddyhttp.Server, config Config, check SocketCheck) 
 	return nil
 }
 
+// AddressesAreReal tells whether the addresses of a server's connections are
+// those of its own sockets. A listener wrapper such as proxy_protocol replaces
+// them by what it reads from whoever connects, who can call itself a unix
+// socket there. Behind a unix socket, that can only make it look like less.
+func AddressesAreReal(config Config, server *caddyhttp.Server) bool {
+	onlyUnix := len(server.Listen) > 0
+	for _, listen := range server.Listen {
+		addr, err := caddy.ParseNetworkAddress(listen)
+		onlyUnix = onlyUnix && err == nil && addr.IsUnixNetwork()
+	}
+	wrappers, _ := config.serverConfig(server.Name())["listener_wrappers"].([]any)
+	for _, wrapper := range wrappers {
+		fields, _ := wrapper.(map[string]any)
+		if name := fields["wrapper"]; name != "tls" && name != "http_redirect" && !onlyUnix {
+			return false
+		}
+	}
+	return true
+}
+
 // isLoopback tells whether an address can be reached from this host only. A
 // listener handed over as a file descriptor could be anything.
 func isLoopback(addr caddy.NetworkAddress) bool {

@@ -85,6 +85,9 @@ func dangers(port int) []danger {
 			s.Global = "log {\nformat filter {\nwrap filter {\nrequest>headers>X-Proxy-Token delete\n}\nrequest>remote_port delete\n}\n}"
 			s.Before = "log"
 		}, risk: "logged_token", say: []string{"X-Proxy-Token", "log { format responses_proxy_gate }"}},
+		{harm: "a proxy before the gate takes every request", change: func(s *gatetest.Site) {
+			s.Before = "route {\nreverse_proxy " + s.To + "\nresponses_proxy_gate {\nname unreachable\nupstream_bearer {env.OPENAI_API_KEY}\n}\nreverse_proxy " + s.To + "\n}"
+		}, risk: "", say: []string{"put responses_proxy_gate before it"}, cannotRun: true},
 		{harm: "log_append writes the token", change: func(s *gatetest.Site) {
 			s.Global, s.Before = "log {\n"+filtered+"}", "log\nlog_append seen {header.X-Proxy-Token}"
 		}, risk: "logged_token", say: []string{"log_append would write the header X-Proxy-Token"}},
@@ -137,11 +140,19 @@ func TestTheGateRefusesSurroundingsThatUndoIt(t *testing.T) {
 	}
 }
 
+// remedy is the option that takes the risk, if there is one.
+func (d danger) remedy() []string {
+	if d.risk == "" {
+		return nil
+	}
+	return []string{"insecure_allow " + d.risk}
+}
+
 func (d danger) isRefused(t *testing.T, s gatetest.Site, l gatetest.Launch) {
 	t.Helper()
 	out := gatetest.StartRefused(t, l)
 	message := gatetest.LastError(out)
-	for _, say := range append(d.say, "insecure_allow "+d.risk) {
+	for _, say := range append(d.say, d.remedy()...) {
 		// (the message may be a JSON string)
 		if !strings.Contains(strings.ReplaceAll(message, `\"`, `"`), say) {
 			t.Errorf("the message does not say %q: %s", say, message)
@@ -189,7 +200,7 @@ func adaptedByHand(t *testing.T, s gatetest.Site) []byte {
 			"listen": []string{"127.0.0.1:0"},
 			"routes": []any{map[string]any{"handle": []any{map[string]any{
 				"handler": "responses_proxy_gate", "upstream_bearer": strings.TrimPrefix(s.Key, "upstream_bearer "),
-			}}}},
+			}, map[string]any{"handler": "reverse_proxy", "upstreams": []any{map[string]any{"dial": strings.TrimPrefix(s.To, "http://")}}}}}},
 		}}}},
 	})
 	gatetest.Must(t, err)
