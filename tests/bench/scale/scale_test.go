@@ -139,6 +139,7 @@ func (s setting) config(b *testing.B, dir string, port, number int) []byte {
 						map[string]any{"handler": "scale_tap"},
 						gate,
 						map[string]any{"handler": "static_response", "body": "passed"},
+						map[string]any{"handler": "reverse_proxy", "upstreams": []any{map[string]any{"dial": "127.0.0.1:1"}}}, // (nobody gets there)
 					}},
 				},
 			}},

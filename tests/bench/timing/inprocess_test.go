@@ -59,7 +59,8 @@ func TestWrongTokensCannotBeToldApartInProcess(t *testing.T) {
 		"apps": {"http": {"servers": {"s": {"listen": ["127.0.0.1:0"], "automatic_https": {"disable": true}, "routes": [{"handle": [
 			{"handler": "timing_tap"},
 			{"handler": "responses_proxy_gate", "upstream_bearer": "{env.OPENAI_API_KEY}", "insecure_allow": ["logged_token"], "server_info": {"path": %q}},
-			{"handler": "static_response", "body": "passed"}]}]}}}}}`, infoPath)
+			{"handler": "static_response", "body": "passed"},
+			{"handler": "reverse_proxy", "upstreams": [{"dial": "127.0.0.1:1"}]}]}]}}}}}`, infoPath)
 	if !json.Valid([]byte(config)) {
 		t.Fatal(config)
 	}
