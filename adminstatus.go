@@ -145,6 +145,11 @@ func (c *caller) status(now time.Time) clientStatus {
 		s.State = stateRevoked
 	case p.hasFixedToken():
 		s.AcceptedTokens = 1
+		for _, token := range p.former {
+			if token.usable(now) {
+				s.AcceptedTokens++
+			}
+		}
 	default:
 		for _, token := range c.ring.tokens() {
 			if token.usable(now) {

@@ -250,7 +250,7 @@ func (t *auditTrail) hasSecret(r *http.Request) bool {
 		return true
 	}
 	for _, c := range t.policy.tokens.callers {
-		if c.fixed != nil && strings.Contains(path, c.secret.Reveal()) {
+		if c.fixed.Load() != nil && strings.Contains(path, c.fixedSecret().Reveal()) {
 			return true
 		}
 	}

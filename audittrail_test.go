@@ -239,8 +239,7 @@ func TestNoTokenGetsIntoTheTrailByAPath(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			h, logs := testGate()
-			h.policy.tokens.callers[0].fixed = []acceptedToken{{digest: digestOf(slashed)}}
-			h.policy.tokens.callers[0].secret = secret.New(slashed)
+			h.policy.tokens.callers[0].fix(secret.New(slashed))
 			refusing(t, h, func(r *http.Request) { asking(t, c.target)(r); c.change(r) })
 			if got := logs.All()[0].ContextMap()["path"]; got != c.want {
 				t.Errorf("the path is %v, want %s", got, c.want)

@@ -70,13 +70,14 @@ type caller struct {
 
 // publication is what a config says of a caller, and has it told.
 type publication struct {
-	path       string         // of the server-info file that the config claims; "" is none
-	held       bool           // the process holds that path for the config, too
-	file       *infofile.File // nil without one
-	info       infofile.Info  // without the token
-	fixed      secret.Secret  // the token, if the config has one
-	rotation   *rotation      // nil: only on demand
-	ends       time.Time      // of the access; zero is never
+	path       string          // of the server-info file that the config claims; "" is none
+	held       bool            // the process holds that path for the config, too
+	file       *infofile.File  // nil without one
+	info       infofile.Info   // without the token
+	fixed      secret.Secret   // the token, if the config has one
+	former     []acceptedToken // fixed ones of before, in their grace
+	rotation   *rotation       // nil: only on demand
+	ends       time.Time       // of the access; zero is never
 	logger     *zap.Logger
 	stderr     io.Writer
 	published  bool // the caller was told

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -43,19 +44,19 @@ type Client struct {
 // configuredCaller is a caller as one config has it.
 type configuredCaller struct {
 	*caller
-	name   string
-	userID any // name, made once, for {http.auth.user.id}
-	file   *infofile.File
-	fixed  []acceptedToken // the token, if the config has one
-	secret secret.Secret   // the same; empty if it is generated
-	ends   time.Time       // zero: never
-	record *clientRecord   // of a shared client
+	name      string
+	userID    any // name, made once, for {http.auth.user.id}
+	file      *infofile.File
+	fixed     atomic.Pointer[fixedToken] // nil if the token is generated
+	tokenFile *followedSecret            // where it is; nil if that is no file
+	ends      time.Time                  // zero: never
+	record    *clientRecord              // of a shared client
 }
 
 // accepted are the tokens to compare with.
 func (c *configuredCaller) accepted() []acceptedToken {
-	if c.fixed != nil {
-		return c.fixed
+	if fixed := c.fixed.Load(); fixed != nil {
+		return fixed.accepted
 	}
 	return c.ring.tokens()
 }
@@ -74,8 +75,8 @@ func (c *configuredCaller) admits(token acceptedToken) bool {
 
 // told is the token that the caller is told now.
 func (c *configuredCaller) told() secret.Secret {
-	if c.fixed != nil {
-		return c.secret
+	if fixed := c.fixed.Load(); fixed != nil {
+		return fixed.secret
 	}
 	return c.token.Now()
 }
@@ -132,7 +133,7 @@ func (h *Handler) openCallers() error {
 			}
 			return h.gateError(err)
 		}
-		if plan != nil && c.fixed == nil {
+		if plan != nil && c.fixed.Load() == nil {
 			rotatable = true
 			if c.file == nil {
 				return h.gateError(fmt.Errorf("rotate_every: %s has no server_info to learn the next token from; write server_info <path>", c.name))
@@ -211,15 +212,20 @@ func (h *Handler) fixToken(c *configuredCaller, option string, seen *openedCalle
 	if err != nil {
 		return err
 	}
-	if len(token.Reveal()) < minTokenLength {
-		return fmt.Errorf("token: it has fewer than %d characters and could be guessed; make one with: openssl rand -base64 33", minTokenLength)
+	if found := secretPlaceholder.FindStringSubmatch(option); found != nil && found[3] == "file" {
+		if c.tokenFile, token, err = openFollowedSecret("token", found[4], h.logger, c.metrics.rotations); err != nil {
+			return err
+		}
+	}
+	if err := checkToken(token); err != nil {
+		return fmt.Errorf("token: %w", err)
 	}
 	digest := digestOf(token.Reveal())
 	if other, ok := seen.fixed[digest]; ok {
 		return fmt.Errorf("token: %s has the same one, so the two could not be told apart; give each its own", other)
 	}
 	seen.fixed[digest] = c.name
-	c.secret, c.fixed = token, []acceptedToken{{digest: digest}}
+	c.fix(token)
 	return nil
 }
 

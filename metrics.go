@@ -29,7 +29,7 @@ var metrics = struct {
 		"Times that the operator's key was read again because its file had changed or could not be read.",
 		"gate", "outcome"),
 	tokenRotations: newCounter("token_rotations_total",
-		"Rotations of a caller's token, planned and on demand.",
+		"Rotations of a caller's token, planned, on demand and by its file.",
 		"gate", "client", "outcome"),
 	tokenRevocations: newCounter("token_revocations_total",
 		"Times that a caller's tokens were revoked.",

@@ -72,8 +72,10 @@ type Handler struct {
 
 	// A fixed token, as one placeholder (`{env.GATE_TOKEN}`), of at least 32
 	// visible ASCII characters: for fleets in which several gates must accept
-	// the same one. Default: 256 random bits, new at every launch, kept
-	// across config reloads.
+	// the same one. One in a file (`{file./run/secrets/token}`) is read again
+	// within two seconds of a change, without a reload; the former one is
+	// accepted for the grace of `rotate_every`, or 5 minutes. Default: 256
+	// random bits, new at every launch, kept across config reloads.
 	Token string `json:"token,omitempty"`
 
 	// The file that tells callers where the gate is and which token to send.
@@ -440,6 +442,11 @@ func (h *Handler) followSecrets(ctx context.Context) {
 			h.credential.use(key)
 			return nil
 		})
+	}
+	for _, c := range h.callers {
+		if c.tokenFile != nil {
+			c.tokenFile.follow(ctx, func(token secret.Secret) error { return h.takeUp(c, token) })
+		}
 	}
 }
 

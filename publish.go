@@ -110,10 +110,14 @@ func (h *Handler) publish() error {
 
 // publishTo tells one caller.
 func (h *Handler) publishTo(c *configuredCaller, info infofile.Info) error {
+	fixed := c.fixedSecret()
 	err := c.publish(h.config, publication{
-		file: c.file, info: info, fixed: c.secret, rotation: h.rotation, ends: c.ends,
+		file: c.file, info: info, fixed: fixed, rotation: h.rotation, ends: c.ends,
 		logger: h.logger, stderr: h.stderr,
 	})
+	if now := c.fixed.Load(); now != nil && now.secret != fixed {
+		c.refix(h.config, now) // its file has changed at this moment
+	}
 	if err == nil && c.file != nil {
 		h.logger.Info("server-info written", zap.String("gate", h.Name), zap.String("client", c.name), zap.String("path", c.file.Path()))
 	}

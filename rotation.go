@@ -76,7 +76,7 @@ func (p *publication) ended(now time.Time) bool {
 }
 
 var (
-	errFixedToken = errors.New("the token is a fixed one (the option token); change it where the option points, and reload")
+	errFixedToken = errors.New("the token is a fixed one (the option token); change it where the option points: a file is read within two seconds, for a variable restart Caddy")
 	errExpired    = errors.New("the caller's access has expired; give it a later expires and reload, or take its client block out, reload, and put it back")
 	errManyTokens = fmt.Errorf("more than %d tokens are in their grace period; rotate with grace 0", maxAccepted)
 	errStopping   = errors.New("the gate is being stopped: its callers are told nothing any more")
@@ -176,10 +176,14 @@ func (c *caller) revoke() error {
 
 func (c *caller) revokeLocked() {
 	if c.current.hasFixedToken() {
-		if digest := digestOf(c.current.fixed.Reveal()); !c.isBarred(digest) {
-			barred := append([]tokenDigest{digest}, c.barredTokens()...)
-			c.barred.Store(&barred)
+		tokens := append([]acceptedToken{{digest: digestOf(c.current.fixed.Reveal())}}, c.current.former...)
+		barred := slices.Clone(c.barredTokens())
+		for _, token := range tokens {
+			if !slices.Contains(barred, token.digest) {
+				barred = append(barred, token.digest)
+			}
 		}
+		c.barred.Store(&barred)
 	}
 	c.revoked = true
 	c.metrics.revocations.Inc()

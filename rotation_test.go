@@ -36,9 +36,9 @@ func rotatingClient(t *testing.T, client string, p publication) *configuredCalle
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &configuredCaller{caller: state, name: client, file: file, secret: p.fixed}
+	c := &configuredCaller{caller: state, name: client, file: file}
 	if p.hasFixedToken() {
-		c.fixed = []acceptedToken{{digest: digestOf(p.fixed.Reveal())}}
+		c.fix(p.fixed)
 	}
 	c.ends = p.ends
 	p.file, p.logger = file, zap.NewNop()
@@ -304,14 +304,16 @@ func TestAnotherFixedTokenTakesTheRevokedOnesPlace(t *testing.T) {
 	}
 	const other = "another-fixed-token-of-the-operators-choice"
 	next := c.current
-	next.fixed, c.fixed = secret.New(other), []acceptedToken{{digest: digestOf(other)}}
+	next.fixed = secret.New(other)
+	c.fix(next.fixed)
 	if err := c.publish(1, next); err != nil { // a reload
 		t.Fatal(err)
 	}
 	if c.inFile(t) != other || !c.takes(other) {
 		t.Error("the new token is not told, or not taken")
 	}
-	next.fixed, c.fixed = secret.New(testToken), []acceptedToken{{digest: digestOf(testToken)}}
+	next.fixed = secret.New(testToken)
+	c.fix(next.fixed)
 	if err := c.publish(1, next); err != nil {
 		t.Fatal(err)
 	}

@@ -64,12 +64,13 @@ func (x *tokenIndex) replace(ring *tokenRing, former, next []acceptedToken) {
 
 // tokenSet finds out whose token a request presents.
 type tokenSet struct {
-	number  uint64 // a later config's is greater
-	callers []*configuredCaller
-	fixed   map[indexKey]*configuredCaller   // those with a token from the config
-	rings   map[*tokenRing]*configuredCaller // those with generated ones
-	names   map[string]bool
-	fleet   *fleet // nil: there are no shared clients
+	number   uint64 // a later config's is greater
+	callers  []*configuredCaller
+	fixed    atomic.Pointer[map[indexKey]*configuredCaller] // those with a token from the config
+	changing sync.Mutex                                     // for who changes one of them
+	rings    map[*tokenRing]*configuredCaller               // those with generated ones
+	names    map[string]bool
+	fleet    *fleet // nil: there are no shared clients
 }
 
 var tokenSets atomic.Uint64
@@ -77,18 +78,29 @@ var tokenSets atomic.Uint64
 func newTokenSet(callers []*configuredCaller, fleet *fleet) *tokenSet {
 	s := &tokenSet{
 		number: tokenSets.Add(1), callers: callers, fleet: fleet,
-		fixed: make(map[indexKey]*configuredCaller), rings: make(map[*tokenRing]*configuredCaller), names: make(map[string]bool),
+		rings: make(map[*tokenRing]*configuredCaller), names: make(map[string]bool),
 	}
 	for _, c := range callers {
 		s.names[c.name] = true
-		for _, token := range c.fixed {
-			s.fixed[indexKeyOf(token.digest)] = c
-		}
-		if c.fixed == nil {
+		if c.fixed.Load() == nil {
 			s.rings[&c.ring] = c
 		}
 	}
+	s.index()
 	return s
+}
+
+// index finds out whose fixed tokens are whose.
+func (s *tokenSet) index() {
+	fixed := make(map[indexKey]*configuredCaller)
+	for _, c := range s.callers {
+		if f := c.fixed.Load(); f != nil {
+			for _, token := range f.accepted {
+				fixed[indexKeyOf(token.digest)] = c
+			}
+		}
+	}
+	s.fixed.Store(&fixed)
 }
 
 // match finds the caller whose token this is: it looks the token up, and
@@ -118,7 +130,7 @@ func (s *tokenSet) matchDigest(digest tokenDigest) (*configuredCaller, bool) {
 
 // configured is the caller of the config that a token may be of; nil for none.
 func (s *tokenSet) configured(key indexKey) *configuredCaller {
-	if c := s.fixed[key]; c != nil {
+	if c := (*s.fixed.Load())[key]; c != nil {
 		return c
 	}
 	return s.rings[generatedTokens.ringOf(key)]
