@@ -63,3 +63,18 @@ func (f *File) openOrMakeDir() (*os.Root, error) {
 	defer func() { _ = root.Close() }()
 	return f.makeParents(root, parent)
 }
+
+// Tells reports whether the file is still there and says exactly what was written.
+func (f *File) Tells(info Info) bool {
+	content, err := info.line()
+	if err != nil {
+		return false
+	}
+	root, err := os.OpenRoot(f.dir + ".")
+	if err != nil {
+		return false
+	}
+	defer root.Close()
+	found, err := root.Lstat(f.base)
+	return err == nil && found.Mode().IsRegular() && f.holds(root, found, content)
+}

@@ -288,21 +288,6 @@ func (f *File) Remove(info Info) error {
 	return nil
 }
 
-// Tells reports whether the file is still there and says exactly what was written.
-func (f *File) Tells(info Info) bool {
-	content, err := info.line()
-	if err != nil {
-		return false
-	}
-	root, err := os.OpenRoot(f.dir + ".")
-	if err != nil {
-		return false
-	}
-	defer root.Close()
-	found, err := root.Lstat(f.base)
-	return err == nil && found.Mode().IsRegular() && f.holds(root, found, content)
-}
-
 // Read is for programs that use the gate. It believes only what the
 // current user alone could have written.
 //
