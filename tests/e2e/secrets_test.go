@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
@@ -154,7 +155,6 @@ func exerciseEverything(t *testing.T, g *gatetest.Gate) {
 		_ = conn.Close()
 	}
 	for _, answer := range []http.HandlerFunc{
-		answerUnauthorized,
 		hangUp(""),
 		// (An upstream that has the key in malformed bytes gets it into
 		// reverse_proxy's own DEBUG log; see TestAnUpstreamThatHangsUp… for the
@@ -179,6 +179,20 @@ func exerciseEverything(t *testing.T, g *gatetest.Gate) {
 	gatetest.ReadEvent(t, reader, 1)
 	_ = response.Body.Close()
 	gatetest.AwaitClosed(t, "the upstream request to be cancelled", stream.Gone)
+	g.Up.SetAnswer(answerUnauthorized)
+	try(g, g.Post(both))
+	try(g, g.Post())
+	g.Up.SetAnswer(gatetest.AnswerJSON)
+	gatetest.Await(t, "the gate to try the key again", func(done <-chan time.Time) bool {
+		for g.Do(t).Status != http.StatusOK {
+			select {
+			case <-done:
+				return false
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+		return true
+	})
 	g.Up.CloseClientConnections()
 	_ = g.Up.Listener.Close()
 	try(g, g.Post(both))
