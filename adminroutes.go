@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 	"go.uber.org/zap"
 )
 
@@ -185,6 +186,8 @@ func (a *adminAPI) rotateGate(r *http.Request) (any, error) {
 		used, err := c.rotateWith(grace, false)
 		switch {
 		case errors.Is(err, errFixedToken), errors.Is(err, errExpired), errors.Is(err, errIsRevoked), errors.Is(err, errNotRunning):
+		case infofile.IsOwnersFault(err): // that client's alone
+			answer.NotRotated = append(answer.NotRotated, a.failed(c, "rotate", err).Error())
 		case err != nil:
 			errs = append(errs, a.failed(c, "rotate", err))
 		default:
@@ -197,7 +200,7 @@ func (a *adminAPI) rotateGate(r *http.Request) (any, error) {
 		return nil, errs[0]
 	case len(errs) > 0:
 		return nil, adminError(http.StatusInternalServerError, errors.Join(errs...))
-	case len(answer.Clients) == 0:
+	case len(answer.Clients) == 0 && len(answer.NotRotated) == 0:
 		return nil, adminError(http.StatusConflict, fmt.Errorf("gate %s: it has no token to rotate: its tokens are fixed, expired or revoked", gate))
 	}
 	return answer, nil

@@ -18,6 +18,10 @@ type gateStatus struct {
 
 	// Where the shared clients are; absent in a gate that has none.
 	Storage *sharedStatus `json:"storage,omitempty"`
+
+	// Why clients were left out of a rotation of all: their server-info files
+	// are as their owners have left them.
+	NotRotated []string `json:"not_rotated,omitempty"`
 }
 
 // The kinds of tokens, and the states of a client's access.

@@ -147,6 +147,9 @@ func runRotate(flags caddycmd.Flags) (int, error) {
 		}
 		fmt.Printf("rotated: gate %s, client %s; %s\n", gate, c.Name, where)
 	}
+	for _, why := range rotated.NotRotated {
+		fmt.Fprintln(os.Stderr, "not rotated:", why)
+	}
 	return exitCodeOf(err), err
 }
 

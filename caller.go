@@ -274,6 +274,9 @@ func (c *caller) publish(config configID, p publication) error {
 
 func (c *caller) publishLocked(p *publication) {
 	c.failure = c.tell(*p)
+	if infofile.IsOwnersFault(c.failure) {
+		c.metrics.fileFaults.Inc()
+	}
 	p.published = c.failure == nil
 	c.schedule()
 	c.watchFile()

@@ -11,6 +11,7 @@ import (
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
+	"go.uber.org/zap"
 )
 
 // Client is one of several callers of a gate, with a token of its own. To take
@@ -173,7 +174,12 @@ func (h *Handler) openCaller(client Client, seen *openedCallers) (*configuredCal
 		if former := callerAt(state.fileIn(h.config), nil); former != nil {
 			file.TakeOver(former.toldBy())
 		}
-		if err := file.Check(); err != nil {
+		if err := file.Check(); infofile.IsOwnersFault(err) {
+			// Or one client could keep all others from the gate. It is tried again
+			// once the gate runs, and then counted.
+			h.logger.Warn("a client's server-info file cannot be written as its owner has left it; the gate does without",
+				zap.String("gate", h.Name), zap.String("client", c.name), zap.Error(err))
+		} else if err != nil {
 			return nil, err
 		}
 		if !process.IsValidating() {

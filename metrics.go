@@ -16,8 +16,8 @@ import (
 // Labels are names from the config, or of shared clients, and codes from fixed lists, and never
 // anything that a caller sends.
 var metrics = struct {
-	requests, upstreamResponses, credentialReloads, tokenRotations, tokenRevocations *prometheus.CounterVec
-	inFlight, webSockets                                                             *prometheus.GaugeVec
+	requests, upstreamResponses, credentialReloads, tokenRotations, tokenRevocations, fileFaults *prometheus.CounterVec
+	inFlight, webSockets                                                                         *prometheus.GaugeVec
 }{
 	requests: newCounter("requests_total",
 		"Requests that have ended, by what became of them: forwarded, or the code of the gate's own answer. The client is empty where the token was not known to be anybody's.",
@@ -33,6 +33,9 @@ var metrics = struct {
 		"gate", "client", "outcome"),
 	tokenRevocations: newCounter("token_revocations_total",
 		"Times that a caller's tokens were revoked.",
+		"gate", "client"),
+	fileFaults: newCounter("server_info_faults_total",
+		"Times that a caller's server-info file could not be written because of what the user who owns it has made of it.",
 		"gate", "client"),
 	inFlight: newGauge("requests_in_flight",
 		"Requests that have passed the gate and not ended yet, streams and WebSockets included.",
@@ -66,7 +69,7 @@ func collectors() []interface {
 		DeletePartialMatch(prometheus.Labels) int
 	}{
 		metrics.requests, metrics.upstreamResponses, metrics.credentialReloads, metrics.tokenRotations,
-		metrics.tokenRevocations, metrics.inFlight, metrics.webSockets,
+		metrics.tokenRevocations, metrics.fileFaults, metrics.inFlight, metrics.webSockets,
 	}
 }
 
@@ -114,6 +117,7 @@ func forgetCaller(gate, client string) {
 		metrics.tokenRotations.DeleteLabelValues(gate, client, outcome)
 	}
 	metrics.tokenRevocations.DeleteLabelValues(gate, client)
+	metrics.fileFaults.DeleteLabelValues(gate, client)
 	metrics.inFlight.DeleteLabelValues(gate, client)
 	metrics.webSockets.DeleteLabelValues(gate, client)
 }
@@ -208,6 +212,7 @@ type callerMetrics struct {
 	inFlight, webSockets prometheus.Gauge
 	rotations            attempts
 	revocations          prometheus.Counter
+	fileFaults           prometheus.Counter
 }
 
 func newCallerMetrics(id callerID) *callerMetrics {
@@ -219,6 +224,7 @@ func newCallerMetrics(id callerID) *callerMetrics {
 		webSockets:  metrics.webSockets.WithLabelValues(gate, client),
 		rotations:   newAttempts(metrics.tokenRotations, gate, client),
 		revocations: metrics.tokenRevocations.WithLabelValues(gate, client),
+		fileFaults:  metrics.fileFaults.WithLabelValues(gate, client),
 	}
 	for o, code := range outcomeCodes {
 		if !outcome(o).beforeToken() {

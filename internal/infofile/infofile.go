@@ -359,10 +359,28 @@ func (f *File) inspect(root *os.Root) (fs.FileInfo, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server_info %s: %w", f.path, err)
 	}
-	if err := refuseKind(f.path, found.Mode()); err != nil {
-		return nil, err
+	if err = refuseKind(f.path, found.Mode()); err == nil {
+		err = f.refuseAccess(root, found)
 	}
-	return found, f.refuseAccess(root, found)
+	if err != nil && f.isInOwnersHands(root, found) {
+		err = &ownersFault{err}
+	}
+	return found, err
+}
+
+// ownersFault is a fault that the file's owner can make at any time, where that
+// is another user.
+type ownersFault struct{ err error }
+
+func (e *ownersFault) Error() string { return e.err.Error() }
+func (e *ownersFault) Unwrap() error { return e.err }
+
+// IsOwnersFault reports whether the user who was given the file may have caused
+// an error: by what that user made of the file, or of directories of its own. It
+// must be no fault of the gate's other callers.
+func IsOwnersFault(err error) bool {
+	var fault *ownersFault
+	return errors.As(err, &fault)
 }
 
 // refuseKind refuses everything but regular files.

@@ -324,3 +324,13 @@ func refuseForeign(path string, info fs.FileInfo) error {
 }
 
 func statOf(info fs.FileInfo) *syscall.Stat_t { return info.Sys().(*syscall.Stat_t) }
+
+// isInOwnersHands reports whether the configured owner is another user, and has
+// the file or its directory.
+func (f *File) isInOwnersHands(root *os.Root, found fs.FileInfo) bool {
+	if f.owner.isOther(statOf(found).Uid) {
+		return true
+	}
+	dir, err := root.Stat(".")
+	return err == nil && f.owner.isOther(statOf(dir).Uid)
+}

@@ -320,3 +320,6 @@ func refuseForeign(path string, file *os.File) error {
 	}
 	return nil
 }
+
+// isInOwnersHands is false: the owner is always ourselves.
+func (f *File) isInOwnersHands(*os.Root, fs.FileInfo) bool { return false }

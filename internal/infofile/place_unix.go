@@ -23,12 +23,17 @@ import (
 // The configured owner can exchange what is below a directory of its own, for a
 // link to any other. There, only its own directories will do: we must not make a
 // file that is the owner's in a directory where the owner could not.
-func (p *place) walk() (parentDir, error) {
+func (p *place) walk() (_ parentDir, err error) {
 	top, err := p.enter("/")
 	if err != nil {
 		return parentDir{}, err
 	}
 	at, names, links, ownersHands := top, pathNames(p.dir), 0, false
+	defer func() {
+		if err != nil && ownersHands {
+			err = &ownersFault{err}
+		}
+	}()
 	for len(names) > 0 {
 		next := filepath.Join(at.path, names[0])
 		target, isLink, err := p.followLink(next)
@@ -47,6 +52,7 @@ func (p *place) walk() (parentDir, error) {
 			names, links = append(pathNames(target), names[1:]...), links+1
 		default:
 			if at, err = p.enter(next); err != nil {
+				ownersHands = ownersHands || p.isOwners(next)
 				return parentDir{}, err
 			}
 			owners := p.owner.isOther(statOf(at.info).Uid)
@@ -59,6 +65,12 @@ func (p *place) walk() (parentDir, error) {
 		}
 	}
 	return at, nil
+}
+
+// isOwners reports whether a path is the configured owner's, and that is another user.
+func (p *place) isOwners(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && p.owner.isOther(statOf(info).Uid)
 }
 
 // pathNames splits a path and drops what does not move: empty names and dots.
