@@ -224,7 +224,7 @@ func TestEachRiskCanBeTakenKnowingly(t *testing.T) {
 			s.Admin, s.Address = old.ReplaceAllString(s.Admin, own), old.ReplaceAllString(s.Address, own)
 			s.Gate += "\ninsecure_allow " + d.risk
 			g := gatetest.StartGate(t, up, s)
-			if got := g.Do(t); got.Status != 200 {
+			if got := g.Do(t); got.Status != 200 && (d.risk != "plaintext_upstream" || got.Status != 502) { // (nobody answers at those addresses)
 				t.Errorf("a request with the token got %d %s", got.Status, got.Body)
 			}
 		})

@@ -63,15 +63,15 @@ func TestAzureGetsItsPathQueryAndBareKey(t *testing.T) {
 	gate.stop(t)
 }
 
-func TestAzureWithoutTheFilterOfItsKeyDoesNotStart(t *testing.T) {
+func TestAzureWithADebugLogOfAnotherFormatDoesNotStart(t *testing.T) {
 	u, trust := newTLSUpstream(t)
 	dir, caddyfile, _ := azureGate(t, u)
 	path := filepath.Join(dir, "Caddyfile")
-	writeFile(t, path, replaceAll(t, caddyfile, "request>headers>Api-Key delete", ""), 0, 0o644)
+	writeFile(t, path, replaceAll(t, caddyfile, "format responses_proxy_gate", "level DEBUG"), 0, 0o644)
 	env := []string{"AZURE_OPENAI_API_KEY=" + operatorKey, "XDG_RUNTIME_DIR=" + dir, "HOME=" + dir, trust}
 	out, code := run(t, command(t, env, caddyBinary, "validate", "--config", path))
-	if code == 0 || !strings.Contains(out, "would record the header Api-Key") {
-		t.Errorf("exit code %d, want a refusal because of Api-Key:\n%s", code, out)
+	if code == 0 || !strings.Contains(out, "would record the header X-Proxy-Token") {
+		t.Errorf("exit code %d, want a refusal because of X-Proxy-Token:\n%s", code, out)
 	}
 }
 
