@@ -5,6 +5,7 @@ package codex
 import (
 	"net/http"
 	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -18,8 +19,9 @@ const gracePeriod = 5 * time.Second
 
 // ends are the ways to end the proxy, which must have --http-shutdown.
 var ends = map[string]func(*testing.T, *proxy){
-	"SIGTERM": func(t *testing.T, p *proxy) { p.signal(t, syscall.SIGTERM) },
-	"SIGINT":  func(t *testing.T, p *proxy) { p.signal(t, syscall.SIGINT) },
+	"SIGTERM":                        func(t *testing.T, p *proxy) { p.signal(t, syscall.SIGTERM) },
+	"SIGHUP, as its terminal closes": func(t *testing.T, p *proxy) { p.signal(t, syscall.SIGHUP) },
+	"SIGINT":                         func(t *testing.T, p *proxy) { p.signal(t, syscall.SIGINT) },
 	"the shutdown verb": func(t *testing.T, p *proxy) {
 		if got := verb(t, "shutdown", p.infoPath); got.code != 0 {
 			t.Errorf("shutdown: exit code %d, want 0; stderr: %s", got.code, got.stderr)
@@ -51,6 +53,22 @@ func TestTheProxyEndsWithCode0AndTakesItsFileAway(t *testing.T) {
 			wantEnd(t, p)
 		})
 	}
+}
+
+func TestAProxyUnderNohupOutlivesItsTerminal(t *testing.T) {
+	upstream := newUpstream(t)
+	info := filepath.Join(t.TempDir(), "info.json")
+	p := &proxy{process: start(t, command(t, t.TempDir(), "sh", "-c", `trap "" HUP; exec "$0" "$@"`, caddyBinary,
+		"responses-proxy", "--server-info", info, "--upstream-url", upstream.responsesURL())), infoPath: info}
+	p.giveKey(t)
+	p.await(t, "responses-proxy listening on 127.0.0.1:")
+	p.readInfo(t)
+	p.signal(t, syscall.SIGHUP)
+	if got := turn().exchange(t, p, patience); got.status != http.StatusOK {
+		t.Errorf("afterwards, a turn gets %d", got.status)
+	}
+	p.signal(t, syscall.SIGTERM)
+	wantEnd(t, p)
 }
 
 func TestAHungRequestDelaysTheEndByNoMoreThanTheGracePeriod(t *testing.T) {
