@@ -3,7 +3,9 @@
 package cotenant
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -98,21 +100,31 @@ func TestWithoutAGateAnotherUserReachesTheAdminSocketAsItIsMade(t *testing.T) {
 func TestASocketWhereOthersCanPutLinksIsRefusedAndChangesNoOtherFile(t *testing.T) {
 	t.Parallel()
 	up := gatetest.NewUpstream(t, nil)
-	for name, place := range map[string]func(s *gatetest.Site, socket string){
-		"the admin endpoint's": func(s *gatetest.Site, socket string) { s.Admin = "unix/" + socket },
-		"the listener's":       func(s *gatetest.Site, socket string) { s.Bind = "unix/" + socket },
+	for what, c := range map[string]struct {
+		name, reason string
+		theirs       bool
+		place        func(s *gatetest.Site, socket string)
+	}{
+		"the admin endpoint's":                      {"the admin endpoint's", "others can write to directory ", false, func(s *gatetest.Site, socket string) { s.Admin = "unix/" + socket }},
+		"the listener's":                            {"the listener's", "others can write to directory ", false, func(s *gatetest.Site, socket string) { s.Bind = "unix/" + socket }},
+		"the admin endpoint's, in their directory":  {"the admin endpoint's", "directory ", true, func(s *gatetest.Site, socket string) { s.Admin = "unix/" + socket + "|0600" }},
+		"the listener's, in their directory (0666)": {"the listener's", "directory ", true, func(s *gatetest.Site, socket string) { s.Bind = "unix/" + socket + "|0666" }},
 	} {
-		t.Run(name, func(t *testing.T) {
+		name, place := c.name, c.place
+		t.Run(what, func(t *testing.T) {
 			t.Parallel()
 			v := newVictim(t)
 			s := gatetest.Site{}.With(t, up)
 			loose := shared(t, 0o777)
+			if c.theirs {
+				gatetest.Must(t, errors.Join(os.Chmod(loose, 0o755), chownAll(loose, gatetest.AsNobody(t))))
+			}
 			socket := filepath.Join(loose, "caddy.sock")
 			place(&s, socket)
 			actor := attacker(t, "usurper", "link", socket, v.path)
 			for range 10 {
 				message := gatetest.LastError(gatetest.StartRefused(t, s.Launch(t)))
-				if !strings.Contains(message, name+" unix socket "+socket) || !strings.Contains(message, "others can write to directory "+loose) {
+				if !strings.Contains(message, name+" unix socket "+socket) || !strings.Contains(message, c.reason+loose) {
 					t.Errorf("it does not say what is wrong: %s", message)
 				}
 				v.untouched(t)
