@@ -67,9 +67,11 @@ func loaded(t *testing.T, global, site string) (ask func() (status int, code, bo
 	t.Setenv("GATE_TEST_KEY", testKey)
 	t.Setenv("GATE_TEST_TOKEN", testToken)
 	socket := filepath.Join(t.TempDir(), "s")
+	gate := func(option string) string {
+		return "responses_proxy_gate {\nupstream_bearer {env.GATE_TEST_KEY}\ntoken {env.GATE_TEST_TOKEN}\n" + option + "\n}"
+	}
 	caddyfile := fmt.Sprintf("{\n admin off\n persist_config off\n auto_https off\n log {\n format responses_proxy_gate\n }\n %s\n}\nhttp://:80 {\n bind unix/%s\n %s\n}\n", global, socket,
-		strings.NewReplacer("GATE", "responses_proxy_gate {\nupstream_bearer {env.GATE_TEST_KEY}\ntoken {env.GATE_TEST_TOKEN}\n}",
-			"KNOWINGLY", "responses_proxy_gate {\nupstream_bearer {env.GATE_TEST_KEY}\ntoken {env.GATE_TEST_TOKEN}\ninsecure_allow plaintext_upstream\n}").Replace(site))
+		strings.NewReplacer("GATE", gate(""), "KNOWINGLY", gate("insecure_allow plaintext_upstream"), "AZURE", gate("upstream_header api-key")).Replace(site))
 	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(caddyfile), nil)
 	if err != nil {
 		t.Fatalf("%v in %s", err, caddyfile)
