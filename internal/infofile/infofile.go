@@ -142,18 +142,6 @@ type File struct {
 // Path is where the file is, as an absolute path.
 func (f *File) Path() string { return f.path }
 
-// findParent finds the file's directory, and makes sure of it.
-func (f *File) findParent() (parentDir, error) {
-	parent, err := (&place{dir: f.dir, owner: f.owner}).walk()
-	if err == nil {
-		err = refuseUnwritable(parent.path)
-	}
-	if err != nil {
-		return parentDir{}, fmt.Errorf("server_info %s: %w", f.path, err)
-	}
-	return parent, nil
-}
-
 // TakeOver lets the file replace the one that a caller was told through so
 // far, whose owner may have been another.
 func (f *File) TakeOver(from *File) {
@@ -366,21 +354,6 @@ func (f *File) inspect(root *os.Root) (fs.FileInfo, error) {
 		err = &ownersFault{err}
 	}
 	return found, err
-}
-
-// ownersFault is a fault that the file's owner can make at any time, where that
-// is another user.
-type ownersFault struct{ err error }
-
-func (e *ownersFault) Error() string { return e.err.Error() }
-func (e *ownersFault) Unwrap() error { return e.err }
-
-// IsOwnersFault reports whether the user who was given the file may have caused
-// an error: by what that user made of the file, or of directories of its own. It
-// must be no fault of the gate's other callers.
-func IsOwnersFault(err error) bool {
-	var fault *ownersFault
-	return errors.As(err, &fault)
 }
 
 // refuseKind refuses everything but regular files.

@@ -1,6 +1,7 @@
 package infofile
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 )
@@ -48,4 +49,31 @@ func CheckWritable(path string) (exists bool, err error) {
 		return false, fmt.Errorf("%s: %w", path, err)
 	}
 	return len(parent.missing) == 0, nil
+}
+
+// findParent finds the file's directory, and makes sure of it.
+func (f *File) findParent() (parentDir, error) {
+	parent, err := (&place{dir: f.dir, owner: f.owner}).walk()
+	if err == nil {
+		err = refuseUnwritable(parent.path)
+	}
+	if err != nil {
+		return parentDir{}, fmt.Errorf("server_info %s: %w", f.path, err)
+	}
+	return parent, nil
+}
+
+// ownersFault is a fault that the file's owner can make at any time, where that
+// is another user.
+type ownersFault struct{ err error }
+
+func (e *ownersFault) Error() string { return e.err.Error() }
+func (e *ownersFault) Unwrap() error { return e.err }
+
+// IsOwnersFault reports whether the user who was given the file may have caused
+// an error: by what that user made of the file, or of directories of its own. It
+// must be no fault of the gate's other callers.
+func IsOwnersFault(err error) bool {
+	var fault *ownersFault
+	return errors.As(err, &fault)
 }
