@@ -7,6 +7,8 @@ import (
 	"io"
 	"net/http"
 	"sync/atomic"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
 // errEnded is for reverse_proxy, which does not count it against the upstream.
@@ -17,15 +19,15 @@ var errEnded = fmt.Errorf("the caller's access has ended: %w", context.Canceled)
 type access struct {
 	handler *Handler
 	caller  *configuredCaller
-	digest  tokenDigest        // of the token that the request came with
+	digest  secret.Digest      // of the token that the request came with
 	cancel  context.CancelFunc // of the request
 	ended   atomic.Bool        // the request was given up
 }
 
 // presentedDigest is that of the token which let r in.
-func presentedDigest(r *http.Request) tokenDigest {
+func presentedDigest(r *http.Request) secret.Digest {
 	presented, _ := presentedToken(r.Header)
-	return digestOf(presented)
+	return secret.DigestOf(presented)
 }
 
 // check gives the request up if the caller has no access any more.
@@ -41,7 +43,7 @@ func (a *access) check() error {
 // stillAdmits reports whether a token is still the caller's. Once a later
 // config runs, what that one says is what holds, for requests that are under
 // way, too.
-func (h *Handler) stillAdmits(caller *configuredCaller, digest tokenDigest) bool {
+func (h *Handler) stillAdmits(caller *configuredCaller, digest secret.Digest) bool {
 	tokens := h.policy.tokens
 	if running := h.metrics.running.Load(); running != nil && running.number > tokens.number {
 		tokens = running

@@ -13,6 +13,7 @@ import (
 	"testing/iotest"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
 // Whoever was let in with the first byte may be barred before the last one.
@@ -100,7 +101,7 @@ func TestAWholeRequestGoesOnWithoutItsCaller(t *testing.T) {
 
 func TestARunningConfigDecidesForRequestsOfFormerOnes(t *testing.T) {
 	h, _ := testGate()
-	caller, digest := h.policy.tokens.callers[0], digestOf(testToken)
+	caller, digest := h.policy.tokens.callers[0], secret.DigestOf(testToken)
 	without, with := newTokenSet(nil, nil), newTokenSet(h.policy.tokens.callers, nil)
 	for _, c := range []struct {
 		what    string
@@ -140,7 +141,7 @@ func TestABodyThatGoesOnOneByteLateIsTheSameBody(t *testing.T) {
 			for _, room := range []int{1, 2, 3, 512, 64 << 10} {
 				body := callersBody{
 					ReadCloser: io.NopCloser(in(bytes.NewReader(whole[:length]))), left: -1, late: true,
-					access: &access{handler: h, caller: h.policy.tokens.callers[0], digest: digestOf(testToken), cancel: func() {}},
+					access: &access{handler: h, caller: h.policy.tokens.callers[0], digest: secret.DigestOf(testToken), cancel: func() {}},
 				}
 				var got []byte
 				buffer := make([]byte, room)

@@ -13,16 +13,13 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 	"go.uber.org/zap"
 )
 
 const (
-	// adminPrefix is where the routes are on Caddy's admin endpoint.
-	adminPrefix = "/responses_proxy_gate/"
-
-	adminGates  = adminPrefix + "gates"
-	adminGate   = adminGates + "/{gate}"
+	adminGate   = adminapi.GatesPath + "/{gate}"
 	adminClient = adminGate + "/clients/{client}"
 )
 
@@ -36,13 +33,13 @@ type adminMethods map[string]func(*http.Request) (any, error)
 // adminPaths are the routes.
 func (a *adminAPI) adminPaths() map[string]adminMethods {
 	return map[string]adminMethods{
-		adminGates:              {http.MethodGet: a.listGates},
+		adminapi.GatesPath:      {http.MethodGet: a.listGates},
 		adminGate + "/rotate":   {http.MethodPost: a.rotateGate},
 		adminClient + "/rotate": {http.MethodPost: a.rotateClient},
 		adminClient + "/revoke": {http.MethodPost: a.revokeClient},
 		adminShared:             {http.MethodPut: a.addShared, http.MethodDelete: a.removeShared},
 		adminShared + "/rotate": {http.MethodPost: a.rotateShared},
-		adminPrefix:             nil, // whatever else begins like this
+		adminapi.Prefix:         nil, // whatever else begins like this
 	}
 }
 
@@ -58,7 +55,7 @@ func (a *adminAPI) Routes() (routes []caddy.AdminRoute) {
 // of web pages (Host, Origin, Sec-Fetch-Mode) before.
 func (methods adminMethods) ServeHTTP(w http.ResponseWriter, r *http.Request) error {
 	if methods == nil {
-		return adminError(http.StatusNotFound, fmt.Errorf("there is nothing here; gates and their clients are listed at %s", adminGates))
+		return adminError(http.StatusNotFound, fmt.Errorf("there is nothing here; gates and their clients are listed at %s", adminapi.GatesPath))
 	}
 	method := r.Method
 	if method == http.MethodHead {
@@ -117,37 +114,21 @@ func readAdminBody(r *http.Request, options any) error {
 	return nil
 }
 
-// rotateOptions is the body of a rotation.
-type rotateOptions struct {
-	// How long former tokens are still accepted, such as "5m"; "0s" for one
-	// that has leaked. A number without a unit is refused. Default: the grace
-	// of rotate_every, or else 5 minutes.
-	Grace *string `json:"grace"`
-}
-
 // readGrace reads the grace from the body of a rotation; nil is the default.
 func readGrace(r *http.Request) (*time.Duration, error) {
-	var options rotateOptions
+	var options adminapi.RotateOptions
 	if err := readAdminBody(r, &options); err != nil || options.Grace == nil {
 		return nil, err
 	}
-	grace, err := parseGrace(*options.Grace)
+	grace, err := adminapi.ParseGrace(*options.Grace)
 	if err != nil {
 		return nil, adminError(http.StatusBadRequest, err)
 	}
 	return &grace, nil
 }
 
-func parseGrace(text string) (time.Duration, error) {
-	grace, err := caddy.ParseDuration(text)
-	if err != nil || grace < 0 {
-		return 0, fmt.Errorf("grace %q: write a duration such as 5m, or 0s to end former tokens at once", text)
-	}
-	return grace, nil
-}
-
 func (a *adminAPI) listGates(*http.Request) (any, error) {
-	return gatesStatus{Gates: statusOfGates(time.Now())}, nil
+	return adminapi.Gates{Gates: statusOfGates(time.Now())}, nil
 }
 
 // rotateClient rotates one caller's token, and answers what holds now.
@@ -180,7 +161,7 @@ func (a *adminAPI) rotateGate(r *http.Request) (any, error) {
 	if len(found) == 0 {
 		return nil, errNoSuchGate(gate)
 	}
-	answer := gateStatus{Name: gate, Clients: []clientStatus{}}
+	answer := adminapi.Gate{Name: gate, Clients: []adminapi.Client{}}
 	var errs []error
 	for _, c := range found {
 		used, err := c.rotateWith(grace, false)
@@ -254,11 +235,11 @@ func callerIn(r *http.Request) (*caller, error) {
 	if fleetOf(id.gate).has(id.client) {
 		return nil, adminError(http.StatusNotFound, fmt.Errorf("gate %s: %s is a shared client; use \"caddy responses-proxy client rotate\" or \"client remove\"", id.gate, id.client))
 	}
-	return nil, adminError(http.StatusNotFound, fmt.Errorf("gate %s has no client %q in the running config; those it has are listed at %s", id.gate, id.client, adminGates))
+	return nil, adminError(http.StatusNotFound, fmt.Errorf("gate %s has no client %q in the running config; those it has are listed at %s", id.gate, id.client, adminapi.GatesPath))
 }
 
 func errNoSuchGate(gate string) error {
-	return adminError(http.StatusNotFound, fmt.Errorf("there is no gate %q in the running config; those that run are listed at %s", gate, adminGates))
+	return adminError(http.StatusNotFound, fmt.Errorf("there is no gate %q in the running config; those that run are listed at %s", gate, adminapi.GatesPath))
 }
 
 // callersOf are the callers of a gate that runs, by name.

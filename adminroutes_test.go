@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
@@ -204,7 +205,7 @@ func TestRotatingAWholeGateLetsNobodyInAgain(t *testing.T) {
 		}
 	}
 	got := endpoint.do(http.MethodPost, "gates/"+t.Name()+"/rotate", `{"grace":"0s"}`)
-	var answer gateStatus
+	var answer adminapi.Gate
 	if err := json.Unmarshal(got.Body.Bytes(), &answer); err != nil || got.Code != http.StatusOK {
 		t.Fatalf("got %d %s", got.Code, got.Body)
 	}
@@ -283,18 +284,18 @@ func TestTheStatusTellsWhatAnOperatorAsks(t *testing.T) {
 			t.Errorf("the header is %v", got.Header())
 		}
 		time.Sleep(29 * time.Minute) // the end of the former token's grace
-		if got := c.status(time.Now()); got.AcceptedTokens != 1 || got.State != stateActive {
+		if got := c.status(time.Now()); got.AcceptedTokens != 1 || got.State != adminapi.StateActive {
 			t.Errorf("after the grace: %+v", got)
 		}
 		if err := fixed.revoke(); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(24 * time.Hour)
-		var answer gatesStatus
+		var answer adminapi.Gates
 		if err := json.Unmarshal(endpoint.do(http.MethodGet, "gates", "").Body.Bytes(), &answer); err != nil {
 			t.Fatal(err)
 		}
-		for i, state := range []string{stateRevoked, stateExpired} {
+		for i, state := range []string{adminapi.StateRevoked, adminapi.StateExpired} {
 			if s := answer.Gates[0].Clients[i]; s.State != state || s.AcceptedTokens != 0 || s.NextRotation != nil {
 				t.Errorf("%s: %+v", state, s)
 			}
@@ -332,7 +333,7 @@ func TestNoAnswerAndNoLogOfTheAdminEndpointHasATokenOrItsDigest(t *testing.T) {
 		}
 	}
 	for _, token := range secrets {
-		digest := digestOf(token)
+		digest := secret.DigestOf(token)
 		for _, form := range []string{
 			token, fmt.Sprintf("%x", digest), base64.StdEncoding.EncodeToString(digest[:]), base64.RawURLEncoding.EncodeToString(digest[:]),
 			fmt.Sprint(digest[:8])[1:], strings.ReplaceAll(fmt.Sprint(digest[:8])[1:], " ", ","),

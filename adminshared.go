@@ -6,7 +6,7 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/caddyserver/caddy/v2"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
 	"go.uber.org/zap"
 )
 
@@ -14,29 +14,9 @@ import (
 // never go through it: whoever adds a client makes its token and sends the digest.
 const adminShared = adminGate + "/shared/{client}"
 
-// addOptions is the body of PUT: a further shared client.
-type addOptions struct {
-	// The SHA-256 digest of the client's token, in hexadecimal. The gate
-	// cannot see whether the token is a good one: make it of 256 random bits.
-	SHA256 string `json:"sha256"`
-
-	// When the client's access ends, from now, such as "30d". Default: never.
-	Expires string `json:"expires,omitempty"`
-}
-
-// rotateSharedOptions is the body of a shared client's rotation.
-type rotateSharedOptions struct {
-	// The SHA-256 digest of the client's next token, in hexadecimal.
-	SHA256 string `json:"sha256"`
-
-	// How long former tokens are still accepted; "0s" for one that has leaked.
-	// Default: 5 minutes.
-	Grace *string `json:"grace,omitempty"`
-}
-
 // addShared registers a client, and answers what holds now.
 func (a *adminAPI) addShared(r *http.Request) (any, error) {
-	var options addOptions
+	var options adminapi.AddOptions
 	if err := readAdminBody(r, &options); err != nil {
 		return nil, err
 	}
@@ -44,7 +24,7 @@ func (a *adminAPI) addShared(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, adminError(http.StatusBadRequest, fmt.Errorf("sha256: %w", err))
 	}
-	expires, err := parseExpires(options.Expires)
+	expires, err := adminapi.ParseExpires(options.Expires)
 	if err != nil {
 		return nil, adminError(http.StatusBadRequest, err)
 	}
@@ -53,21 +33,9 @@ func (a *adminAPI) addShared(r *http.Request) (any, error) {
 	})
 }
 
-// parseExpires reads how long a client's access lasts; "" is for ever.
-func parseExpires(text string) (time.Duration, error) {
-	if text == "" {
-		return 0, nil
-	}
-	expires, err := caddy.ParseDuration(text)
-	if err != nil || expires <= 0 {
-		return 0, fmt.Errorf("expires %q: write a duration above zero, such as 12h or 30d", text)
-	}
-	return expires, nil
-}
-
 // rotateShared gives a client another token, and answers what holds now.
 func (a *adminAPI) rotateShared(r *http.Request) (any, error) {
-	var options rotateSharedOptions
+	var options adminapi.RotateSharedOptions
 	if err := readAdminBody(r, &options); err != nil {
 		return nil, err
 	}
@@ -77,7 +45,7 @@ func (a *adminAPI) rotateShared(r *http.Request) (any, error) {
 	}
 	grace := defaultGrace
 	if options.Grace != nil {
-		if grace, err = parseGrace(*options.Grace); err != nil {
+		if grace, err = adminapi.ParseGrace(*options.Grace); err != nil {
 			return nil, adminError(http.StatusBadRequest, err)
 		}
 	}
@@ -124,7 +92,7 @@ func statusOfChange(err error) int {
 		return http.StatusServiceUnavailable
 	case errors.Is(err, errNoFleet), errors.Is(err, errNoSharedClient):
 		return http.StatusNotFound
-	case errors.Is(err, errClientName):
+	case errors.Is(err, adminapi.ErrClientName):
 		return http.StatusBadRequest
 	case errors.Is(err, errManyClients), errors.Is(err, errManyTokens):
 		return http.StatusTooManyRequests
@@ -143,22 +111,11 @@ func fleetOf(gate string) (found *fleet) {
 	return found
 }
 
-// sharedStatus is what the admin endpoint tells of what a gate knows of the
-// storage.
-type sharedStatus struct {
-	// When the shared clients were last found to be as they are known, or
-	// changed here. Never: nothing is known, and all are refused.
-	LastRead *time.Time `json:"last_read,omitempty"`
-
-	// Why the storage cannot be read as it should.
-	Error string `json:"error,omitempty"`
-}
-
 // status describes the shared clients as this replica knows them.
-func (f *fleet) status(now time.Time) (storage *sharedStatus, clients []clientStatus) {
+func (f *fleet) status(now time.Time) (storage *adminapi.Storage, clients []adminapi.Client) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	storage = new(sharedStatus)
+	storage = new(adminapi.Storage)
 	if !f.lastRead.IsZero() {
 		storage.LastRead = optionalTime(f.lastRead)
 	}
@@ -175,12 +132,12 @@ func (f *fleet) status(now time.Time) (storage *sharedStatus, clients []clientSt
 	return storage, clients
 }
 
-// sharedStatus describes a shared client. What is counted is this replica's.
-func (c *configuredCaller) sharedStatus(now time.Time) clientStatus {
-	s := clientStatus{
+// adminapi.Storage describes a shared client. What is counted is this replica's.
+func (c *configuredCaller) sharedStatus(now time.Time) adminapi.Client {
+	s := adminapi.Client{
 		Name:             c.name,
-		Kind:             kindShared,
-		State:            stateActive,
+		Kind:             adminapi.KindShared,
+		State:            adminapi.StateActive,
 		Began:            inSeconds(c.began),
 		AgeSeconds:       int64(now.Sub(c.began).Seconds()),
 		AcceptedRequests: c.usage.accepted.Load(),
@@ -192,7 +149,7 @@ func (c *configuredCaller) sharedStatus(now time.Time) clientStatus {
 	if !c.ends.IsZero() {
 		s.Expires = optionalTime(c.ends)
 		if !now.Before(c.ends) {
-			s.State = stateExpired
+			s.State = adminapi.StateExpired
 			return s
 		}
 	}

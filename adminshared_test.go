@@ -8,11 +8,14 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
 // digestText is a token's digest as the admin endpoint takes it.
 func digestText(token string) string {
-	digest := digestOf(token)
+	digest := secret.DigestOf(token)
 	return hex.EncodeToString(digest[:])
 }
 
@@ -24,7 +27,7 @@ func TestSharedClientsChangeThroughTheAdminEndpoint(t *testing.T) {
 	endpoint := newAdminEndpoint()
 	h := withStorage(t, t.TempDir()).starts(t, t.Name(), sharing)
 	at := sharedAt(h, "ci")
-	first, second := newToken().Reveal(), newToken().Reveal()
+	first, second := secret.NewToken().Reveal(), secret.NewToken().Reveal()
 
 	added := endpoint.do(http.MethodPut, at, fmt.Sprintf(`{"sha256":%q,"expires":"30d"}`, digestText(first)))
 	if added.Code != http.StatusOK || !strings.Contains(added.Body.String(), `"kind":"shared","state":"active"`) {
@@ -43,7 +46,7 @@ func TestSharedClientsChangeThroughTheAdminEndpoint(t *testing.T) {
 		t.Error("the next token is refused")
 	}
 
-	var listed gatesStatus
+	var listed adminapi.Gates
 	if err := json.Unmarshal(endpoint.do(http.MethodGet, "gates", "").Body.Bytes(), &listed); err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +57,7 @@ func TestSharedClientsChangeThroughTheAdminEndpoint(t *testing.T) {
 		if len(gate.Clients) != 2 || gate.Storage == nil || gate.Storage.LastRead == nil || gate.Storage.Error != "" {
 			t.Fatalf("the list has %+v", gate)
 		}
-		if c := gate.Clients[1]; c.Name != "ci" || c.Kind != kindShared || c.AcceptedRequests != 2 || c.AcceptedTokens != 1 || c.Expires == nil || c.LastUsed == nil {
+		if c := gate.Clients[1]; c.Name != "ci" || c.Kind != adminapi.KindShared || c.AcceptedRequests != 2 || c.AcceptedTokens != 1 || c.Expires == nil || c.LastUsed == nil {
 			t.Errorf("the list has %+v", c)
 		}
 	}
@@ -79,13 +82,13 @@ func TestTheAdminEndpointRefusesChangesThatItCannotMake(t *testing.T) {
 	endpoint := newAdminEndpoint()
 	h := withStorage(t, t.TempDir()).starts(t, t.Name(), sharing)
 	alone := withStorage(t, t.TempDir()).starts(t, t.Name()+"-alone", "")
-	digest := fmt.Sprintf(`{"sha256":%q`, digestText(newToken().Reveal()))
+	digest := fmt.Sprintf(`{"sha256":%q`, digestText(secret.NewToken().Reveal()))
 	addsTo(t, h, "there")
 	for name, attempt := range map[string]struct {
 		method, path, body string
 		status             int
 	}{
-		"a token in place of its digest": {http.MethodPut, sharedAt(h, "ci"), fmt.Sprintf(`{"sha256":%q}`, newToken().Reveal()), 400},
+		"a token in place of its digest": {http.MethodPut, sharedAt(h, "ci"), fmt.Sprintf(`{"sha256":%q}`, secret.NewToken().Reveal()), 400},
 		"no digest":                      {http.MethodPut, sharedAt(h, "ci"), "", 400},
 		"an end that is no duration":     {http.MethodPut, sharedAt(h, "ci"), digest + `,"expires":"soon"}`, 400},
 		"an end at once":                 {http.MethodPut, sharedAt(h, "ci"), digest + `,"expires":"0s"}`, 400},

@@ -4,100 +4,33 @@ import (
 	"cmp"
 	"slices"
 	"time"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
 )
-
-// gatesStatus is what the admin endpoint tells of the gates that run. There is
-// no token in it, and nothing that was made of one.
-type gatesStatus struct {
-	Gates []gateStatus `json:"gates"`
-}
-
-type gateStatus struct {
-	Name    string         `json:"name"`
-	Clients []clientStatus `json:"clients"`
-
-	// Where the shared clients are; absent in a gate that has none.
-	Storage *sharedStatus `json:"storage,omitempty"`
-
-	// Why clients were left out of a rotation of all: their server-info files
-	// are as their owners have left them.
-	NotRotated []string `json:"not_rotated,omitempty"`
-}
-
-// The kinds of tokens, and the states of a client's access.
-const (
-	kindGenerated = "generated"
-	kindFixed     = "fixed"
-	kindShared    = "shared"
-
-	stateActive  = "active"
-	stateRevoked = "revoked"
-	stateExpired = "expired"
-)
-
-// clientStatus is what the admin endpoint tells of one caller.
-type clientStatus struct {
-	Name string `json:"name"`
-
-	// Where the token comes from: "generated" at the launch, "fixed" in the
-	// config, or "shared" through Caddy's storage.
-	Kind string `json:"kind"`
-
-	// "active", "revoked" or "expired".
-	State string `json:"state"`
-
-	// Since when the config has the caller, and how long that is, in seconds.
-	Began      time.Time `json:"began"`
-	AgeSeconds int64     `json:"age_seconds"`
-
-	// Since when the caller is told the present token. Fixed ones have no
-	// such time.
-	Rotated         *time.Time `json:"rotated,omitempty"`
-	TokenAgeSeconds *int64     `json:"token_age_seconds,omitempty"`
-
-	// When the token is due to be replaced, and when the access ends.
-	NextRotation *time.Time `json:"next_rotation,omitempty"`
-	Expires      *time.Time `json:"expires,omitempty"`
-
-	// How many tokens are accepted now: one, and those in their grace period.
-	AcceptedTokens int `json:"accepted_tokens"`
-
-	// How many requests were let pass, and when the last one was.
-	AcceptedRequests uint64     `json:"accepted_requests"`
-	LastUsed         *time.Time `json:"last_used,omitempty"`
-
-	OpenWebSockets int `json:"open_websockets"`
-
-	// The path of the server-info file.
-	ServerInfo string `json:"server_info,omitempty"`
-
-	// Why the caller is not told what the config says.
-	Error string `json:"error,omitempty"`
-}
 
 // statusOfGates describes every gate that runs, by name.
-func statusOfGates(now time.Time) []gateStatus {
-	byName := make(map[string]*gateStatus)
+func statusOfGates(now time.Time) []adminapi.Gate {
+	byName := make(map[string]*adminapi.Gate)
 	callers.Range(func(id, value any) bool {
 		if c := value.(*caller); c.runs() {
 			name := id.(callerID).gate
 			if byName[name] == nil {
-				byName[name] = &gateStatus{Name: name}
+				byName[name] = &adminapi.Gate{Name: name}
 			}
 			byName[name].Clients = append(byName[name].Clients, c.status(now))
 		}
 		return true
 	})
-	gates := make([]gateStatus, 0, len(byName)) // (an empty list is not null)
+	gates := make([]adminapi.Gate, 0, len(byName)) // (an empty list is not null)
 	for _, gate := range byName {
 		if f := fleetOf(gate.Name); f != nil {
 			storage, shared := f.status(now)
 			gate.Storage, gate.Clients = storage, append(gate.Clients, shared...)
 		}
-		slices.SortFunc(gate.Clients, func(a, b clientStatus) int { return cmp.Compare(a.Name, b.Name) })
+		slices.SortFunc(gate.Clients, func(a, b adminapi.Client) int { return cmp.Compare(a.Name, b.Name) })
 		gates = append(gates, *gate)
 	}
-	slices.SortFunc(gates, func(a, b gateStatus) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(gates, func(a, b adminapi.Gate) int { return cmp.Compare(a.Name, b.Name) })
 	return gates
 }
 
@@ -117,14 +50,14 @@ func (c *caller) runs() bool {
 }
 
 // status describes the caller.
-func (c *caller) status(now time.Time) clientStatus {
+func (c *caller) status(now time.Time) adminapi.Client {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p := &c.current
-	s := clientStatus{
+	s := adminapi.Client{
 		Name:             c.id.name(),
-		Kind:             kindGenerated,
-		State:            stateActive,
+		Kind:             adminapi.KindGenerated,
+		State:            adminapi.StateActive,
 		Began:            inSeconds(c.began),
 		AgeSeconds:       int64(now.Sub(c.began).Seconds()),
 		AcceptedRequests: c.usage.accepted.Load(),
@@ -144,9 +77,9 @@ func (c *caller) status(now time.Time) clientStatus {
 	}
 	switch {
 	case p.ended(now):
-		s.State = stateExpired
+		s.State = adminapi.StateExpired
 	case c.withdrawn(p):
-		s.State = stateRevoked
+		s.State = adminapi.StateRevoked
 	case p.hasFixedToken():
 		s.AcceptedTokens = 1
 		for _, token := range p.former {
@@ -162,12 +95,12 @@ func (c *caller) status(now time.Time) clientStatus {
 		}
 	}
 	if p.hasFixedToken() {
-		s.Kind = kindFixed
+		s.Kind = adminapi.KindFixed
 		return s
 	}
 	age := int64(now.Sub(c.rotated).Seconds())
 	s.Rotated, s.TokenAgeSeconds = optionalTime(c.rotated), &age
-	if p.rotation != nil && s.State == stateActive {
+	if p.rotation != nil && s.State == adminapi.StateActive {
 		s.NextRotation = optionalTime(c.rotated.Add(p.rotation.interval))
 	}
 	return s

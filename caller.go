@@ -43,10 +43,10 @@ func (id callerID) String() string {
 // caller is the state of one caller that a reload keeps.
 type caller struct {
 	id       callerID
-	began    time.Time                     // its launch
-	ring     tokenRing                     // generated tokens
-	barred   atomic.Pointer[[]tokenDigest] // fixed tokens that were revoked
-	gone     atomic.Bool                   // no config has this caller any more
+	began    time.Time                       // its launch
+	ring     tokenRing                       // generated tokens
+	barred   atomic.Pointer[[]secret.Digest] // fixed tokens that were revoked
+	gone     atomic.Bool                     // no config has this caller any more
 	sessions sessions
 	usage    usage
 	metrics  *callerMetrics
@@ -94,7 +94,7 @@ func openCaller(id callerID, config configID) (*caller, error) {
 			id: id, began: now, rotated: now, configs: make(map[configID]*publication),
 			metrics: newCallerMetrics(id),
 		}
-		c.token.Become(newToken())
+		c.token.Become(secret.NewToken())
 		c.ring.add(c.token.Now())
 		return c, nil
 	})
@@ -315,7 +315,7 @@ func (c *caller) tell(next publication) error {
 	case !next.hasFixedToken() && !c.revoked && !c.ring.has(c.token.Now()):
 		// The access had ended, and another config prolongs it. The tokens of
 		// before do not come back.
-		c.token.Become(newToken())
+		c.token.Become(secret.NewToken())
 		c.rotated = now
 		c.ring.add(c.token.Now())
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
@@ -125,7 +126,7 @@ func (h *Handler) openCallers() error {
 		return h.gateError(errSameGate)
 	}
 	h.rotation = plan
-	rotatable, seen := plan == nil, &openedCallers{fixed: make(map[tokenDigest]string), sweep: new(infofile.Sweep)}
+	rotatable, seen := plan == nil, &openedCallers{fixed: make(map[secret.Digest]string), sweep: new(infofile.Sweep)}
 	for _, client := range h.clients() {
 		c, err := h.openCaller(client, seen)
 		if err != nil {
@@ -149,7 +150,7 @@ func (h *Handler) openCallers() error {
 
 // openedCallers is what a gate's callers have to do with each other.
 type openedCallers struct {
-	fixed map[tokenDigest]string // whose fixed tokens there are already
+	fixed map[secret.Digest]string // whose fixed tokens there are already
 	sweep *infofile.Sweep
 }
 
@@ -226,7 +227,7 @@ func (h *Handler) fixToken(c *configuredCaller, option string, seen *openedCalle
 	if err := checkToken(token); err != nil {
 		return fmt.Errorf("token: %w", err)
 	}
-	digest := digestOf(token.Reveal())
+	digest := secret.DigestOf(token.Reveal())
 	if other, ok := seen.fixed[digest]; ok {
 		return fmt.Errorf("token: %s has the same one, so the two could not be told apart; give each its own", other)
 	}
@@ -241,7 +242,7 @@ func validateClients(gate string, clients []Client) error {
 	seen := map[string]bool{gate: true}
 	for _, client := range clients {
 		switch {
-		case !isName(client.Name):
+		case !adminapi.IsName(client.Name):
 			errs = append(errs, fmt.Errorf("client %q: use letters, digits, '.', '_' and '-', 64 at most", client.Name))
 		case client.Name == gate:
 			errs = append(errs, fmt.Errorf("client %s: this is the gate's own name; choose another", client.Name))

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 )
 
@@ -67,7 +68,7 @@ func TestOneClientsFileIsNoFaultOfTheOthers(t *testing.T) {
 			r := httptest.NewRequest(http.MethodPost, "/", http.NoBody)
 			r.SetPathValue("gate", gate)
 			answer, err := (&adminAPI{logger: zap.NewNop()}).rotateGate(r)
-			if status, ok := answer.(gateStatus); !ok || len(status.Clients) != 1 || len(status.NotRotated) != 1 || !strings.Contains(status.NotRotated[0], theirs) {
+			if status, ok := answer.(adminapi.Gate); !ok || len(status.Clients) != 1 || len(status.NotRotated) != 1 || !strings.Contains(status.NotRotated[0], theirs) {
 				t.Errorf("all are rotated: %+v, %v", answer, err)
 			}
 			if _, after := readInfo(t, ours); after == before {

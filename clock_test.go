@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 	"unsafe"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
 // afterTheClockWasSet is what time.Now would tell at a moment if somebody had
@@ -28,7 +30,7 @@ func afterTheClockWasSet(t *testing.T, moment time.Time, by time.Duration) time.
 func TestAClockThatIsSetNeitherEndsNorProlongsAnything(t *testing.T) {
 	const grace, access = time.Hour, 8 * time.Hour
 	c := rotating(t, publication{ends: time.Now().Add(access), rotation: &rotation{interval: 2 * time.Hour, grace: grace}})
-	former := digestOf(c.inFile(t))
+	former := secret.DigestOf(c.inFile(t))
 	if err := c.rotate(grace); err != nil {
 		t.Fatal(err)
 	}

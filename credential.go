@@ -21,6 +21,13 @@ import (
 	"go.uber.org/zap"
 )
 
+// commandKey is the key that "caddy responses-proxy" has read from stdin. It
+// is handed to the gate here, beside the config, and has to outlive a reload.
+var commandKey atomic.Pointer[secret.Secret]
+
+// commandKeyPlaceholder stands for commandKey in the command's config.
+const commandKeyPlaceholder = "{responses_proxy.key}"
+
 // A secret in the config is written as exactly one of these placeholders, so
 // that the config itself (adapted, logged, autosaved, or read at /config/)
 // does not have it.

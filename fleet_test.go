@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
 // moment is short, beside all that is timed here.
@@ -93,8 +95,8 @@ func TestAFormerSharedTokenIsGoodForItsGraceAndNotAMomentLonger(t *testing.T) {
 		first := a.adds(t, "ci", 0)
 		session, done := a.clients()[0].sessions.begin(t.Context())
 		defer done()
-		second, third := newToken().Reveal(), newToken().Reveal()
-		if err := a.rotate(t.Context(), "ci", digestOf(second), time.Minute); err != nil {
+		second, third := secret.NewToken().Reveal(), secret.NewToken().Reveal()
+		if err := a.rotate(t.Context(), "ci", secret.DigestOf(second), time.Minute); err != nil {
 			t.Fatal(err)
 		}
 		a.wants(t, "in its grace", first, "ci")
@@ -106,7 +108,7 @@ func TestAFormerSharedTokenIsGoodForItsGraceAndNotAMomentLonger(t *testing.T) {
 		if session.Err() != nil {
 			t.Error("a rotation with grace ends a WebSocket")
 		}
-		if err := a.rotate(t.Context(), "ci", digestOf(third), 0); err != nil {
+		if err := a.rotate(t.Context(), "ci", secret.DigestOf(third), 0); err != nil {
 			t.Fatal(err)
 		}
 		a.wants(t, "without grace", second, "")
@@ -137,7 +139,7 @@ func TestASharedClientsAccessEndsOnTimeAlsoInAnOutage(t *testing.T) {
 			t.Error("its WebSocket goes on")
 		}
 		storage.fail(nil)
-		if err := a.rotate(t.Context(), "contractor", digestOf(newToken().Reveal()), 0); !errors.Is(err, errAccessEnded) {
+		if err := a.rotate(t.Context(), "contractor", secret.DigestOf(secret.NewToken().Reveal()), 0); !errors.Is(err, errAccessEnded) {
 			t.Errorf("a rotation after the end: %v", err)
 		}
 	})
@@ -172,9 +174,9 @@ func TestAnOutageKeepsThoseWhoAreKnownAndLetsNobodyElseIn(t *testing.T) {
 				recover := outage(storage)
 				time.Sleep(30 * time.Second)
 				a.wants(t, "in the outage", known, "known")
-				a.wants(t, "in the outage", newToken().Reveal(), "")
+				a.wants(t, "in the outage", secret.NewToken().Reveal(), "")
 				var failed *outageError
-				if err := a.add(t.Context(), "new", digestOf("new"), 0); !errors.As(err, &failed) || failed.saving {
+				if err := a.add(t.Context(), "new", secret.DigestOf("new"), 0); !errors.As(err, &failed) || failed.saving {
 					t.Errorf("adding a client: %v", err)
 				}
 				if err := a.remove(t.Context(), "known"); !errors.As(err, &failed) || failed.saving {
@@ -197,7 +199,7 @@ func TestADamagedRecordIsAnOutageOfItsClientAndOfNoOther(t *testing.T) {
 	good := func(client string) string {
 		record := &clientRecord{
 			Version: recordVersion, Gate: fleetGate, Client: client, Created: time.Now(),
-			Tokens: []recordedToken{recordToken(digestOf("changed"))},
+			Tokens: []recordedToken{recordToken(secret.DigestOf("changed"))},
 		}
 		content, err := record.encode()
 		if err != nil {
@@ -234,10 +236,10 @@ func TestADamagedRecordIsAnOutageOfItsClientAndOfNoOther(t *testing.T) {
 				a.wants(t, "beside a damaged record", other, "other")
 				a.logged(t, "those that are known pass as before")
 				newReplica(t, storage).wants(t, "on a replica that starts", known, "")
-				if err := a.add(t.Context(), "known", digestOf("x"), 0); !errors.Is(err, errClientExists) {
+				if err := a.add(t.Context(), "known", secret.DigestOf("x"), 0); !errors.Is(err, errClientExists) {
 					t.Errorf("adding the client again: %v", err)
 				}
-				if err := a.rotate(t.Context(), "known", digestOf("x"), 0); err == nil || !strings.Contains(err.Error(), "remove the client") {
+				if err := a.rotate(t.Context(), "known", secret.DigestOf("x"), 0); err == nil || !strings.Contains(err.Error(), "remove the client") {
 					t.Errorf("rotating the client: %v", err)
 				}
 				if err := a.remove(t.Context(), "known"); err != nil {
@@ -257,7 +259,7 @@ func TestASharedClientCannotTakeTheNameOfAConfiguredOne(t *testing.T) {
 		storage := newMemoryStorage()
 		a, b := newReplica(t, storage), newReplica(t, storage, "codex")
 		for _, name := range []string{"codex", fleetGate} {
-			if err := b.add(t.Context(), name, digestOf("x"), 0); !errors.Is(err, errReservedName) {
+			if err := b.add(t.Context(), name, secret.DigestOf("x"), 0); !errors.Is(err, errReservedName) {
 				t.Errorf("adding %s: %v", name, err)
 			}
 		}
@@ -267,8 +269,8 @@ func TestASharedClientCannotTakeTheNameOfAConfiguredOne(t *testing.T) {
 		b.wants(t, "where it is configured", token, "")
 		b.logged(t, "comes first")
 		// Who can write to the storage still cannot speak for a configured client.
-		b.tokens.callers[0].ring.set([]acceptedToken{{digest: digestOf("configured")}})
-		if err := a.add(t.Context(), "thief", digestOf("configured"), 0); err != nil {
+		b.tokens.callers[0].ring.set([]acceptedToken{{digest: secret.DigestOf("configured")}})
+		if err := a.add(t.Context(), "thief", secret.DigestOf("configured"), 0); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(defaultSyncEvery + moment)
@@ -280,7 +282,7 @@ func TestARemovedClientDoesNotComeBackWithWhatWasReadBefore(t *testing.T) {
 	for name, read := range map[string]func(t *testing.T, a *testReplica){
 		"for news": func(*testing.T, *testReplica) { time.Sleep(defaultSyncEvery) },
 		"for another change": func(t *testing.T, a *testReplica) {
-			go func() { _ = a.add(t.Context(), "other", digestOf("other"), 0) }()
+			go func() { _ = a.add(t.Context(), "other", secret.DigestOf("other"), 0) }()
 			synctest.Wait()
 		},
 	} {
@@ -294,7 +296,7 @@ func TestARemovedClientDoesNotComeBackWithWhatWasReadBefore(t *testing.T) {
 				removed := make(chan struct{})
 				stall := sync.OnceFunc(func() { <-removed })
 				storage.mu.Lock()
-				storage.values[a.config.store.markKey()] = newToken().Reveal()
+				storage.values[a.config.store.markKey()] = secret.NewToken().Reveal()
 				storage.loaded = func(key string) {
 					if strings.HasSuffix(key, recordEnding) {
 						stall()
@@ -324,8 +326,8 @@ func TestTheStorageHoldsNoToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage := newMemoryStorage()
 		a := newReplica(t, storage)
-		first, second := a.adds(t, "ci", time.Hour), newToken().Reveal()
-		if err := a.rotate(t.Context(), "ci", digestOf(second), time.Minute); err != nil {
+		first, second := a.adds(t, "ci", time.Hour), secret.NewToken().Reveal()
+		if err := a.rotate(t.Context(), "ci", secret.DigestOf(second), time.Minute); err != nil {
 			t.Fatal(err)
 		}
 		stored := storage.all()

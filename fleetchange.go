@@ -7,6 +7,8 @@ import (
 	"maps"
 	"time"
 
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
 )
 
@@ -16,7 +18,6 @@ var (
 	errClientExists   = errors.New("there is a shared client of this name; rotate it, or remove it first")
 	errNoSharedClient = errors.New("there is no shared client of this name")
 	errReservedName   = errors.New("this is the name of the gate or of a client in its config; choose another")
-	errClientName     = errors.New("a client's name has letters, digits, '.', '_' and '-', 64 at most")
 	errTokenInUse     = errors.New("another shared client has this token; make a new one")
 	errManyClients    = fmt.Errorf("there are %d shared clients already; remove some", maxSharedClients)
 	errAccessEnded    = errors.New("the client's access has expired; remove it, and add it again")
@@ -43,7 +44,7 @@ func (e *outageError) Unwrap() error { return e.err }
 // add registers a client by the digest of its token. Its access ends after a
 // time; zero is never. When it returns, the token is good here, and on other
 // replicas by their next read.
-func (f *fleet) add(ctx context.Context, client string, digest tokenDigest, expires time.Duration) error {
+func (f *fleet) add(ctx context.Context, client string, digest secret.Digest, expires time.Duration) error {
 	return f.change(ctx, client, false, func(c *fleetConfig, known *sharedList, current *clientRecord, now time.Time) (*clientRecord, error) {
 		if c.reserved[client] {
 			return nil, errReservedName
@@ -70,7 +71,7 @@ func (f *fleet) add(ctx context.Context, client string, digest tokenDigest, expi
 
 // rotate gives a client another token, by its digest. The former ones end after
 // grace; with 0 at once, and the client's WebSockets with them.
-func (f *fleet) rotate(ctx context.Context, client string, digest tokenDigest, grace time.Duration) error {
+func (f *fleet) rotate(ctx context.Context, client string, digest secret.Digest, grace time.Duration) error {
 	return f.change(ctx, client, false, func(_ *fleetConfig, known *sharedList, current *clientRecord, now time.Time) (*clientRecord, error) {
 		switch {
 		case current == nil:
@@ -111,8 +112,8 @@ func (f *fleet) change(ctx context.Context, client string, removes bool, decide 
 	if f == nil {
 		return errNoFleet
 	}
-	if !isName(client) || client == "." || client == ".." {
-		return errClientName
+	if !adminapi.IsName(client) || client == "." || client == ".." {
+		return adminapi.ErrClientName
 	}
 	f.mu.Lock()
 	c := f.current
@@ -285,7 +286,7 @@ func (f *fleet) adopt(c *fleetConfig, client string, record *clientRecord, mark 
 }
 
 // hasElsewhere tells whether a token is another client's.
-func (l *sharedList) hasElsewhere(digest tokenDigest, client string) bool {
+func (l *sharedList) hasElsewhere(digest secret.Digest, client string) bool {
 	c := l.tokens[indexKeyOf(digest)]
 	return c != nil && c.name != client
 }

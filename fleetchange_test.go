@@ -10,25 +10,30 @@ import (
 	"time"
 
 	"github.com/caddyserver/certmagic"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
 func TestAChangeThatCannotBeMadeIsRefusedWithTheReason(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newReplica(t, newMemoryStorage())
 		token := a.adds(t, "ci", 0)
-		fresh := digestOf("fresh")
+		fresh := secret.DigestOf("fresh")
 		for name, attempt := range map[string]struct {
 			change func(context.Context) error
 			want   error
 		}{
-			"adding a name twice":         {func(ctx context.Context) error { return a.add(ctx, "ci", fresh, 0) }, errClientExists},
-			"adding a name with a slash":  {func(ctx context.Context) error { return a.add(ctx, "../ci", fresh, 0) }, errClientName},
-			"adding no name":              {func(ctx context.Context) error { return a.add(ctx, "", fresh, 0) }, errClientName},
-			"adding another's token":      {func(ctx context.Context) error { return a.add(ctx, "other", digestOf(token), 0) }, errTokenInUse},
-			"rotating to another's token": {func(ctx context.Context) error { a.adds(t, "b", 0); return a.rotate(ctx, "b", digestOf(token), 0) }, errTokenInUse},
-			"rotating one that is not":    {func(ctx context.Context) error { return a.rotate(ctx, "none", fresh, 0) }, errNoSharedClient},
-			"removing one that is not":    {func(ctx context.Context) error { return a.remove(ctx, "none") }, errNoSharedClient},
-			"without shared clients":      {func(ctx context.Context) error { return (*fleet)(nil).add(ctx, "ci", fresh, 0) }, errNoFleet},
+			"adding a name twice":        {func(ctx context.Context) error { return a.add(ctx, "ci", fresh, 0) }, errClientExists},
+			"adding a name with a slash": {func(ctx context.Context) error { return a.add(ctx, "../ci", fresh, 0) }, adminapi.ErrClientName},
+			"adding no name":             {func(ctx context.Context) error { return a.add(ctx, "", fresh, 0) }, adminapi.ErrClientName},
+			"adding another's token":     {func(ctx context.Context) error { return a.add(ctx, "other", secret.DigestOf(token), 0) }, errTokenInUse},
+			"rotating to another's token": {func(ctx context.Context) error {
+				a.adds(t, "b", 0)
+				return a.rotate(ctx, "b", secret.DigestOf(token), 0)
+			}, errTokenInUse},
+			"rotating one that is not": {func(ctx context.Context) error { return a.rotate(ctx, "none", fresh, 0) }, errNoSharedClient},
+			"removing one that is not": {func(ctx context.Context) error { return a.remove(ctx, "none") }, errNoSharedClient},
+			"without shared clients":   {func(ctx context.Context) error { return (*fleet)(nil).add(ctx, "ci", fresh, 0) }, errNoFleet},
 		} {
 			if err := attempt.change(t.Context()); !errors.Is(err, attempt.want) {
 				t.Errorf("%s: %v, want %v", name, err, attempt.want)
@@ -47,7 +52,7 @@ func TestRotatingWithAGraceAgainAndAgainIsBounded(t *testing.T) {
 			if rotations > maxAccepted {
 				t.Fatalf("%d rotations", rotations)
 			}
-			err = a.rotate(t.Context(), "ci", digestOf(newToken().Reveal()), time.Hour)
+			err = a.rotate(t.Context(), "ci", secret.DigestOf(secret.NewToken().Reveal()), time.Hour)
 		}
 		if !errors.Is(err, errManyTokens) {
 			t.Error(err)
@@ -87,7 +92,7 @@ func TestTwoChangesOfOneClientAtOnceDoNotBothSucceed(t *testing.T) {
 		var group sync.WaitGroup
 		errs := make([]error, 2)
 		for i, replica := range []*testReplica{a, b} {
-			group.Go(func() { errs[i] = replica.add(t.Context(), "ci", digestOf(newToken().Reveal()), 0) })
+			group.Go(func() { errs[i] = replica.add(t.Context(), "ci", secret.DigestOf(secret.NewToken().Reveal()), 0) })
 		}
 		group.Wait()
 		if (errs[0] == nil) == (errs[1] == nil) {
@@ -103,7 +108,7 @@ func TestTwoChangesOfOneClientAtOnceDoNotBothSucceed(t *testing.T) {
 			}
 		}
 		storage.mu.Unlock()
-		if err := a.rotate(t.Context(), "other", digestOf("lost"), 0); !errors.Is(err, errChangedAtOnce) {
+		if err := a.rotate(t.Context(), "other", secret.DigestOf("lost"), 0); !errors.Is(err, errChangedAtOnce) {
 			t.Errorf("a rotation that was overwritten: %v", err)
 		}
 		time.Sleep(defaultSyncEvery)

@@ -14,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	_ "github.com/caddyserver/caddy/v2/modules/filestorage" // storage file_system
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
 // withStorage is a configuration whose storage is this folder.
@@ -41,8 +42,8 @@ func (c *configuration) starts(t *testing.T, name, members string) *Handler {
 
 func addsTo(t *testing.T, h *Handler, client string) (token string) {
 	t.Helper()
-	token = newToken().Reveal()
-	if err := h.fleet.add(t.Context(), client, digestOf(token), 0); err != nil {
+	token = secret.NewToken().Reveal()
+	if err := h.fleet.add(t.Context(), client, secret.DigestOf(token), 0); err != nil {
 		t.Fatal(err)
 	}
 	return token
@@ -85,7 +86,7 @@ func TestSharedClientsPassAsSoonAsAGateStarts(t *testing.T) {
 	if user, ok := passes(t, h, token); !ok || user != "ci" {
 		t.Errorf("it passes: %t, as %q", ok, user)
 	}
-	if _, ok := passes(t, h, newToken().Reveal()); ok {
+	if _, ok := passes(t, h, secret.NewToken().Reveal()); ok {
 		t.Error("a guess passes")
 	}
 }

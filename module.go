@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"os"
 	"slices"
@@ -21,6 +22,8 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	_ "github.com/responses-proxy-gate/caddy-responses-proxy-gate/budget" // so that one --with brings both
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/command"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/dump"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
@@ -29,6 +32,12 @@ import (
 
 func init() {
 	caddy.RegisterModule(new(Handler))
+	command.Register(command.Gate{
+		UseKey:         func(key secret.Secret) { commandKey.Store(&key) },
+		KeyPlaceholder: commandKeyPlaceholder,
+		Published:      publishedInfo,
+		Sampling:       caddy.LogSampling{Interval: floodWindow, First: floodLimit, Thereafter: math.MaxInt32},
+	})
 }
 
 // Handler lets a request pass to the next handler, usually `reverse_proxy`,
@@ -376,7 +385,7 @@ func (h *Handler) setDefaults() error {
 	if h.Name == "" {
 		h.Name = defaultName
 	}
-	if !isName(h.Name) {
+	if !adminapi.IsName(h.Name) {
 		return fmt.Errorf("name %q: use letters, digits, '.', '_' and '-', 64 at most", h.Name)
 	}
 	if h.UpstreamHeader == "" {

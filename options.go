@@ -14,17 +14,6 @@ import (
 	"golang.org/x/net/http/httpguts"
 )
 
-// isName tells whether a gate's name can stand in logs, metrics and URLs as it is.
-func isName(name string) bool {
-	for i := range len(name) {
-		c := name[i]
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("._-", c) >= 0) {
-			return false
-		}
-	}
-	return name != "" && len(name) <= 64
-}
-
 // resolvePath replaces the placeholders of a path, such as {env.XDG_RUNTIME_DIR}.
 func resolvePath(option, path string) (string, error) {
 	resolved, err := caddy.NewReplacer().ReplaceOrErr(path, true, true)

@@ -3,6 +3,8 @@ package responsesproxygate
 import (
 	"strings"
 	"testing"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
 )
 
 // refusedWith checks an option's verdict: accepted if says is "", else refused
@@ -181,12 +183,12 @@ func TestAKeyTravelsInAHeaderThatArrives(t *testing.T) {
 
 func TestAGatesNameStandsAnywhereAsItIs(t *testing.T) {
 	for _, name := range []string{"default", "A.b_c-9", "0", strings.Repeat("n", 64)} {
-		if !isName(name) {
+		if !adminapi.IsName(name) {
 			t.Errorf("%q is refused", name)
 		}
 	}
 	for _, name := range []string{"", "a b", "a/b", "a\n", "a\"b", "{env.NAME}", "\u00e4", "a:b", strings.Repeat("n", 65)} {
-		if isName(name) {
+		if adminapi.IsName(name) {
 			t.Errorf("%q is accepted", name)
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	refusals "github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/refusal"
 )
 
 // refusal is an answer of the gate's own: a status, a stable code for
@@ -153,7 +154,7 @@ func setHeader(header http.Header, fields [][2]string) {
 
 // codeHeaderName carries the code of an answer of the gate's own, so that a
 // program can tell it from the upstream's without reading the body.
-const codeHeaderName = "X-Responses-Proxy-Gate"
+const codeHeaderName = refusals.GateHeader
 
 // write answers with f, and nothing follows: then net/http adds the length,
 // which costs less than to have it in the header. One that is there is of an

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
 )
 
@@ -138,7 +139,7 @@ func (c *caller) rotateLocked(grace time.Duration) error {
 		}
 	}
 	former, wasRevoked := c.token.Now(), c.revoked
-	c.token.Become(newToken())
+	c.token.Become(secret.NewToken())
 	c.revoked = false
 	c.ring.add(c.token.Now())
 	if err := c.tell(c.current); err != nil {
@@ -176,7 +177,7 @@ func (c *caller) revoke() error {
 
 func (c *caller) revokeLocked() {
 	if c.current.hasFixedToken() {
-		tokens := append([]acceptedToken{{digest: digestOf(c.current.fixed.Reveal())}}, c.current.former...)
+		tokens := append([]acceptedToken{{digest: secret.DigestOf(c.current.fixed.Reveal())}}, c.current.former...)
 		barred := slices.Clone(c.barredTokens())
 		for _, token := range tokens {
 			if !slices.Contains(barred, token.digest) {
@@ -195,7 +196,7 @@ func (c *caller) revokeLocked() {
 // is concerned: another fixed token than the revoked one is good.
 func (c *caller) withdrawn(p *publication) bool {
 	if p.hasFixedToken() {
-		return c.isBarred(digestOf(p.fixed.Reveal()))
+		return c.isBarred(secret.DigestOf(p.fixed.Reveal()))
 	}
 	return c.revoked
 }
@@ -207,14 +208,16 @@ func (c *caller) isRevoked() bool {
 	return c.withdrawn(&c.current)
 }
 
-func (c *caller) barredTokens() []tokenDigest {
+func (c *caller) barredTokens() []secret.Digest {
 	if barred := c.barred.Load(); barred != nil {
 		return *barred
 	}
 	return nil
 }
 
-func (c *caller) isBarred(digest tokenDigest) bool { return slices.Contains(c.barredTokens(), digest) }
+func (c *caller) isBarred(digest secret.Digest) bool {
+	return slices.Contains(c.barredTokens(), digest)
+}
 
 // schedule sets the alarm for what is due next: a rotation, or the end of the
 // caller's access. It is for one who holds the lock.

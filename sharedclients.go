@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
 // SharedClients has the gate accept clients that are registered in Caddy's
@@ -80,17 +81,17 @@ type recordedToken struct {
 	NotAfter time.Time `json:"not_after,omitzero"`
 }
 
-func recordToken(digest tokenDigest) recordedToken {
+func recordToken(digest secret.Digest) recordedToken {
 	return recordedToken{SHA256: hex.EncodeToString(digest[:])}
 }
 
 // parseDigest reads a digest as records have it.
-func parseDigest(text string) (digest tokenDigest, err error) {
+func parseDigest(text string) (digest secret.Digest, err error) {
 	raw, err := hex.DecodeString(text)
 	if err != nil || len(raw) != len(digest) {
 		return digest, errors.New("this is not a SHA-256 digest in hexadecimal")
 	}
-	return tokenDigest(raw), nil
+	return secret.Digest(raw), nil
 }
 
 // encode writes a record.
@@ -148,7 +149,7 @@ func (r *clientRecord) accepted() ([]acceptedToken, error) {
 }
 
 // has tells whether a token is one of the client's.
-func (r *clientRecord) has(digest tokenDigest) bool {
+func (r *clientRecord) has(digest secret.Digest) bool {
 	token := recordToken(digest)
 	return slices.ContainsFunc(r.Tokens, func(t recordedToken) bool { return t.SHA256 == token.SHA256 })
 }
@@ -160,7 +161,7 @@ func (r *clientRecord) expired(now time.Time) bool {
 
 // rotated is the record with a further token. The former ones are accepted
 // until a time, unless they end before; with no grace, they have ended.
-func (r *clientRecord) rotated(digest tokenDigest, grace time.Duration, now time.Time) *clientRecord {
+func (r *clientRecord) rotated(digest secret.Digest, grace time.Duration, now time.Time) *clientRecord {
 	next := *r
 	next.Tokens = []recordedToken{recordToken(digest)}
 	end := now.Add(grace)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/certmagic"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"golang.org/x/sys/unix"
 )
 
@@ -48,7 +49,7 @@ func TestOneBadEntryOfTheFolderIsAnOutageOfItsClientAndOfNoOther(t *testing.T) {
 					t.Errorf("it says %q of the storage, and knows %d clients", storageNow.Error, len(clients))
 				}
 				for _, replica := range []*testReplica{a, fresh} {
-					if err := replica.rotate(t.Context(), "good", digestOf("next"), 0); err != nil {
+					if err := replica.rotate(t.Context(), "good", secret.DigestOf("next"), 0); err != nil {
 						t.Errorf("rotating a client: %v", err)
 					}
 					replica.wants(t, "after it was rotated", "next", "good")
@@ -81,7 +82,7 @@ func TestMoreClientsThanMayBeAddedLockNobodyOut(t *testing.T) {
 		name := fmt.Sprint("client", i)
 		record := &clientRecord{
 			Version: recordVersion, Gate: fleetGate, Client: name, Created: a.clients()[0].began,
-			Tokens: []recordedToken{recordToken(digestOf("token of " + name))},
+			Tokens: []recordedToken{recordToken(secret.DigestOf("token of " + name))},
 		}
 		content, err := record.encode()
 		if err != nil {
@@ -95,10 +96,10 @@ func TestMoreClientsThanMayBeAddedLockNobodyOut(t *testing.T) {
 	for _, i := range []int{0, 1000, maxSharedClients + 13} {
 		b.wants(t, "on a replica that starts", fmt.Sprint("token of client", i), fmt.Sprint("client", i))
 	}
-	if err := b.add(t.Context(), "new", digestOf("new"), 0); !errors.Is(err, errManyClients) {
+	if err := b.add(t.Context(), "new", secret.DigestOf("new"), 0); !errors.Is(err, errManyClients) {
 		t.Errorf("adding one more: %v", err)
 	}
-	if err := b.rotate(t.Context(), "client7", digestOf("next"), 0); err != nil {
+	if err := b.rotate(t.Context(), "client7", secret.DigestOf("next"), 0); err != nil {
 		t.Error(err)
 	}
 	b.wants(t, "after it was rotated", "next", "client7")

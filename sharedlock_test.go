@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
 // Who rotates a client has read it before it was removed, and writes it after.
@@ -27,7 +29,7 @@ func TestARemovedClientIsNotBroughtBackByARotationAtTheSameTime(t *testing.T) {
 			}
 		}
 		storage.mu.Unlock()
-		_ = a.rotate(t.Context(), "leaked", digestOf("rotated"), 0)
+		_ = a.rotate(t.Context(), "leaked", secret.DigestOf("rotated"), 0)
 		if err := <-removed; err != nil {
 			t.Fatal(err)
 		}
@@ -48,10 +50,10 @@ func TestWithoutItsLockAClientIsOnlyRemoved(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := a.rotate(t.Context(), "ci", digestOf("x"), 0); !errors.Is(err, errLockHeld) {
+		if err := a.rotate(t.Context(), "ci", secret.DigestOf("x"), 0); !errors.Is(err, errLockHeld) {
 			t.Errorf("a rotation: %v", err)
 		}
-		if err := a.add(t.Context(), "new", digestOf("new"), 0); !errors.Is(err, errLockHeld) {
+		if err := a.add(t.Context(), "new", secret.DigestOf("new"), 0); !errors.Is(err, errLockHeld) {
 			t.Errorf("an addition: %v", err)
 		}
 		a.wants(t, "after that", token, "ci")
@@ -64,8 +66,8 @@ func TestWithoutItsLockAClientIsOnlyRemoved(t *testing.T) {
 
 func TestAChangeThatIsGivenUpWhileItWaitsForTheLockIsNotMade(t *testing.T) {
 	for name, change := range map[string]func(*testReplica, context.Context) error{
-		"add":    func(a *testReplica, ctx context.Context) error { return a.add(ctx, "new", digestOf("new"), 0) },
-		"rotate": func(a *testReplica, ctx context.Context) error { return a.rotate(ctx, "ci", digestOf("x"), 0) },
+		"add":    func(a *testReplica, ctx context.Context) error { return a.add(ctx, "new", secret.DigestOf("new"), 0) },
+		"rotate": func(a *testReplica, ctx context.Context) error { return a.rotate(ctx, "ci", secret.DigestOf("x"), 0) },
 		"remove": func(a *testReplica, ctx context.Context) error { return a.remove(ctx, "ci") },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -118,7 +120,7 @@ func TestARecordThatHangsIsNotAskedForAgainUntilItAnswers(t *testing.T) {
 		fresh.wants(t, "on a replica that starts", good, "good")
 		for range 20 {
 			time.Sleep(fullReadEvery)
-			if err := fresh.rotate(t.Context(), "bad", digestOf("x"), 0); err == nil {
+			if err := fresh.rotate(t.Context(), "bad", secret.DigestOf("x"), 0); err == nil {
 				t.Error("a client is rotated whose record hangs")
 			}
 		}

@@ -16,7 +16,9 @@ import (
 
 	"github.com/caddyserver/certmagic"
 
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
 // sharedStore is the place of a gate's shared clients in Caddy's storage: one
@@ -93,7 +95,7 @@ func (s *sharedStore) loadAll(ctx context.Context, keys []string, found *content
 		// (A storage may have more here, such as the file that a process was
 		// about to put in place when it was killed.)
 		client, isRecord := strings.CutSuffix(path.Base(key), recordEnding)
-		if !isRecord || !isName(client) {
+		if !isRecord || !adminapi.IsName(client) {
 			continue
 		}
 		slots <- struct{}{}
@@ -204,7 +206,7 @@ func (s *sharedStore) load(ctx context.Context, client string) (*clientRecord, e
 }
 
 // maxMarkSize is twice a mark's.
-const maxMarkSize = 2 * tokenBytes
+const maxMarkSize = 2 * secret.TokenBytes
 
 // mark reads the mark of the last change; "" if there never was one.
 func (s *sharedStore) mark(ctx context.Context) (string, error) {
@@ -277,7 +279,7 @@ func (s *sharedStore) save(ctx context.Context, client string, record *clientRec
 	if err != nil {
 		return "", err
 	}
-	mark = newToken().Reveal()
+	mark = secret.NewToken().Reveal()
 	if s.put(ctx, s.markKey(), []byte(mark)) == nil {
 		return mark, nil
 	}

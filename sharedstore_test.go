@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/certmagic"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 )
@@ -155,7 +156,7 @@ func (s *memoryStorage) put(client, content string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	place := &sharedStore{gate: fleetGate}
-	s.values[place.key(client)], s.values[place.markKey()] = content, newToken().Reveal()
+	s.values[place.key(client)], s.values[place.markKey()] = content, secret.NewToken().Reveal()
 }
 
 // all is everything that is stored.
@@ -203,8 +204,8 @@ func newReplica(t *testing.T, storage certmagic.Storage, configured ...string) *
 // adds adds a client, and returns its token.
 func (r *testReplica) adds(t *testing.T, client string, expires time.Duration) (token string) {
 	t.Helper()
-	token = newToken().Reveal()
-	if err := r.add(t.Context(), client, digestOf(token), expires); err != nil {
+	token = secret.NewToken().Reveal()
+	if err := r.add(t.Context(), client, secret.DigestOf(token), expires); err != nil {
 		t.Fatal(err)
 	}
 	return token

@@ -1,9 +1,6 @@
 package responsesproxygate
 
 import (
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/base64"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -11,36 +8,13 @@ import (
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
-// tokenBytes is the size of a generated token: 256 bits, 43 characters of
-// base64url without padding.
-const tokenBytes = 32
-
 // minTokenLength is the least length of a token that the operator chooses.
 // It is what 192 random bits take in base64.
 const minTokenLength = 32
 
-// newToken makes a token. crypto/rand never fails: it crashes the process
-// rather than return something that can be guessed.
-func newToken() secret.Secret {
-	raw := make([]byte, tokenBytes)
-	_, _ = rand.Read(raw)
-	return secret.New(base64.RawURLEncoding.EncodeToString(raw))
-}
-
-// tokenDigest is what is kept of a token for comparison. Digests have one
-// length, so a comparison takes the same time whatever was presented, its
-// length included.
-type tokenDigest [sha256.Size]byte
-
-// digestOf is a token's digest, without an allocation for one of usual length.
-func digestOf(token string) tokenDigest {
-	var buffer [128]byte
-	return sha256.Sum256(append(buffer[:0], token...))
-}
-
 // acceptedToken is a token that is accepted, and until when.
 type acceptedToken struct {
-	digest tokenDigest
+	digest secret.Digest
 	until  time.Time // zero: there is no end yet
 }
 
@@ -76,24 +50,24 @@ func (r *tokenRing) set(tokens []acceptedToken) {
 
 // add accepts one more token.
 func (r *tokenRing) add(token secret.Secret) {
-	r.set(append([]acceptedToken{{digest: digestOf(token.Reveal())}}, r.tokens()...))
+	r.set(append([]acceptedToken{{digest: secret.DigestOf(token.Reveal())}}, r.tokens()...))
 }
 
 // has tells whether a token is in the ring.
 func (r *tokenRing) has(token secret.Secret) bool {
-	return slices.ContainsFunc(r.tokens(), acceptedToken{digest: digestOf(token.Reveal())}.isSame)
+	return slices.ContainsFunc(r.tokens(), acceptedToken{digest: secret.DigestOf(token.Reveal())}.isSame)
 }
 
 // drop accepts a token no longer.
 func (r *tokenRing) drop(token secret.Secret) {
-	r.set(slices.DeleteFunc(slices.Clone(r.tokens()), acceptedToken{digest: digestOf(token.Reveal())}.isSame))
+	r.set(slices.DeleteFunc(slices.Clone(r.tokens()), acceptedToken{digest: secret.DigestOf(token.Reveal())}.isSame))
 }
 
 // only makes token the one that is accepted from now on. The former ones are
 // accepted until a time, unless they end before; at the zero time, they have
 // ended.
 func (r *tokenRing) only(token secret.Secret, until, now time.Time) {
-	digest := digestOf(token.Reveal())
+	digest := secret.DigestOf(token.Reveal())
 	var tokens []acceptedToken
 	for _, t := range r.tokens() {
 		if t.digest == digest {

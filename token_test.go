@@ -162,7 +162,7 @@ func TestTheTokenItselfIsNotKeptForComparison(t *testing.T) {
 func TestLaunchTokensCannotBeGuessed(t *testing.T) {
 	seen := make(map[string]bool)
 	for range 1000 {
-		token := newToken().Reveal()
+		token := secret.NewToken().Reveal()
 		raw, err := base64.RawURLEncoding.DecodeString(token)
 		if err != nil || len(raw) != 32 || len(token) != 43 {
 			t.Fatalf("%q is not 32 bytes in base64url without padding: %v", token, err)

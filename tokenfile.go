@@ -17,7 +17,7 @@ type fixedToken struct {
 
 // fix makes a token the only fixed one.
 func (c *configuredCaller) fix(token secret.Secret) {
-	c.fixed.Store(&fixedToken{secret: token, accepted: []acceptedToken{{digest: digestOf(token.Reveal())}}})
+	c.fixed.Store(&fixedToken{secret: token, accepted: []acceptedToken{{digest: secret.DigestOf(token.Reveal())}}})
 }
 
 // fixedSecret is the fixed token; the zero one without one.
@@ -42,7 +42,7 @@ func (h *Handler) takeUp(c *configuredCaller, token secret.Secret) error {
 	if err := checkToken(token); err != nil {
 		return err
 	}
-	tokens, digest := h.policy.tokens, digestOf(token.Reveal())
+	tokens, digest := h.policy.tokens, secret.DigestOf(token.Reveal())
 	tokens.changing.Lock()
 	defer tokens.changing.Unlock()
 	for _, other := range tokens.callers {
@@ -65,12 +65,12 @@ func (h *Handler) takeUp(c *configuredCaller, token secret.Secret) error {
 	return nil
 }
 
-func (f *fixedToken) has(digest tokenDigest) bool {
+func (f *fixedToken) has(digest secret.Digest) bool {
 	return slices.ContainsFunc(f.accepted, func(t acceptedToken) bool { return t.digest == digest })
 }
 
 // ending are the tokens but one, each with an end, without those that have ended.
-func (f *fixedToken) ending(but tokenDigest, grace time.Duration) (ending []acceptedToken) {
+func (f *fixedToken) ending(but secret.Digest, grace time.Duration) (ending []acceptedToken) {
 	now := time.Now()
 	for _, t := range f.accepted[:min(len(f.accepted), maxAccepted-1)] {
 		if until := now.Add(grace); t.until.IsZero() || until.Before(t.until) {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
 // indexKey is what a token is looked up by, among those of all callers. It is
@@ -22,7 +24,7 @@ var indexSecret = func() (secret [sha256.Size]byte) {
 
 // indexKeyOf has an input of one length: one that goes on where another ends
 // does not exist.
-func indexKeyOf(digest tokenDigest) indexKey {
+func indexKeyOf(digest secret.Digest) indexKey {
 	var input [2 * sha256.Size]byte
 	copy(input[:], indexSecret[:])
 	copy(input[sha256.Size:], digest[:])
@@ -108,11 +110,11 @@ func (s *tokenSet) index() {
 // of. Only then does it matter whether the token that was found is still
 // usable. What the config says comes before what the storage says.
 func (s *tokenSet) match(presented string) (*configuredCaller, bool) {
-	return s.matchDigest(digestOf(presented))
+	return s.matchDigest(secret.DigestOf(presented))
 }
 
 // matchDigest is match for a token's digest.
-func (s *tokenSet) matchDigest(digest tokenDigest) (*configuredCaller, bool) {
+func (s *tokenSet) matchDigest(digest secret.Digest) (*configuredCaller, bool) {
 	key := indexKeyOf(digest)
 	c := s.configured(key)
 	token, ok := c.holds(digest)
@@ -140,7 +142,7 @@ func (s *tokenSet) configured(key indexKey) *configuredCaller {
 func (s *tokenSet) isTaken(c *configuredCaller) bool { return c.name == c.id.gate || s.names[c.name] }
 
 // holds finds a token among the caller's own, all of which are compared.
-func (c *configuredCaller) holds(digest tokenDigest) (found acceptedToken, ok bool) {
+func (c *configuredCaller) holds(digest secret.Digest) (found acceptedToken, ok bool) {
 	if c == nil {
 		return found, false
 	}

@@ -7,11 +7,12 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
 // indexed is whether a token is looked up at all.
 func indexed(token string) bool {
-	return generatedTokens.ringOf(indexKeyOf(digestOf(token))) != nil
+	return generatedTokens.ringOf(indexKeyOf(secret.DigestOf(token))) != nil
 }
 
 func TestAnEndedTokenIsNotLookedUpAnyMore(t *testing.T) {
@@ -48,7 +49,7 @@ func TestAnEndedTokenIsNotLookedUpAnyMore(t *testing.T) {
 // What is looked up tells nothing about tokens, to whoever measures how long
 // it takes: the digest of a token is not in it.
 func TestATokenIsLookedUpByWhatNobodyCanTell(t *testing.T) {
-	digest := digestOf(testToken)
+	digest := secret.DigestOf(testToken)
 	for _, known := range []indexKey{
 		indexKey(digest), sha256.Sum256(digest[:]), sha256.Sum256(append(make([]byte, len(indexSecret)), digest[:]...)),
 	} {

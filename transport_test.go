@@ -386,7 +386,7 @@ func TestARequestThatMayNotBeSentAnyMoreIsNotSent(t *testing.T) {
 		return nil
 	}
 	caller := h.policy.tokens.callers[0]
-	held.held.access = &access{handler: h, caller: caller, digest: digestOf(testToken), cancel: func() {}}
+	held.held.access = &access{handler: h, caller: caller, digest: secret.DigestOf(testToken), cancel: func() {}}
 	if err := send(); err != nil {
 		t.Error(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/surroundings"
 )
@@ -162,3 +163,9 @@ func decoded(raw json.RawMessage) (part any) {
 	}
 	return part
 }
+
+// object is a part of Caddy's JSON config.
+type object = map[string]any
+
+// rawJSON encodes a part of the config that always encodes.
+func rawJSON(part any) json.RawMessage { return caddyconfig.JSON(part, nil) }

@@ -11,6 +11,9 @@ import (
 	"time"
 )
 
+// GateHeader carries the code of an answer of the gate's own.
+const GateHeader = "X-Responses-Proxy-Gate"
+
 // Answer is a refusal, prepared whole. It never quotes anything from a
 // request, so it can leak nothing.
 type Answer struct {

@@ -1,4 +1,4 @@
-package responsesproxygate
+package command
 
 import (
 	"bytes"
@@ -7,19 +7,11 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"sync/atomic"
 	"syscall"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"golang.org/x/term"
 )
-
-// commandKey is the key that "caddy responses-proxy" has read from stdin. It
-// is handed to the gate here, beside the config, and has to outlive a reload.
-var commandKey atomic.Pointer[secret.Secret]
-
-// commandKeyPlaceholder stands for commandKey in the command's config.
-const commandKeyPlaceholder = "{responses_proxy.key}"
 
 // readKey reads the operator's key from stdin, once, and closes it.
 func readKey(stdin *os.File, prompt io.Writer) (secret.Secret, error) {

@@ -1,4 +1,7 @@
-package responsesproxygate
+// Package command is `caddy responses-proxy`: a gate in one command, in place of
+// `codex responses-api-proxy`, and the verbs for its callers and operators. It
+// knows the gate by its JSON config and by what Register is given.
+package command
 
 import (
 	"errors"
@@ -16,10 +19,31 @@ import (
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"github.com/spf13/cobra"
 )
 
-func init() {
+// Gate is what the command needs of the gate beside its JSON config.
+type Gate struct {
+	// UseKey hands over the operator's key, which no config has.
+	UseKey func(secret.Secret)
+
+	// KeyPlaceholder stands for that key in the config.
+	KeyPlaceholder string
+
+	// Published is what callers of the gate of a name are told, or why they are not.
+	Published func(name string) (infofile.Info, error)
+
+	// Sampling bounds the lines of a log that callers can make it write.
+	Sampling caddy.LogSampling
+}
+
+// gate is the one of this binary.
+var gate Gate
+
+// Register adds the command to Caddy's.
+func Register(g Gate) {
+	gate = g
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "responses-proxy",
 		Usage: "[--port <n>] [--server-info <file>] [--http-shutdown] [--upstream-url <url>] [--dump-dir <dir>] | token | status | shutdown | clients | rotate | revoke | client",
@@ -99,7 +123,7 @@ func runProxyCommand(flags caddycmd.Flags) (int, error) {
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
-	commandKey.Store(&key)
+	gate.UseKey(key)
 	process.TuneMemory()
 	process.TuneThreads()
 	signals := make(chan os.Signal, 1)
@@ -112,7 +136,7 @@ func runProxyCommand(flags caddycmd.Flags) (int, error) {
 	if err := options.start(); err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
-	info, err := publishedInfo(commandGate)
+	info, err := gate.Published(commandGate)
 	if err != nil {
 		// Caddy only logs it; but nobody could find or use this proxy.
 		return caddy.ExitCodeFailedStartup, errors.Join(err, caddy.Stop())
@@ -148,7 +172,7 @@ type proxyOptions struct {
 	allowHeader    []string
 	websocket      bool
 	accessLog      bool
-	rotateEvery    *Rotation
+	rotateEvery    object
 	adminSocket    string
 	insecureAllow  []string
 }
@@ -195,7 +219,7 @@ func proxyOptionsFrom(flags caddycmd.Flags) (*proxyOptions, error) {
 }
 
 // rotationFlag reads --rotate-every, which has the words of rotate_every.
-func rotationFlag(flag string) (*Rotation, error) {
+func rotationFlag(flag string) (object, error) {
 	if flag == "" {
 		return nil, nil
 	}
@@ -211,9 +235,9 @@ func rotationFlag(flag string) (*Rotation, error) {
 	if len(words) == 0 {
 		return nil, errors.New("--rotate-every is blank; write an interval, such as 12h")
 	}
-	rotation := &Rotation{Interval: durations[0]}
+	rotation := object{"interval": durations[0]}
 	if len(words) == 2 {
-		rotation.Grace = &durations[1]
+		rotation["grace"] = durations[1]
 	}
 	return rotation, nil
 }

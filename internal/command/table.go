@@ -1,14 +1,16 @@
-package responsesproxygate
+package command
 
 import (
 	"fmt"
 	"io"
 	"text/tabwriter"
 	"time"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
 )
 
 // writeClients writes the clients as a table for people.
-func writeClients(out io.Writer, status gatesStatus) error {
+func writeClients(out io.Writer, status adminapi.Gates) error {
 	now := time.Now()
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "GATE\tCLIENT\tACCESS\tTOKEN\tAGE\tREQUESTS\tLAST USED\tWEBSOCKETS\tROTATES\tEXPIRES\tSERVER-INFO")

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package responsesproxygate
+package command
 
 import (
 	"net"

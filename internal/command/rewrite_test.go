@@ -1,4 +1,4 @@
-package responsesproxygate
+package command
 
 import (
 	"encoding/json"

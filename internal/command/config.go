@@ -1,10 +1,9 @@
-package responsesproxygate
+package command
 
 import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"net"
 	"net/http"
 	"net/url"
@@ -15,6 +14,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/surroundings"
 )
 
@@ -56,7 +56,7 @@ func (o *proxyOptions) config() (*caddy.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--upstream-url: %w", err)
 	}
-	if upstream.url.Scheme == "http" && !surroundings.StaysHere(upstream.dial()) && !slices.Contains(o.insecureAllow, riskPlaintextUpstream) {
+	if upstream.url.Scheme == "http" && !surroundings.StaysHere(upstream.dial()) && !slices.Contains(o.insecureAllow, "plaintext_upstream") {
 		return nil, fmt.Errorf("--upstream-url: the operator's key would go to %s without TLS, for everybody on the way to read; "+
 			"write https://, or: --insecure-allow plaintext_upstream", upstream.url.Host)
 	}
@@ -68,7 +68,7 @@ func (o *proxyOptions) config() (*caddy.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	handlers := []json.RawMessage{caddyconfig.JSONModuleObject(o.gate(routes), "handler", "responses_proxy_gate", nil)}
+	handlers := []json.RawMessage{rawJSON(o.gateConfig(routes))}
 	if len(rewrites) > 0 {
 		handlers = append(handlers, rawJSON(object{"handler": "subroute", "routes": rewrites}))
 	}
@@ -109,57 +109,67 @@ func (o *proxyOptions) config() (*caddy.Config, error) {
 	}, nil
 }
 
-// gate is the gate's own part of the config. The key is not in it.
-func (o *proxyOptions) gate(routes []Route) *Handler {
-	gate := &Handler{
-		Name:           commandGate,
-		UpstreamBearer: commandKeyPlaceholder,
-		UpstreamHeader: o.upstreamHeader,
-		AllowOrigin:    o.allowOrigin,
-		AllowRoute:     routes,
-		AllowHeader:    o.allowHeader,
-		DumpDir:        o.dumpDir,
-		HardenProcess:  true,
-		RotateEvery:    o.rotateEvery,
-		InsecureAllow:  o.insecureAllow,
+// gateConfig is the gate's own part of the config. The key is not in it.
+func (o *proxyOptions) gateConfig(routes []route) object {
+	config := object{
+		"handler":         "responses_proxy_gate",
+		"name":            commandGate,
+		"upstream_bearer": gate.KeyPlaceholder,
+		"allow_route":     routes,
+		"harden_process":  true,
 	}
-	if o.serverInfo != "" {
-		gate.ServerInfo = &ServerInfo{Path: o.serverInfo, Owner: o.owner}
+	set := func(name string, value any, given bool) {
+		if given {
+			config[name] = value
+		}
 	}
-	if o.httpShutdown {
-		gate.ShutdownEndpoint = defaultShutdownPath
-	}
-	return gate
+	set("upstream_header", o.upstreamHeader, o.upstreamHeader != "")
+	set("allow_origin", o.allowOrigin, len(o.allowOrigin) > 0)
+	set("allow_header", o.allowHeader, len(o.allowHeader) > 0)
+	set("dump_dir", o.dumpDir, o.dumpDir != "")
+	set("rotate_every", o.rotateEvery, o.rotateEvery != nil)
+	set("insecure_allow", o.insecureAllow, len(o.insecureAllow) > 0)
+	set("server_info", object{"path": o.serverInfo, "owner": o.owner}, o.serverInfo != "")
+	set("shutdown_endpoint", shutdownPath, o.httpShutdown)
+	return config
 }
 
+// route is what may be called, as the gate's allow_route has it.
+type route struct {
+	Method   string `json:"method"`
+	Path     string `json:"path"`
+	AnyQuery bool   `json:"any_query,omitempty"`
+}
+
+// defaultRoute is what the gate lets through if nothing else is said.
+var defaultRoute = route{Method: http.MethodPost, Path: "/v1/responses"}
+
+// shutdownPath is where the original ends, too.
+const shutdownPath = "/shutdown"
+
 // routes are POST /v1/responses and what the flags add.
-func (o *proxyOptions) routes() ([]Route, error) {
-	routes := []Route{defaultRoute}
+func (o *proxyOptions) routes() ([]route, error) {
+	routes := []route{defaultRoute}
 	if o.websocket {
-		routes = append(routes, Route{Method: http.MethodGet, Path: defaultRoute.Path})
+		routes = append(routes, route{Method: http.MethodGet, Path: defaultRoute.Path})
 	}
 	for _, flag := range o.allowRoute {
 		words := strings.Fields(flag)
 		if len(words) < 2 || len(words) > 3 || len(words) == 3 && words[2] != "any_query" {
 			return nil, fmt.Errorf("--allow-route %q: write \"METHOD PATH\" or \"METHOD PATH any_query\"", flag)
 		}
-		routes = append(routes, Route{Method: words[0], Path: words[1], AnyQuery: len(words) == 3})
+		routes = append(routes, route{Method: words[0], Path: words[1], AnyQuery: len(words) == 3})
 	}
 	return routes, nil
 }
 
 // logging keeps stderr readable: what goes wrong in the gate and in
 // reverse_proxy, errors of the rest of Caddy, and access if asked for.
-// Every log leaves out the headers that have secrets.
+// The format leaves out what has secrets.
 func (o *proxyOptions) logging() *caddy.Logging {
-	fields := withoutCredentials() // (X-Proxy-Token is among them: the gate looks for it)
 	log := func(level string, include, exclude []string) *caddy.CustomLog {
 		return &caddy.CustomLog{
-			BaseLog: caddy.BaseLog{Level: level, EncoderRaw: rawJSON(object{
-				// (see LogFormat: it saves encoding each request for nothing)
-				"format": "responses_proxy_gate",
-				"wrap":   object{"format": "filter", "fields": fields},
-			})},
+			BaseLog: caddy.BaseLog{Level: level, EncoderRaw: rawJSON(object{"format": "responses_proxy_gate"})},
 			Include: include,
 			Exclude: exclude,
 		}
@@ -172,12 +182,12 @@ func (o *proxyOptions) logging() *caddy.Logging {
 	}
 	// It writes a line for each stream that is cut off, which callers can do
 	// at will. The gate counts those; and it bounds its own lines by itself.
-	logs["reverse_proxy"].Sampling = &caddy.LogSampling{Interval: floodWindow, First: floodLimit, Thereafter: math.MaxInt32}
+	logs["reverse_proxy"].Sampling = &gate.Sampling
 	if o.accessLog {
 		logs["access"] = log("INFO", []string{access}, nil)
 	}
 	if o.adminSocket != "" {
-		logs["admin"] = log("INFO", []string{string(new(adminAPI).CaddyModule().ID)}, nil)
+		logs["admin"] = log("INFO", []string{adminapi.ModuleID}, nil)
 	}
 	return &caddy.Logging{Logs: logs}
 }
@@ -231,7 +241,7 @@ func (u *upstream) path() string {
 
 // rewrites map the gate's routes to the upstream's paths: /v1/responses to the
 // URL's own, and every other path to its place beside that one.
-func (u *upstream) rewrites(routes []Route) ([]object, error) {
+func (u *upstream) rewrites(routes []route) ([]object, error) {
 	if u.path() == defaultRoute.Path && u.url.RawQuery == "" {
 		return nil, nil
 	}
@@ -296,7 +306,7 @@ func (u *upstream) dial() string {
 // reverseProxy is the handler that talks to the upstream.
 func (u *upstream) reverseProxy() object {
 	transport := object{
-		"protocol": transportName,
+		"protocol": "responses_proxy_gate",
 		// Callers get what the upstream sent, compressed or not as they asked.
 		"compression":  false,
 		"dial_timeout": "10s",

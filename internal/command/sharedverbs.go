@@ -1,14 +1,15 @@
-package responsesproxygate
+package command
 
 import (
 	"encoding/hex"
 	"fmt"
 	"net/http"
-	"net/url"
 	"os"
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"github.com/spf13/cobra"
 )
 
@@ -55,21 +56,21 @@ within their sync interval.
 		cmd := &cobra.Command{
 			Use:   verb.name + " <name> [--gate <name>] [--config <path>] [--adapter <name>] [--address <interface>]",
 			Short: verb.short,
-			Long:  verb.long + aboutAdmin,
+			Long:  verb.long + adminapi.About,
 			Args:  cobra.ExactArgs(1),
 			RunE:  caddycmd.WrapCommandFuncForCobra(verb.run),
 		}
 		cmd.Flags().String("gate", "default", "The gate's name")
 		verb.flags(cmd)
-		addAdminFlags(cmd)
+		adminapi.AddFlags(cmd)
 		clients.AddCommand(cmd)
 	}
 	parent.AddCommand(clients)
 }
 
 func runClientAdd(flags caddycmd.Flags) (int, error) {
-	options := addOptions{Expires: flags.String("expires")}
-	if _, err := parseExpires(options.Expires); err != nil {
+	options := adminapi.AddOptions{Expires: flags.String("expires")}
+	if _, err := adminapi.ParseExpires(options.Expires); err != nil {
 		return caddy.ExitCodeFailedStartup, fmt.Errorf("--%w", err)
 	}
 	return sendDigest(flags, http.MethodPut, "", func(digest string) any {
@@ -79,9 +80,9 @@ func runClientAdd(flags caddycmd.Flags) (int, error) {
 }
 
 func runClientRotate(flags caddycmd.Flags) (int, error) {
-	var options rotateSharedOptions
+	var options adminapi.RotateSharedOptions
 	if grace := flags.String("grace"); grace != "" {
-		if _, err := parseGrace(grace); err != nil {
+		if _, err := adminapi.ParseGrace(grace); err != nil {
 			return caddy.ExitCodeFailedStartup, fmt.Errorf("--%w", err)
 		}
 		options.Grace = &grace
@@ -94,13 +95,13 @@ func runClientRotate(flags caddycmd.Flags) (int, error) {
 
 // sendDigest makes a token, has the gate accept it, and prints it.
 func sendDigest(flags caddycmd.Flags, method, action string, body func(digest string) any) (int, error) {
-	token := newToken().Reveal()
-	digest := digestOf(token)
+	token := secret.NewToken().Reveal()
+	digest := secret.DigestOf(token)
 	path, err := sharedPath(flags)
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
-	if _, code, err := askAdmin(flags, method, path+action, body(hex.EncodeToString(digest[:]))); err != nil {
+	if _, code, err := adminapi.Ask(flags, method, path+action, body(hex.EncodeToString(digest[:]))); err != nil {
 		return code, err
 	}
 	if _, err := fmt.Fprintln(os.Stdout, token); err != nil {
@@ -114,7 +115,7 @@ func runClientRemove(flags caddycmd.Flags) (int, error) {
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
-	if _, code, err := askAdmin(flags, http.MethodDelete, path, nil); err != nil {
+	if _, code, err := adminapi.Ask(flags, http.MethodDelete, path, nil); err != nil {
 		return code, err
 	}
 	fmt.Printf("removed: gate %s, shared client %s\n", flags.String("gate"), flags.Arg(0))
@@ -123,9 +124,9 @@ func runClientRemove(flags caddycmd.Flags) (int, error) {
 
 // sharedPath is where the admin endpoint has the client that is named.
 func sharedPath(flags caddycmd.Flags) (string, error) {
-	gate, client := flags.String("gate"), flags.Arg(0)
-	if !isName(client) || client == "." || client == ".." {
-		return "", errClientName // (a path with dots would lead elsewhere)
+	client := flags.Arg(0)
+	if !adminapi.IsName(client) || client == "." || client == ".." {
+		return "", adminapi.ErrClientName // (a path with dots would lead elsewhere)
 	}
-	return adminGates + "/" + url.PathEscape(gate) + "/shared/" + url.PathEscape(client), nil
+	return adminapi.SharedPath(flags.String("gate"), client), nil
 }

@@ -1,4 +1,4 @@
-package responsesproxygate
+package command
 
 import (
 	"context"
@@ -11,14 +11,12 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/refusal"
 	"github.com/spf13/cobra"
 )
-
-// exitCodeNotRunning says that the server-info file is sound, but its gate is
-// gone (the code that "systemctl status" and LSB scripts use).
-const exitCodeNotRunning = 3
 
 // addVerbs adds what callers of a gate need: they read the server-info file,
 // and are told plainly if it must not be trusted.
@@ -61,7 +59,7 @@ end. 3: its gate is gone already.
 		}
 		cmd.Flags().String("server-info", "", "The gate's server-info file")
 		if verb.name == "shutdown" {
-			cmd.Flags().String("path", defaultShutdownPath, "The path of the gate's shutdown endpoint")
+			cmd.Flags().String("path", shutdownPath, "The path of the gate's shutdown endpoint")
 		}
 		parent.AddCommand(cmd)
 	}
@@ -85,9 +83,9 @@ func runStatus(flags caddycmd.Flags) (int, error) {
 	// that does not says 401.
 	answer, err := callGate(info, http.MethodGet, "/")
 	if err != nil {
-		return exitCodeNotRunning, fmt.Errorf("the gate does not answer: %w", err)
+		return adminapi.ExitCodeNotRunning, fmt.Errorf("the gate does not answer: %w", err)
 	}
-	if got := answer.Header.Get(codeHeaderName); got != errRouteNotAllowed.code {
+	if got := answer.Header.Get(refusal.GateHeader); got != "route_not_allowed" {
 		return caddy.ExitCodeFailedStartup, fmt.Errorf("the gate does not take the token of this file (status %d)", answer.StatusCode)
 	}
 	fmt.Printf("running: pid %d, %s\n", info.PID, info.BaseURL)
@@ -101,7 +99,7 @@ func runShutdown(flags caddycmd.Flags) (int, error) {
 	}
 	answer, err := callGate(info, http.MethodPost, flags.String("path"))
 	if err != nil {
-		return exitCodeNotRunning, fmt.Errorf("the gate does not answer: %w", err)
+		return adminapi.ExitCodeNotRunning, fmt.Errorf("the gate does not answer: %w", err)
 	}
 	if answer.StatusCode != http.StatusOK {
 		return caddy.ExitCodeFailedStartup, fmt.Errorf("the gate has no shutdown endpoint there (status %d); start it with --http-shutdown, or end process %d with a signal", answer.StatusCode, info.PID)
@@ -137,10 +135,10 @@ func runningGate(flags caddycmd.Flags) (infofile.Info, int, error) {
 		return infofile.Info{}, caddy.ExitCodeFailedStartup, err
 	}
 	if !process.Runs(info.PID) {
-		return infofile.Info{}, exitCodeNotRunning, fmt.Errorf("%s is stale: process %d is gone; start the gate again", path, info.PID)
+		return infofile.Info{}, adminapi.ExitCodeNotRunning, fmt.Errorf("%s is stale: process %d is gone; start the gate again", path, info.PID)
 	}
 	if err := checkListener(info); err != nil {
-		return infofile.Info{}, exitCodeNotRunning, fmt.Errorf("%s is stale: %w", path, err)
+		return infofile.Info{}, adminapi.ExitCodeNotRunning, fmt.Errorf("%s is stale: %w", path, err)
 	}
 	return info, caddy.ExitCodeSuccess, nil
 }
