@@ -13,8 +13,11 @@ usage() {
 		./xcaddy.sh [build] [option...]   build ./caddy with the gate; options go to xcaddy:
 		                                  --with <module>[@version][=path]  --replace …  --embed …
 		                                  (paths are relative to the repository)
+		                                  GATE_VERSION=v1.2.3 names the gate's version, which
+		                                  otherwise comes from git
 		./xcaddy.sh run                   run Caddyfile.example with OPENAI_API_KEY
 		./xcaddy.sh demo                  attack the gate and watch; needs no key
+		./xcaddy.sh version               print that version
 		./xcaddy.sh help                  print this
 	END
 }
@@ -24,7 +27,7 @@ main() {
 	case $command in
 	build) build "${@:2}" ;;
 	--*) build "$@" ;;
-	run | demo)
+	run | demo | version)
 		(($# == 1)) || wrong_usage "$command takes no arguments"
 		"$command"
 		;;
@@ -46,8 +49,13 @@ wrong_usage() {
 
 # Everything temporary is in one directory, which goes when the script ends,
 # and with it the Caddy of the demo.
-tmp='' caddy_pid=''
+tmp='' caddy_pid='' build_pid=''
 cleanup() {
+	if [[ -n $build_pid ]]; then
+		kill -- "-$build_pid" 2>/dev/null || true
+		wait "$build_pid" 2>/dev/null || true
+		build_pid=
+	fi
 	if [[ -n $caddy_pid ]]; then
 		kill "$caddy_pid" 2>/dev/null || true
 		wait "$caddy_pid" 2>/dev/null || true
@@ -81,17 +89,46 @@ build() {
 	check_go
 	caddy_version=$(go_mod_version github.com/caddyserver/caddy/v2)
 	make_tmp
-	printf 'building ./caddy: the first time takes some minutes\n' >&2
-	# @v0.0.0 keeps xcaddy from looking the module up: it is here, at "=.".
-	# A go.work around this directory has no say.
-	if ! GOWORK=off go tool xcaddy build "$caddy_version" --output ./caddy \
-		--with "$module@v0.0.0=." "$@" >"$tmp/build.log" 2>&1; then
+	printf 'building ./caddy: the first time takes 5 to 15 minutes on two cores\n' >&2
+	# A version keeps xcaddy from looking the module up: it is here, at "=.".
+	# A go.work around this directory has no say. -v tells what is compiled.
+	set -m # a process group of its own, to end all of it
+	GOWORK=off GOFLAGS="${GOFLAGS:+$GOFLAGS }-v" go tool xcaddy build "$caddy_version" --output ./caddy \
+		--with "$module@$(version)=." "$@" >"$tmp/build.log" 2>&1 </dev/null &
+	build_pid=$!
+	set +m
+	show_progress
+	if ! wait "$build_pid"; then
 		cat -- "$tmp/build.log" >&2
 		die "the build failed; xcaddy's output is above"
 	fi
+	build_pid=
 	./caddy list-modules >"$tmp/modules" 2>&1 || die "./caddy does not run: $(<"$tmp/modules")"
 	grep -qx "$handler" "$tmp/modules" || die "./caddy was built, but has no $handler"
 	printf 'built ./caddy: Caddy %s with %s%s\n' "$caddy_version" "$handler" "${*:+ (${*//$'\n'/ })}"
+}
+
+# show_progress tells how far the build is until it has ended: on a terminal in
+# one line, elsewhere in a line now and then.
+show_progress() {
+	local start=$SECONDS next=0 every=15 line
+	[[ ! -t 2 ]] || every=1
+	while kill -0 "$build_pid" 2>/dev/null; do
+		sleep 0.2
+		((SECONDS - start >= next)) || continue
+		next=$((SECONDS - start + every))
+		line=$(awk -v seconds=$((SECONDS - start)) '
+			/^go: downloading/ { modules++ }
+			/^[a-z0-9.]+(\/[^ ]*)?$/ { packages++ }
+			END { printf "  %d:%02d  %d modules downloaded, %d packages compiled", seconds / 60, seconds % 60, modules, packages }
+		' "$tmp/build.log")
+		if [[ -t 2 ]]; then
+			printf '\r%s' "$line" >&2
+		elif ((SECONDS > start)); then
+			printf '%s\n' "$line" >&2
+		fi
+	done
+	[[ ! -t 2 ]] || printf '\r%60s\r' '' >&2
 }
 
 build_if_needed() {
@@ -131,6 +168,43 @@ is_at_least() {
 	done
 	((${have[i]:-0} >= ${want[i]:-0}))
 }
+
+# --- version -----------------------------------------------------------------
+
+# version prints which version this is: that of the tag, or as Go names the
+# commit between two, with .dirty if a source is not as committed. GATE_VERSION
+# decides, where it is set.
+version() {
+	local tag='' commit
+	if [[ -n ${GATE_VERSION:-} ]]; then
+		printf '%s\n' "$GATE_VERSION"
+		return
+	fi
+	# Only if this directory is the repository itself, and not a copy within one.
+	if ! [[ -e .git ]] || ! commit=$(git_here log -1 --format=%cd-%H --date=format-local:%Y%m%d%H%M%S 2>/dev/null); then
+		printf 'v0.0.0\n'
+		return
+	fi
+	commit=${commit:0:27}
+	if [[ -n $(git_here status --porcelain -- '*.go' go.mod ':!*_test.go' ':!tests') ]]; then
+		commit=$commit.dirty
+	elif tag=$(git_here describe --tags --exact-match --match 'v[0-9]*.[0-9]*.[0-9]*' 2>/dev/null); then
+		printf '%s\n' "$tag"
+		return
+	fi
+	tag=$(git_here describe --tags --abbrev=0 --match 'v[0-9]*.[0-9]*.[0-9]*' 2>/dev/null) || tag=
+	if [[ $tag =~ ^(v[0-9]+\.[0-9]+\.)([0-9]+)$ ]]; then
+		printf '%s%d-0.%s\n' "${BASH_REMATCH[1]}" $((BASH_REMATCH[2] + 1)) "$commit"
+	elif [[ -n $tag ]]; then
+		printf '%s.0.%s\n' "$tag" "$commit"
+	else
+		printf 'v0.0.0-%s\n' "$commit"
+	fi
+}
+
+# git_here is git for a clone that may belong to another user, for whom it
+# would not speak.
+git_here() { TZ=UTC git -c safe.directory='*' "$@"; }
 
 # --- run ---------------------------------------------------------------------
 
