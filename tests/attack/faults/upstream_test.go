@@ -53,7 +53,7 @@ var faults = []fault{
 
 	{"only hints", "HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", false, "502 upstream_unreachable"},
 	{"hints and then the answer", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + chunked + oneChunk + "0\r\n\r\n", false, "whole " + event},
-	{"hints without end", strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: </"+strings.Repeat("a", 8<<10)+">\r\n\r\n", 1500), false, "truncated"}, // (the client, or the gate, gives up)
+	{"hints without end", strings.Repeat("HTTP/1.1 103 Early Hints\r\nLink: </"+strings.Repeat("a", 8<<10)+">\r\n\r\n", 1500), false, "502 upstream_unreachable"}, // (none is passed on; the transport gives up)
 	{"a switch of protocols that nobody asked for", "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n" + event, false, "502 upstream_missing"},
 	{"a switch of protocols to none", "HTTP/1.1 101 Switching Protocols\r\n\r\n" + event, false, "502 upstream_missing"},
 
