@@ -15,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
+	refusals "github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/refusal"
 	"go.uber.org/zap"
 )
 
@@ -79,7 +80,7 @@ func (methods adminMethods) ServeHTTP(w http.ResponseWriter, r *http.Request) er
 	if err != nil {
 		return err
 	}
-	setHeader(w.Header(), ownAnswerHeader)
+	refusals.SetHeader(w.Header(), refusals.Own)
 	return json.NewEncoder(w).Encode(content)
 }
 

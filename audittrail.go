@@ -46,8 +46,8 @@ type auditTrail struct {
 	open map[*atomic.Int64]window // by what counts in it
 }
 
-// flood counts the refusals in windows that are open, by outcome. It is kept
-// with what else is counted of a caller.
+// flood counts the refusals in windows that are open, by the number of the
+// outcome. It is kept with what else is counted of the gate or the caller.
 type flood []atomic.Int64
 
 // window is a time in which refusals of one caller and code are counted.
@@ -78,7 +78,7 @@ func (t *auditTrail) refused(r *http.Request, caller *configuredCaller, refused 
 		return false
 	}
 	if line := t.logger.Check(refused.level(), "refused"); line != nil {
-		line.Write(append(t.describe(r, caller), zap.String("code", refused.code), zap.Int("status", refused.status))...)
+		line.Write(append(t.describe(r, caller), zap.String("code", refused.Code), zap.Int("status", refused.Status))...)
 	}
 	return true
 }
@@ -89,10 +89,11 @@ func (t *auditTrail) admits(caller *configuredCaller, refused *refusal) bool {
 	if t.closed.Load() {
 		return true // nobody would write the count any more; and few requests are left
 	}
-	seen := &t.unknown[refused.outcome]
-	if caller != nil {
-		seen = &caller.metrics.refused[refused.outcome]
+	counts := t.unknown
+	if refused.stage != stageUnknown {
+		counts = caller.metrics.refused
 	}
+	seen := &counts[refused.number]
 	n := seen.Add(1)
 	if n == 1 {
 		t.openWindow(seen, window{client: nameOf(caller), refused: refused})
@@ -123,12 +124,12 @@ func (t *auditTrail) closeWindow(seen *atomic.Int64) {
 		return
 	}
 	message := "refused, and not written one by one"
-	if w.refused.outcome > errAccountRefused.outcome { // of forward, which writes the others
+	if w.refused.stage == stageBehind {
 		message = "failed behind the gate, and not written one by one"
 	}
 	if line := t.logger.Check(w.refused.level(), message); line != nil {
 		line.Write(zap.String("gate", t.gate), zap.String("client", w.client),
-			zap.String("code", w.refused.code), zap.Int64("dropped", dropped))
+			zap.String("code", w.refused.Code), zap.Int64("dropped", dropped))
 	}
 }
 
@@ -173,11 +174,11 @@ func (t *auditTrail) begin(r *http.Request, caller *configuredCaller) *acceptedR
 }
 
 // end writes what became of it, with the status that the caller got.
-func (a *acceptedRequest) end(o outcome, status int) {
+func (a *acceptedRequest) end(o *outcome, status int) {
 	if a == nil {
 		return
 	}
-	a.trail.logger.Info("accepted", append(a.fields, zap.String("code", outcomeCodes[o]), zap.Int("status", status),
+	a.trail.logger.Info("accepted", append(a.fields, zap.String("code", o.code), zap.Int("status", status),
 		zap.Duration("duration", time.Since(a.began)))...)
 }
 

@@ -143,7 +143,7 @@ func TestEveryPathThatMayBeARouteCanBeReached(t *testing.T) {
 		p := testPolicy()
 		p.routes = []Route{{Method: "GET", Path: path}}
 		if refused := p.checkRoute(routed(t, "GET", path)); refused != nil {
-			t.Errorf("allow_route GET %s is accepted, but a request for it gets %s", path, refused.code)
+			t.Errorf("allow_route GET %s is accepted, but a request for it gets %s", path, refused.Code)
 		}
 	}
 }

@@ -38,7 +38,7 @@ func codeOf(refused *refusal) string {
 	if refused == nil {
 		return "passes"
 	}
-	return refused.code
+	return refused.Code
 }
 
 // check puts a request through both halves of the gate, as ServeHTTP does.
@@ -136,7 +136,7 @@ func TestNodesFetchIsNoBrowser(t *testing.T) {
 	r := goodRequest()
 	r.Header["Sec-Fetch-Mode"] = []string{"cors"}
 	if refused := check(testPolicy(), r); refused != nil {
-		t.Errorf("Sec-Fetch-Mode alone: got %s", refused.code)
+		t.Errorf("Sec-Fetch-Mode alone: got %s", refused.Code)
 	}
 }
 

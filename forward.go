@@ -26,6 +26,7 @@ func (h *Handler) newAnswer(w http.ResponseWriter, r *http.Request, caller *conf
 			ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
 			handler:               h,
 			caller:                caller,
+			outcome:               outcomeForwarded,
 		},
 		ctx: heldKeyContext{held: heldKey{
 			header: h.credential.headerName,
@@ -77,7 +78,7 @@ func (h *Handler) forward(answer *answerWriter, r *http.Request, next caddyhttp.
 	if !answer.wroteHeader && (clientGone || broken || refused == errRateLimited || refused == errRequestTooLarge) {
 		level = zap.InfoLevel // the caller's own doing: the operator has nothing to mend
 	}
-	status := refused.status
+	status := refused.Status
 	switch {
 	case answer.wroteHeader:
 		status = answer.status
@@ -174,7 +175,7 @@ type answerWriter struct {
 	wroteHeader bool
 	status      int         // the caller's answer's; 0 before there is one
 	upstream    int         // the status from behind the gate; 0 before there is one
-	outcome     outcome     // so far
+	outcome     *outcome    // so far
 	whole       bool        // what is behind the gate did not break off
 	withheld    http.Header // not nil once the upstream's answer is withheld: where its headers go instead
 	own         http.Header // then, the headers of the gate's own answer
@@ -267,10 +268,10 @@ func (a *answerWriter) withhold(header http.Header, refused *refusal) {
 		leaveBody(a.ResponseWriter, a.request)
 	}
 	a.handler.policy.allowCORS(header, a.request)
-	a.wroteHeader, a.outcome, a.status = true, refused.outcome, refused.status
+	a.wroteHeader, a.outcome, a.status = true, refused.outcome, refused.Status
 	// The handler goes on, and may flush before it ends.
-	header["Content-Length"] = []string{strconv.Itoa(len(refused.body))}
-	refused.send(a.ResponseWriter)
+	header["Content-Length"] = []string{strconv.Itoa(len(refused.Body))}
+	refused.Send(a.ResponseWriter)
 	a.withheld, a.own = make(http.Header), header.Clone()
 }
 
@@ -323,11 +324,11 @@ func (a *answerWriter) finishWithheld() {
 
 // refuse answers in place of a next handler that did not.
 func (a *answerWriter) refuse(refused *refusal) {
-	a.wroteHeader, a.outcome, a.status = true, refused.outcome, refused.status
+	a.wroteHeader, a.outcome, a.status = true, refused.outcome, refused.Status
 	header := a.ResponseWriter.Header()
 	dropCORS(header)
 	a.handler.policy.allowCORS(header, a.request)
-	refused.write(a.ResponseWriter)
+	refused.Write(a.ResponseWriter)
 }
 
 // observe counts and writes what became of the request, which has ended.
@@ -340,7 +341,7 @@ func (a *answerWriter) observe() {
 	}
 	metrics := a.caller.metrics
 	metrics.inFlight.Dec()
-	metrics.requests[a.outcome].Inc()
+	metrics.requests[a.outcome.number].Inc()
 	switch {
 	case a.outcome == outcomeCutOff, a.upstream == 0 && a.status >= http.StatusInternalServerError:
 		metrics.answered(0)

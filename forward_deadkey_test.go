@@ -119,7 +119,7 @@ func TestAnAccountThatACallerNamesHoldsNobodyBack(t *testing.T) {
 					w.WriteHeader(http.StatusUnauthorized)
 					return nil
 				})
-				if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), errAccountRefused.code) {
+				if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), errAccountRefused.Code) {
 					t.Errorf("the answer is %d %s", w.Code, w.Body)
 				}
 			}

@@ -92,7 +92,7 @@ func TestAnUpstreams401TellsTheCallerNothing(t *testing.T) {
 					w.Header().Set("Content-Length", "117")
 					return next(w, r)
 				}))
-				if answer.StatusCode != http.StatusBadRequest || body != string(errUpstreamUnauthorized.body) {
+				if answer.StatusCode != http.StatusBadRequest || body != string(errUpstreamUnauthorized.Body) {
 					t.Errorf("the answer is %d %q", answer.StatusCode, body)
 				}
 				if all := fmt.Sprint(answer.Header, answer.Trailer, body); strings.Contains(all, "skOp") || strings.Contains(all, "Www-Authenticate") {
@@ -163,7 +163,7 @@ func TestAWithheld401ThatDoesNotEndIsCutOff(t *testing.T) {
 				w.WriteHeader(http.StatusUnauthorized)
 				return next(w, r)
 			}))
-			if answer.StatusCode != http.StatusBadRequest || body != string(errUpstreamUnauthorized.body) {
+			if answer.StatusCode != http.StatusBadRequest || body != string(errUpstreamUnauthorized.Body) {
 				t.Errorf("the answer is %d %q", answer.StatusCode, body)
 			}
 		})
@@ -229,7 +229,7 @@ func TestAnUpstreamsRedirectReachesNoCaller(t *testing.T) {
 					}
 					return
 				}
-				if answer.StatusCode != http.StatusBadGateway || body != string(errUpstreamRedirects.body) || followed {
+				if answer.StatusCode != http.StatusBadGateway || body != string(errUpstreamRedirects.Body) || followed {
 					t.Errorf("the answer is %d %q, followed %t", answer.StatusCode, body, followed)
 				}
 				if strings.Contains(fmt.Sprint(answer.Header), "attacker") || answer.Header.Get("X-Should-Retry") != "false" {

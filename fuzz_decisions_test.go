@@ -66,7 +66,7 @@ func FuzzOnlyTheOneTokenIsTaken(f *testing.F) {
 		}
 		want, wantCode := specifiedToken(r.Header)
 		got, refused := presentedToken(r.Header)
-		if got != want || refused != nil && refused.code != wantCode || refused == nil && wantCode != "" {
+		if got != want || refused != nil && refused.Code != wantCode || refused == nil && wantCode != "" {
 			t.Errorf("%q: token %q, %s; want %q, %s", r.Header, got, codeOf(refused), want, wantCode)
 		}
 		if wantCode == "" {

@@ -63,7 +63,7 @@ func anyFormat(random *rand.Rand, depth int) object {
 		"request", "request>headers", "request>headers>X-Proxy-Token", "request>headers>X-Proxy-Token", "request>headers>X-Proxy-Token",
 		"request>remote_port", "request>uri", "user_id", "status", "resp_headers", "duration", "renamed",
 	}
-	format := object{}
+	var format object
 	switch random.IntN(6) {
 	case 0:
 		return object{"format": "json"}

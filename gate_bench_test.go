@@ -199,7 +199,7 @@ func BenchmarkRefusalWrite(b *testing.B) {
 	w := &discard{header: make(http.Header)}
 	b.ReportAllocs()
 	for b.Loop() {
-		errInvalidToken.write(w)
+		errInvalidToken.Write(w)
 		w.reset()
 	}
 }

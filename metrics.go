@@ -105,10 +105,8 @@ func forgetCaller(gate, client string) {
 	if !countedCallers.drop(gate, client) {
 		return
 	}
-	for o, code := range outcomeCodes {
-		if !outcome(o).beforeToken() {
-			metrics.requests.DeleteLabelValues(gate, client, code)
-		}
+	for _, o := range outcomesOfCallers {
+		metrics.requests.DeleteLabelValues(gate, client, o.code)
 	}
 	for _, class := range statusClasses {
 		metrics.upstreamResponses.DeleteLabelValues(gate, client, class)
@@ -166,7 +164,7 @@ func (n *callerNames) drop(gate, client string) bool {
 // They are bound once, so that a request looks nothing up.
 type gateMetrics struct {
 	name     string
-	requests []prometheus.Counter // by outcome; nil for those after the token
+	requests []prometheus.Counter // by the number of the outcome
 	refused  flood
 	reloads  attempts
 	running  atomic.Pointer[tokenSet] // that of the config which was started last; nil: there is none
@@ -184,18 +182,21 @@ func openGateMetrics(gate string) *gateMetrics {
 }
 
 func newGateMetrics(gate string) *gateMetrics {
-	m := &gateMetrics{
+	return &gateMetrics{
 		name:     gate,
-		requests: make([]prometheus.Counter, len(outcomeCodes)),
-		refused:  make(flood, len(outcomeCodes)),
+		requests: countersOf(outcomesOfGate, gate, ""),
+		refused:  make(flood, len(outcomesOfGate)),
 		reloads:  newAttempts(metrics.credentialReloads, gate),
 	}
-	for o, code := range outcomeCodes {
-		if outcome(o).beforeToken() {
-			m.requests[o] = metrics.requests.WithLabelValues(gate, "", code)
-		}
+}
+
+// countersOf are the counters of a gate or caller, by the number of the outcome.
+func countersOf(outcomes []*outcome, gate, client string) []prometheus.Counter {
+	counters := make([]prometheus.Counter, len(outcomes))
+	for i, o := range outcomes {
+		counters[i] = metrics.requests.WithLabelValues(gate, client, o.code)
 	}
-	return m
+	return counters
 }
 
 // Destruct implements caddy.Destructor: no config has the gate any more.
@@ -206,7 +207,7 @@ func (m *gateMetrics) Destruct() error {
 
 // callerMetrics are what is counted of a caller, bound once.
 type callerMetrics struct {
-	requests             []prometheus.Counter // by outcome; nil for those before the token
+	requests             []prometheus.Counter // by the number of the outcome
 	refused              flood
 	upstream             [len(statusClasses)]prometheus.Counter
 	inFlight, webSockets prometheus.Gauge
@@ -218,18 +219,13 @@ type callerMetrics struct {
 func newCallerMetrics(id callerID) *callerMetrics {
 	gate, client := id.gate, countedCallers.label(id.gate, id.name())
 	m := &callerMetrics{
-		requests:    make([]prometheus.Counter, len(outcomeCodes)),
-		refused:     make(flood, len(outcomeCodes)),
+		requests:    countersOf(outcomesOfCallers, gate, client),
+		refused:     make(flood, len(outcomesOfCallers)),
 		inFlight:    metrics.inFlight.WithLabelValues(gate, client),
 		webSockets:  metrics.webSockets.WithLabelValues(gate, client),
 		rotations:   newAttempts(metrics.tokenRotations, gate, client),
 		revocations: metrics.tokenRevocations.WithLabelValues(gate, client),
 		fileFaults:  metrics.fileFaults.WithLabelValues(gate, client),
-	}
-	for o, code := range outcomeCodes {
-		if !outcome(o).beforeToken() {
-			m.requests[o] = metrics.requests.WithLabelValues(gate, client, code)
-		}
 	}
 	for i, class := range statusClasses {
 		m.upstream[i] = metrics.upstreamResponses.WithLabelValues(gate, client, class)
@@ -247,12 +243,12 @@ func (m *callerMetrics) answered(status int) {
 }
 
 // count counts a request that has ended. The caller is nil if it is not known.
-func (h *Handler) count(caller *configuredCaller, o outcome) {
-	if o.beforeToken() {
-		h.metrics.requests[o].Inc()
+func (h *Handler) count(caller *configuredCaller, o *outcome) {
+	if o.stage == stageUnknown {
+		h.metrics.requests[o.number].Inc()
 		return
 	}
-	caller.metrics.requests[o].Inc()
+	caller.metrics.requests[o.number].Inc()
 }
 
 // attempts counts what can fail.

@@ -367,7 +367,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, caller *configu
 	}
 	h.policy.allowCORS(w.Header(), r)
 	leaveBody(w, r)
-	refused.write(w)
+	refused.Write(w)
 	return nil
 }
 

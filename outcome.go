@@ -1,29 +1,40 @@
 package responsesproxygate
 
-// outcome is what became of a request: the place of its code in outcomeCodes.
-// Each of the gate's refusals is one, too.
-type outcome int
+// outcome is what became of a request. Each of the gate's refusals is one, too.
+type outcome struct {
+	code   string // in metrics and the audit trail
+	stage  stage
+	number int // its place among those that are counted of the same
+}
+
+// stage is how far a request comes before it has an outcome.
+type stage int
 
 const (
-	outcomeForwarded  outcome = iota // what is behind the gate answered, to the end
-	outcomeCutOff                    // what is behind the gate began to answer, and broke off
-	outcomeClientGone                // the caller left, or Caddy stopped, before the end
-	outcomeShutdown                  // the shutdown endpoint
-	outcomePreflight                 // a CORS preflight of an allowed origin
+	stageUnknown stage = iota // it is not known whose it is: counted of the gate
+	stageKnown                // it is: counted of the caller
+	stageBehind               // what is behind the gate has it: counted of the caller
 )
 
-// outcomeCodes are the codes that metrics and the audit trail have: these, and
-// those of the refusals, in the order in which a request can meet them.
-var outcomeCodes = []string{"forwarded", "cut_off", "client_gone", "shutdown", "preflight"}
+// outcomesOfGate and outcomesOfCallers are all outcomes, by whom they are
+// counted of and by number.
+var outcomesOfGate, outcomesOfCallers []*outcome
 
 // newOutcome is for package variables only.
-func newOutcome(code string) outcome {
-	outcomeCodes = append(outcomeCodes, code)
-	return outcome(len(outcomeCodes) - 1)
+func newOutcome(s stage, code string) *outcome {
+	all := &outcomesOfCallers
+	if s == stageUnknown {
+		all = &outcomesOfGate
+	}
+	o := &outcome{code: code, stage: s, number: len(*all)}
+	*all = append(*all, o)
+	return o
 }
 
-// beforeToken tells whether this happens to requests before it is known whose
-// they are.
-func (o outcome) beforeToken() bool {
-	return o >= outcomePreflight && o <= errInvalidToken.outcome
-}
+var (
+	outcomePreflight  = newOutcome(stageUnknown, "preflight")  // a CORS preflight of an allowed origin
+	outcomeShutdown   = newOutcome(stageKnown, "shutdown")     // the shutdown endpoint
+	outcomeForwarded  = newOutcome(stageBehind, "forwarded")   // what is behind the gate answered, to the end
+	outcomeCutOff     = newOutcome(stageBehind, "cut_off")     // what is behind the gate began to answer, and broke off
+	outcomeClientGone = newOutcome(stageBehind, "client_gone") // the caller left, or Caddy stopped, before the end
+)

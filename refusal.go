@@ -1,178 +1,86 @@
 package responsesproxygate
 
 import (
-	"bytes"
-	"encoding/json"
 	"io"
 	"net/http"
-	"slices"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	refusals "github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/refusal"
 )
 
-// refusal is an answer of the gate's own: a status, a stable code for
-// programs, and a message that tells a person what to do. It never quotes
-// anything from the request, so it can be prepared once and can leak nothing.
-type refusal struct {
-	status  int
-	code    string
-	message string
-	outcome outcome
+// codeHeaderName carries the code of an answer of the gate's own, so that a
+// program can tell it from the upstream's without reading the body.
+const codeHeaderName = refusals.GateHeader
 
-	body   []byte
-	header [][2]string // name and value, of this refusal alone
+// refusal is an answer of the gate's own, and the outcome of a request that
+// gets it.
+type refusal struct {
+	*refusals.Answer
+	*outcome
 }
 
 // Error makes a refusal usable where Go expects an error. The text is the code.
-func (f *refusal) Error() string { return f.code }
+func (f *refusal) Error() string { return f.Code }
+
+// newRefusal is for package variables only.
+func newRefusal(s stage, status int, code, message string) *refusal {
+	return &refusal{refusals.New(codeHeaderName, status, code, message), newOutcome(s, code)}
+}
+
+// newFinalRefusal is for what another try cannot change.
+func newFinalRefusal(s stage, status int, code, message string) *refusal {
+	return &refusal{refusals.NewFinal(codeHeaderName, status, code, message), newOutcome(s, code)}
+}
 
 // The refusals of the gate, in the order in which a request can meet them.
 var (
-	errOriginNotAllowed = newRefusal(http.StatusForbidden, "origin_not_allowed",
+	errOriginNotAllowed = newRefusal(stageUnknown, http.StatusForbidden, "origin_not_allowed",
 		"Requests from web pages are refused. If this page is yours, name its origin in the gate's allow_origin option.")
-	errCrossSiteRequest = newRefusal(http.StatusForbidden, "cross_site_request",
+	errCrossSiteRequest = newRefusal(stageUnknown, http.StatusForbidden, "cross_site_request",
 		"A browser sent this request, for a web page or for a person who opened its address (Sec-Fetch-Site). If a page of yours sends it, name the page's origin in the gate's allow_origin option.")
-	errHostNotAllowed = newRefusal(http.StatusForbidden, "host_not_allowed",
+	errHostNotAllowed = newRefusal(stageUnknown, http.StatusForbidden, "host_not_allowed",
 		"The Host of this request is not one the gate answers to. Use 127.0.0.1, or name the host in the gate's allow_host option.")
-	errTooEarly = newRefusal(http.StatusTooEarly, "too_early",
+	errTooEarly = newRefusal(stageUnknown, http.StatusTooEarly, "too_early",
 		"This request came in TLS early data, where anybody on the network can send it again. Send it once the handshake is complete.")
-	errContentTypeNotJSON = newRefusal(http.StatusUnsupportedMediaType, "content_type_not_json",
+	errContentTypeNotJSON = newRefusal(stageUnknown, http.StatusUnsupportedMediaType, "content_type_not_json",
 		"A request with a body needs exactly one header \"Content-Type: application/json\".")
-	errMissingToken = newRefusal(http.StatusUnauthorized, "missing_token",
+	errMissingToken = newRefusal(stageUnknown, http.StatusUnauthorized, "missing_token",
 		"Send the gate's token as \"Authorization: Bearer <token>\" or as \"X-Proxy-Token: <token>\". The token is in the server-info file of this launch.")
-	errInvalidToken = newRefusal(http.StatusUnauthorized, "invalid_token",
+	errInvalidToken = newRefusal(stageUnknown, http.StatusUnauthorized, "invalid_token",
 		"This is not a token of this gate. Tokens change with every launch: read the server-info file again, and send exactly one.")
-	errRouteNotAllowed = newRefusal(http.StatusForbidden, "route_not_allowed",
+	errRouteNotAllowed = newRefusal(stageKnown, http.StatusForbidden, "route_not_allowed",
 		"The gate does not forward this method and path. The default is POST /v1/responses without a query; more are opened with the gate's allow_route option.")
-	errWebSocketNotEnabled = newRefusal(http.StatusUpgradeRequired, "websocket_not_enabled",
+	errWebSocketNotEnabled = newRefusal(stageKnown, http.StatusUpgradeRequired, "websocket_not_enabled",
 		"WebSocket is not enabled on this path. Use HTTP, or open it with the gate's option \"allow_route GET <path>\".")
 )
 
 // The answers that stand in for the next handler's failures, and for what
 // must not reach the caller.
 var (
-	errUpstreamUnauthorized = newFinalRefusal(http.StatusBadRequest, "upstream_unauthorized",
+	errUpstreamUnauthorized = newFinalRefusal(stageKnown, http.StatusBadRequest, "upstream_unauthorized",
 		"The upstream refuses the operator's credential. Your gate token is fine, and another try will not help: the operator must renew the key that upstream_bearer or upstream_bearer_file names. Until then the gate asks the upstream again once a minute at most.")
-	errAccountRefused = newFinalRefusal(http.StatusBadRequest, "upstream_account_refused",
+	errAccountRefused = newFinalRefusal(stageKnown, http.StatusBadRequest, "upstream_account_refused",
 		"The upstream refuses the OpenAI-Organization or OpenAI-Project header of this request together with the operator's credential. Leave the headers out, or ask the operator which ones the key may use.")
-	errUpstreamRedirects = newFinalRefusal(http.StatusBadGateway, "upstream_redirects",
+	errUpstreamRedirects = newFinalRefusal(stageBehind, http.StatusBadGateway, "upstream_redirects",
 		"The upstream answered with a redirect, which the gate does not pass on: your client would follow it with its gate token and your request. The operator must let reverse_proxy lead to where the API is.")
-	errTokenEnded = newRefusal(http.StatusUnauthorized, "access_ended",
+	errTokenEnded = newRefusal(stageKnown, http.StatusUnauthorized, "access_ended",
 		"The token of this request lost its access before the request was whole, so it was not carried out. Read the server-info file again, or ask the operator.")
-	errUpstreamUnreachable = newRefusal(http.StatusBadGateway, "upstream_unreachable",
+	errUpstreamUnreachable = newRefusal(stageBehind, http.StatusBadGateway, "upstream_unreachable",
 		"The gate could not get an answer from the upstream. Try again; the operator's log says why.")
-	errUpstreamUnavailable = newRefusal(http.StatusServiceUnavailable, "upstream_unavailable",
+	errUpstreamUnavailable = newRefusal(stageBehind, http.StatusServiceUnavailable, "upstream_unavailable",
 		"No upstream is available at the moment. Try again later; the operator's log says why.")
-	errUpstreamTimeout = newRefusal(http.StatusGatewayTimeout, "upstream_timeout",
+	errUpstreamTimeout = newRefusal(stageBehind, http.StatusGatewayTimeout, "upstream_timeout",
 		"The upstream did not answer in time. Try again; the operator's log says why.")
-	errRequestTooLarge = newRefusal(http.StatusRequestEntityTooLarge, "request_too_large",
+	errRequestTooLarge = newRefusal(stageBehind, http.StatusRequestEntityTooLarge, "request_too_large",
 		"The request body is larger than this server allows.")
-	errRateLimited = newRefusal(http.StatusTooManyRequests, "rate_limited",
+	errRateLimited = newRefusal(stageBehind, http.StatusTooManyRequests, "rate_limited",
 		"This caller has made too many requests. Wait as long as Retry-After says, if it is there, and try again.")
-	errRequestFailed = newRefusal(http.StatusBadRequest, "request_failed",
+	errRequestFailed = newRefusal(stageBehind, http.StatusBadRequest, "request_failed",
 		"The server could not handle this request; the operator's log says why.")
-	errNoUpstream = newRefusal(http.StatusBadGateway, "upstream_missing",
+	errNoUpstream = newRefusal(stageBehind, http.StatusBadGateway, "upstream_missing",
 		"The gate let this request pass, but nothing behind it answered. The operator needs a reverse_proxy after responses_proxy_gate; if there is one, its upstream broke the protocol.")
 )
-
-// newRefusal prepares a refusal whole, so that answering one costs no encoding.
-func newRefusal(status int, code, message string) *refusal {
-	f := &refusal{status: status, code: code, message: message, outcome: newOutcome(code)}
-	f.body = errorBody(code, message, errorType(status))
-	f.header = append(slices.Clone(ownAnswerHeader), [2]string{codeHeaderName, code})
-	switch status {
-	case http.StatusUnauthorized: // RFC 9110 §11.6.1
-		f.header = append(f.header, [2]string{"Www-Authenticate", "Bearer"})
-	case http.StatusUpgradeRequired: // RFC 9110 §15.5.22
-		f.header = append(f.header, [2]string{"Upgrade", "HTTP/1.1"})
-	}
-	return f
-}
-
-// newFinalRefusal prepares a refusal that another try cannot change. Clients
-// that read the header do not make one.
-func newFinalRefusal(status int, code, message string) *refusal {
-	f := newRefusal(status, code, message)
-	f.header = append(f.header, [2]string{"X-Should-Retry", "false"})
-	return f
-}
-
-// errorBody is the OpenAI error shape, which every OpenAI client can read.
-func errorBody(code, message, kind string) []byte {
-	var body struct {
-		Error struct {
-			Message string  `json:"message"`
-			Type    string  `json:"type"`
-			Param   *string `json:"param"`
-			Code    string  `json:"code"`
-		} `json:"error"`
-	}
-	body.Error.Message, body.Error.Type, body.Error.Code = message, kind, code
-	var encoded bytes.Buffer
-	encoder := json.NewEncoder(&encoded)
-	encoder.SetEscapeHTML(false) // "<token>" is for people to read, and the answer is never HTML
-	if err := encoder.Encode(body); err != nil {
-		panic(err) // strings always encode
-	}
-	return encoded.Bytes()
-}
-
-// errorType is OpenAI's word for a class of errors.
-func errorType(status int) string {
-	switch {
-	case status == http.StatusUnauthorized:
-		return "authentication_error"
-	case status == http.StatusForbidden:
-		return "permission_error"
-	case status == http.StatusTooManyRequests:
-		return "rate_limit_error"
-	case status >= http.StatusInternalServerError:
-		return "server_error"
-	}
-	return "invalid_request_error"
-}
-
-// ownAnswerHeader is the header of every JSON answer of the gate's own.
-var ownAnswerHeader = [][2]string{
-	{"Content-Type", "application/json"},
-	{"Cache-Control", "no-store"},
-	{"X-Content-Type-Options", "nosniff"},
-}
-
-// setHeader sets fields that are in canonical form. The values are the
-// answer's own: handlers around the gate (Caddy's header directive) may change
-// them in place.
-func setHeader(header http.Header, fields [][2]string) {
-	values := make([]string, len(fields))
-	for i, field := range fields {
-		values[i] = field[1]
-		header[field[0]] = values[i : i+1 : i+1]
-	}
-}
-
-// codeHeaderName carries the code of an answer of the gate's own, so that a
-// program can tell it from the upstream's without reading the body.
-const codeHeaderName = refusals.GateHeader
-
-// write answers with f, and nothing follows: then net/http adds the length,
-// which costs less than to have it in the header. One that is there is of an
-// answer that another handler meant to give, and so is the rest.
-func (f *refusal) write(w http.ResponseWriter) {
-	header := w.Header()
-	for _, name := range []string{"Content-Length", "Content-Encoding", "Trailer"} {
-		delete(header, name)
-	}
-	f.send(w)
-}
-
-// send answers with f and what the header has.
-func (f *refusal) send(w http.ResponseWriter) {
-	setHeader(w.Header(), f.header)
-	w.WriteHeader(f.status)
-	_, _ = w.Write(f.body) // a caller who is gone needs no answer
-}
 
 const (
 	// refusedBodyPatience is how long a refused request's body may take to

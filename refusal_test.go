@@ -61,14 +61,22 @@ var allRefusals = map[*refusal]int{
 	errOriginNotAllowed: 403, errCrossSiteRequest: 403, errHostNotAllowed: 403, errContentTypeNotJSON: 415,
 	errMissingToken: 401, errInvalidToken: 401, errRouteNotAllowed: 403, errWebSocketNotEnabled: 426,
 	errUpstreamUnauthorized: 400, errAccountRefused: 400, errUpstreamUnreachable: 502, errUpstreamUnavailable: 503, errUpstreamTimeout: 504,
-	errRequestTooLarge: 413, errRequestFailed: 400, errNoUpstream: 502,
+	errRequestTooLarge: 413, errRequestFailed: 400, errNoUpstream: 502, errTooEarly: 425, errUpstreamRedirects: 502,
+	errTokenEnded: 401, errRateLimited: 429,
+}
+
+func TestTheListOfRefusalsIsWhole(t *testing.T) {
+	const others = 5 // outcomes that are no refusals
+	if got, want := len(allRefusals), len(outcomesOfGate)+len(outcomesOfCallers)-others; got != want {
+		t.Errorf("the list has %d refusals, the gate %d", got, want)
+	}
 }
 
 func TestEveryRefusalCanBeReadByAnOpenAIClient(t *testing.T) {
 	codes := make(map[string]bool)
 	for refused, status := range allRefusals {
-		t.Run(refused.code, func(t *testing.T) {
-			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { refused.write(w) }))
+		t.Run(refused.Code, func(t *testing.T) {
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { refused.Write(w) }))
 			defer server.Close()
 			got, err := server.Client().Get(server.URL)
 			if err != nil {
@@ -86,10 +94,10 @@ func TestEveryRefusalCanBeReadByAnOpenAIClient(t *testing.T) {
 			answer := body["error"]
 			param, hasParam := answer["param"]
 			message, _ := answer["message"].(string)
-			if len(body) != 1 || len(answer) != 4 || answer["code"] != refused.code || param != nil || !hasParam || len(message) < 20 {
+			if len(body) != 1 || len(answer) != 4 || answer["code"] != refused.Code || param != nil || !hasParam || len(message) < 20 {
 				t.Errorf("the body is %s", text)
 			}
-			wantType := map[int]string{401: "authentication_error", 403: "permission_error"}[status]
+			wantType := map[int]string{401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}[status]
 			if status >= 500 {
 				wantType = "server_error"
 			} else if wantType == "" {
@@ -100,7 +108,7 @@ func TestEveryRefusalCanBeReadByAnOpenAIClient(t *testing.T) {
 			}
 			want := http.Header{
 				"Content-Type": {"application/json"}, "Content-Length": {strconv.Itoa(len(text))}, "Cache-Control": {"no-store"},
-				"X-Content-Type-Options": {"nosniff"}, "X-Responses-Proxy-Gate": {refused.code},
+				"X-Content-Type-Options": {"nosniff"}, "X-Responses-Proxy-Gate": {refused.Code},
 			}
 			if status == http.StatusUnauthorized {
 				want["Www-Authenticate"] = []string{"Bearer"}
@@ -108,16 +116,16 @@ func TestEveryRefusalCanBeReadByAnOpenAIClient(t *testing.T) {
 			if status == http.StatusUpgradeRequired {
 				want["Upgrade"] = []string{"HTTP/1.1"}
 			}
-			if refused == errUpstreamUnauthorized || refused == errAccountRefused {
+			if refused == errUpstreamUnauthorized || refused == errAccountRefused || refused == errUpstreamRedirects {
 				want["X-Should-Retry"] = []string{"false"}
 			}
 			if got.Header.Del("Date"); !reflect.DeepEqual(got.Header, want) {
 				t.Errorf("the headers are %v, want %v", got.Header, want)
 			}
-			if codes[refused.code] {
+			if codes[refused.Code] {
 				t.Error("the code is used twice")
 			}
-			codes[refused.code] = true
+			codes[refused.Code] = true
 		})
 	}
 }
@@ -127,15 +135,15 @@ func TestEveryRefusalCanBeReadByAnOpenAIClient(t *testing.T) {
 func TestWhatIsDoneToOneRefusalsHeadersLeavesTheNextOneWhole(t *testing.T) {
 	for refused := range allRefusals {
 		first, second := httptest.NewRecorder(), httptest.NewRecorder()
-		refused.write(first)
+		refused.Write(first)
 		want := first.Header().Clone()
 		for name, values := range first.Header() {
 			values[0] = "changed"
 			defer copy(values, want[name]) // for the tests after this one
 		}
-		refused.write(second)
+		refused.Write(second)
 		if got := second.Header(); !reflect.DeepEqual(got, want) {
-			t.Fatalf("%s: the next answer has the headers %v, want %v", refused.code, got, want)
+			t.Fatalf("%s: the next answer has the headers %v, want %v", refused.Code, got, want)
 		}
 	}
 }
@@ -143,7 +151,7 @@ func TestWhatIsDoneToOneRefusalsHeadersLeavesTheNextOneWhole(t *testing.T) {
 func TestAddingToOneRefusalsHeadersLeavesTheNextOneWhole(t *testing.T) {
 	for range 2 {
 		w := httptest.NewRecorder()
-		errMissingToken.write(w)
+		errMissingToken.Write(w)
 		for name, values := range w.Header() {
 			if len(values) != 1 {
 				t.Errorf("%s is %q", name, values)
@@ -224,7 +232,7 @@ func TestARefusalIsWholeWhateverAnotherHandlerHasLeftInTheHeader(t *testing.T) {
 			w.Header().Set("Retry-After", "7")
 			return caddyhttp.Error(http.StatusTooManyRequests, errors.New("later"))
 		}))
-		if body != string(errRateLimited.body) || answer.ContentLength != int64(len(body)) || answer.Header["Content-Encoding"] != nil || answer.Trailer != nil {
+		if body != string(errRateLimited.Body) || answer.ContentLength != int64(len(body)) || answer.Header["Content-Encoding"] != nil || answer.Trailer != nil {
 			t.Errorf("after %s bytes were announced: %v %q", left, answer.Header, body)
 		}
 		if answer.Header.Get("Retry-After") != "7" {

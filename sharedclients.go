@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -146,12 +145,6 @@ func (r *clientRecord) accepted() ([]acceptedToken, error) {
 		tokens = append(tokens, acceptedToken{digest: digest, until: token.NotAfter})
 	}
 	return tokens, nil
-}
-
-// has tells whether a token is one of the client's.
-func (r *clientRecord) has(digest secret.Digest) bool {
-	token := recordToken(digest)
-	return slices.ContainsFunc(r.Tokens, func(t recordedToken) bool { return t.SHA256 == token.SHA256 })
 }
 
 // expired tells whether the client's access has ended.

@@ -4,6 +4,7 @@ import (
 	"net/http"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
+	refusals "github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/refusal"
 	"go.uber.org/zap"
 )
 
@@ -16,7 +17,7 @@ func (h *Handler) shutDown(w http.ResponseWriter, r *http.Request, caller *confi
 	leaveBody(w, r)
 	header := w.Header()
 	h.policy.allowCORS(header, r)
-	setHeader(header, ownAnswerHeader)
+	refusals.SetHeader(header, refusals.Own)
 	header.Set("Connection", "close")
 	w.WriteHeader(http.StatusOK)
 	_, _ = w.Write([]byte("{\"status\":\"shutting down\"}\n"))

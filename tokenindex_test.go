@@ -80,7 +80,7 @@ func TestTheSeriesOfManyClientsAreBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.metrics.requests[outcomeForwarded].Inc()
+		c.metrics.requests[outcomeForwarded.number].Inc()
 		open = append(open, &configuredCaller{caller: c})
 	}
 	for i := range maxCounted + 100 {

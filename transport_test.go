@@ -168,7 +168,7 @@ func TestAnotherHandlersServerDoesNotGetTheKey(t *testing.T) {
 }
 
 func TestAGateWithoutAProxyForItsKeyIsRefused(t *testing.T) {
-	const no = "transport responses_proxy_gate"
+	const no, unasked = "transport responses_proxy_gate", "nobody would be asked for a token"
 	gate := `{"handler": "responses_proxy_gate", "upstream_bearer": "{env.GATE_TEST_KEY}"}`
 	proxy := func(members string) string {
 		return `{"handler": "reverse_proxy", "upstreams": [{"dial": "127.0.0.1:1"}]` + members + `}`
@@ -176,7 +176,7 @@ func TestAGateWithoutAProxyForItsKeyIsRefused(t *testing.T) {
 	for name, c := range map[string]struct{ handlers, says string }{
 		"nothing behind it":                       {gate, no},
 		"another handler behind it":               {gate + `, {"handler": "static_response"}`, no},
-		"a proxy before it":                       {proxy("") + "," + gate, no},
+		"a proxy before it":                       {proxy("") + "," + gate, unasked},
 		"fastcgi behind it":                       {gate + "," + proxy(`, "transport": {"protocol": "fastcgi"}`), no},
 		"forward_auth behind it":                  {gate + "," + proxy(`, "handle_response": [{"routes": [{"handle": [`+proxy("")+`]}]}]`), no},
 		"a proxy":                                 {gate + "," + proxy(""), ""},
@@ -186,7 +186,7 @@ func TestAGateWithoutAProxyForItsKeyIsRefused(t *testing.T) {
 		"a subroute's error route":                {gate + `, {"handler": "subroute", "routes": [], "errors": {"routes": [{"handle": [` + proxy("") + `]}]}}`, ""},
 		"a proxy behind a subroute with the gate": {`{"handler": "subroute", "routes": [{"handle": [` + gate + `]}]}, ` + proxy(""), ""},
 		"a proxy in the gate's subroute":          {`{"handler": "subroute", "routes": [{"handle": [` + gate + "," + proxy("") + `]}]}`, ""},
-		"a proxy before the gate in its subroute": {`{"handler": "subroute", "routes": [{"handle": [` + proxy("") + "," + gate + `]}]}`, no},
+		"a proxy before the gate in its subroute": {`{"handler": "subroute", "routes": [{"handle": [` + proxy("") + "," + gate + `]}]}`, unasked},
 	} {
 		t.Run(name, func(t *testing.T) {
 			const logging = `{"logs": {"default": {"encoder": {"format": "responses_proxy_gate"}}}}`
@@ -320,7 +320,7 @@ func TestA401WithoutTheKeyIsNotThatOfADeadKey(t *testing.T) {
 			w.WriteHeader(http.StatusUnauthorized)
 			return nil
 		})
-		if got := w.Result().Header.Get(codeHeaderName); w.Code != http.StatusBadGateway || got != errNoUpstream.code {
+		if got := w.Result().Header.Get(codeHeaderName); w.Code != http.StatusBadGateway || got != errNoUpstream.Code {
 			t.Errorf("answered %d %s", w.Code, got)
 		}
 	}
