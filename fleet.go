@@ -3,7 +3,6 @@ package responsesproxygate
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -11,7 +10,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
-	"github.com/caddyserver/certmagic"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/storage"
 	"go.uber.org/zap"
 )
 
@@ -104,7 +103,7 @@ func (f *fleet) join(ctx context.Context, config configID, c *fleetConfig) {
 		first := <-c.store.readApart(ctx, "")
 		c.first = &first
 	} else {
-		c.store.calls = former.store.calls
+		c.store.storage.Calls = former.store.storage.Calls
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -413,7 +412,7 @@ func (f *fleet) run(ctx context.Context) {
 		case <-timer.C:
 			if pending != nil && !time.Now().Before(began.Add(readPatience)) {
 				f.mu.Lock()
-				f.troubleLocked("storage", errHangs)
+				f.troubleLocked("storage", storage.ErrHangs)
 				f.mu.Unlock()
 				began = time.Now() // (the read is still under way)
 			}
@@ -452,15 +451,6 @@ func (f *fleet) endExpired(now time.Time) (next time.Time) {
 		}
 	}
 	return next
-}
-
-// identify tells storages apart, by their place and not by their value: each
-// reload makes a new one. One that does not describe itself is always another.
-func identify(storage certmagic.Storage) string {
-	if described, ok := storage.(fmt.Stringer); ok {
-		return fmt.Sprintf("%T %s", storage, described)
-	}
-	return fmt.Sprintf("%T %p", storage, storage)
 }
 
 // Interface guard

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/caddyserver/certmagic"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/storage"
 )
 
 func TestAStorageInWhichOthersCanPutClientsIsRefused(t *testing.T) {
@@ -56,7 +57,7 @@ func TestARecordThatOthersCanWriteLetsNobodyIn(t *testing.T) {
 	h := withStorage(t, folder).starts(t, t.Name(), sharing)
 	addsTo(t, h, "ci")
 	record := filepath.Join(folder, "responses_proxy_gate", t.Name()+".clients", "ci.json")
-	store := &sharedStore{storage: &certmagic.FileStorage{Path: folder}, gate: t.Name(), calls: new(storageCalls)}
+	store := &sharedStore{storage: storage.New(&certmagic.FileStorage{Path: folder}), gate: t.Name()}
 	if found, err := store.read(t.Context(), ""); err != nil || found.records["ci"] == nil {
 		t.Fatalf("as the gate made it: %v, %v", found, err)
 	}

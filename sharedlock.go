@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/certmagic"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/storage"
 	"go.uber.org/zap"
 )
 
@@ -30,7 +31,7 @@ func (s *sharedStore) lock(ctx context.Context, client string, logger *zap.Logge
 	unlock = func() {
 		releasing, cancel := context.WithTimeout(context.WithoutCancel(ctx), keyPatience)
 		defer cancel()
-		_, err := within(releasing, s.calls, "unlock "+key, func() (struct{}, error) {
+		_, err := storage.Within(releasing, s.storage.Calls, "unlock "+key, func() (struct{}, error) {
 			return struct{}{}, s.storage.Unlock(releasing, key)
 		}, nil)
 		if err != nil {
@@ -65,7 +66,7 @@ func (s *sharedStore) lockWithin(ctx context.Context, key string, patience time.
 	// (the storage may take a moment to notice that the wait is over)
 	hanging, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience+keyPatience)
 	defer cancel()
-	_, err := within(hanging, s.calls, "lock "+key, func() (struct{}, error) {
+	_, err := storage.Within(hanging, s.storage.Calls, "lock "+key, func() (struct{}, error) {
 		return struct{}{}, s.storage.Lock(waiting, key)
 	}, unlock)
 	return err
@@ -73,7 +74,7 @@ func (s *sharedStore) lockWithin(ctx context.Context, key string, patience time.
 
 // lockFile is where a folder has a lock; "" for other storages.
 func (s *sharedStore) lockFile(key string) string {
-	if files, ok := s.storage.(*certmagic.FileStorage); ok {
+	if files, ok := s.storage.Storage.(*certmagic.FileStorage); ok {
 		return filepath.Join(files.Path, "locks", certmagic.StorageKeys.Safe(key)+".lock")
 	}
 	return ""

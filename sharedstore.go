@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -17,8 +15,8 @@ import (
 	"github.com/caddyserver/certmagic"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
-	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/storage"
 )
 
 // sharedStore is the place of a gate's shared clients in Caddy's storage: one
@@ -26,14 +24,14 @@ import (
 // whatever becomes of the process that makes it and of its lock; and a mark
 // that every change replaces, so that looking for changes takes one small read.
 type sharedStore struct {
-	storage  certmagic.Storage
-	identity string // of the storage: see identify
+	storage  *storage.Storage
+	identity string // of the storage
 	gate     string
-	calls    *storageCalls // of the storage: a reload keeps them
 }
 
-func newSharedStore(storage certmagic.Storage, gate string) *sharedStore {
-	return &sharedStore{storage: storage, identity: identify(storage), gate: gate, calls: new(storageCalls)}
+func newSharedStore(of certmagic.Storage, gate string) *sharedStore {
+	place := storage.New(of)
+	return &sharedStore{storage: place, identity: place.Identity(), gate: gate}
 }
 
 // folder is where the clients are. The ending keeps gates with names such as
@@ -68,7 +66,7 @@ func (s *sharedStore) read(ctx context.Context, since string) (*contents, error)
 		return &contents{exists: mark != "", mark: mark, same: mark != ""}, nil
 	}
 	found := &contents{mark: mark, badMark: err, records: make(map[string]*clientRecord), damaged: make(map[string]error)}
-	keys, err := s.list(ctx)
+	keys, err := s.storage.Names(ctx, s.folder())
 	if err != nil {
 		return nil, err
 	}
@@ -129,23 +127,6 @@ func (c *contents) damage() error {
 	return errors.Join(errs...)
 }
 
-// maxLists is how often the folder is listed before it counts as gone.
-const maxLists = 10
-
-// list lists the folder. File storage gives up when a file vanishes while it
-// looks, as the one does that another replica is about to put in place.
-func (s *sharedStore) list(ctx context.Context) (keys []string, err error) {
-	for range maxLists {
-		keys, err = within(ctx, s.calls, "list", func() ([]string, error) {
-			return s.storage.List(ctx, s.folder(), false)
-		}, nil)
-		if !errors.Is(err, fs.ErrNotExist) {
-			break
-		}
-	}
-	return keys, err
-}
-
 // readApart is read in a goroutine of its own.
 func (s *sharedStore) readApart(ctx context.Context, since string) <-chan reading {
 	done := make(chan reading, 1)
@@ -171,8 +152,6 @@ const (
 	// keyPatience is how long the storage may take for one key.
 	keyPatience = 2 * time.Second
 )
-
-var errHangs = errors.New("it has not answered in time")
 
 // damagedRecordError says that there is a record that cannot be read, or not
 // understood.
@@ -223,91 +202,43 @@ func (s *sharedStore) mark(ctx context.Context) (string, error) {
 	return string(content), nil
 }
 
-// get reads one key. In a folder, it looks first at what is there: a pipe would
-// never end, and a file of any size would be read whole.
+// get reads one key.
 func (s *sharedStore) get(ctx context.Context, key string, limit int64) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, keyPatience)
 	defer cancel()
-	return within(ctx, s.calls, key, func() ([]byte, error) {
-		if path, err := s.file(key); err != nil {
-			return nil, err
-		} else if path != "" {
-			if err := infofile.CheckPlace(path); err != nil {
-				return nil, err // another user could have written it
-			}
-			info, err := os.Stat(path)
-			switch {
-			case err != nil:
-				return nil, err
-			case !info.Mode().IsRegular():
-				return nil, errors.New("it is not a file")
-			case info.Size() > limit:
-				return nil, fmt.Errorf("it is larger than %d bytes", limit)
-			}
-		}
-		return s.storage.Load(ctx, key)
-	}, nil)
-}
-
-// put writes one key.
-func (s *sharedStore) put(ctx context.Context, key string, content []byte) error {
-	_, err := within(ctx, s.calls, "store "+key, func() (struct{}, error) {
-		return struct{}{}, s.storage.Store(ctx, key, content)
-	}, nil)
-	return err
-}
-
-// drop deletes one key.
-func (s *sharedStore) drop(ctx context.Context, key string) error {
-	_, err := within(ctx, s.calls, "delete "+key, func() (struct{}, error) {
-		return struct{}{}, s.storage.Delete(ctx, key)
-	}, nil)
-	return err
+	return s.storage.Get(ctx, key, limit)
 }
 
 // save replaces a client's record, or deletes it if it is nil. Others then
 // learn of it by the new mark.
 func (s *sharedStore) save(ctx context.Context, client string, record *clientRecord) (mark string, err error) {
 	if record == nil {
-		err = s.drop(ctx, s.key(client))
+		err = s.storage.Drop(ctx, s.key(client))
 	} else {
 		var content []byte
 		if content, err = record.encode(); err == nil {
-			err = s.put(ctx, s.key(client), content)
+			err = s.storage.Put(ctx, s.key(client), content)
 		}
 	}
 	if err != nil {
 		return "", err
 	}
 	mark = secret.NewToken().Reveal()
-	if s.put(ctx, s.markKey(), []byte(mark)) == nil {
+	if s.storage.Put(ctx, s.markKey(), []byte(mark)) == nil {
 		return mark, nil
 	}
 	// A folder in its place, say.
-	if err := s.drop(ctx, s.markKey()); err != nil {
+	if err := s.storage.Drop(ctx, s.markKey()); err != nil {
 		return "", err
 	}
-	return mark, s.put(ctx, s.markKey(), []byte(mark))
+	return mark, s.storage.Put(ctx, s.markKey(), []byte(mark))
 }
 
 // audit refuses a folder in which other users can put clients, as far as
 // the storage is one.
 func (s *sharedStore) audit() error {
-	path, err := s.file(s.markKey())
-	if err == nil && path != "" {
-		_, err = infofile.CheckWritable(path)
-	}
-	if err != nil {
+	if err := s.storage.CheckWritable(s.markKey()); err != nil {
 		return fmt.Errorf("shared_clients: the storage would let others add clients, or the gate not: %w", err)
 	}
 	return nil
-}
-
-// file is where the storage has a key; "" if it does not keep keys in files.
-func (s *sharedStore) file(key string) (string, error) {
-	files, ok := s.storage.(*certmagic.FileStorage)
-	if !ok {
-		return "", nil
-	}
-	return filepath.Abs(files.Filename(key))
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddyserver/certmagic"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
+	kept "github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/storage"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 )
@@ -186,7 +187,7 @@ func newReplica(t *testing.T, storage certmagic.Storage, configured ...string) *
 	core, logs := observer.New(zap.InfoLevel)
 	r := &testReplica{fleet: newFleet(fleetGate), logs: logs}
 	r.config = &fleetConfig{
-		store: &sharedStore{storage: storage, identity: "the same", gate: fleetGate, calls: new(storageCalls)},
+		store: &sharedStore{storage: kept.New(storage), identity: "the same", gate: fleetGate},
 		every: defaultSyncEvery, reserved: map[string]bool{fleetGate: true}, logger: zap.New(core),
 	}
 	var callers []*configuredCaller

@@ -119,12 +119,14 @@ func (e *exchange) read(data []byte) {
 	}
 }
 
-// end books what has not been told, and frees the request's place.
+// end books what has not been told.
 func (e *exchange) end() {
 	if !e.booked && !e.costsNothing() {
 		e.book(usage{model: e.model()})
 	}
-	e.reservation.end()
+	// A trailer comes after the header.
+	delete(e.Header(), codeHeaderName)
+	delete(e.Header(), http.TrailerPrefix+codeHeaderName)
 	e.handler.ended(e)
 }
 
@@ -164,6 +166,7 @@ func (e *exchange) book(told usage) {
 		cost.Estimated = cost.Input + cost.Output
 	}
 	e.reservation.book(cost, now)
+	e.handler.note(e.user, e.handler.limitsOf(e.user))
 	e.handler.spent(e, told.model, cost)
 }
 

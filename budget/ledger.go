@@ -21,11 +21,12 @@ type spending map[string]Spent
 type ledger struct {
 	mu        sync.Mutex
 	latest    time.Time           // see clock
-	windows   []window            // those that the newest config counts by
+	windows   map[window]int      // by which the configs count, and how many of them
 	own       map[slot]spending   // by this launch
 	elsewhere map[slot]spending   // by all others together
 	held      map[string]held     // by user id
 	dirty     map[slot]bool       // own windows that the storage does not have as they are
+	noted     map[noteKey]int     // what has been logged: see note
 	read      map[string]spending // by key: what the storage had of others
 }
 
@@ -38,7 +39,7 @@ type held struct {
 func newLedger() *ledger {
 	return &ledger{
 		own: make(map[slot]spending), elsewhere: make(map[slot]spending), held: make(map[string]held),
-		dirty: make(map[slot]bool), read: make(map[string]spending),
+		dirty: make(map[slot]bool), read: make(map[string]spending), windows: make(map[window]int), noted: make(map[noteKey]int),
 	}
 }
 
@@ -70,11 +71,9 @@ type verdict struct {
 	resets time.Time // when its window ends
 }
 
-// admit counts a caller's request and reserves what it may cost, or says why
-// not. Only what is spent refuses for the rest of a window, and what is
-// reserved for a moment. A request that fits is let through, and so is the
-// only one under way, which may cross a limit: the next is refused then.
-func (l *ledger) admit(user string, limits *limits, tokens int64, now time.Time) (*reservation, verdict) {
+// enter takes a place for a caller's request whose cost is not known yet, or
+// says why not.
+func (l *ledger) enter(user string, limits *limits, now time.Time) (*reservation, verdict) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	said := l.exhausted(user, limits, l.clock(now))
@@ -86,23 +85,35 @@ func (l *ledger) admit(user string, limits *limits, tokens int64, now time.Time)
 		said.reason = tooManyOpen
 		return nil, said
 	}
-	for i := range limits.per {
-		limit := &limits.per[i]
-		if limit.tokens > 0 && open.tokens > 0 && l.spent(limit.slot(said.now), user).Tokens()+open.tokens+tokens > limit.tokens {
-			said.reason, said.limit, said.unit = reserved, limit, "tokens"
-			return nil, said
-		}
-	}
-	l.held[user] = held{open.requests + 1, open.tokens + tokens}
-	l.book(user, Spent{Requests: 1}, said.now)
-	return &reservation{ledger: l, user: user, tokens: tokens}, said
+	l.held[user] = held{open.requests + 1, open.tokens}
+	return &reservation{ledger: l, user: user}, said
 }
 
-// check says whether a caller has spent all it may. It reserves nothing.
-func (l *ledger) check(user string, limits *limits, now time.Time) verdict {
+// admit counts the request and reserves what it may cost, or says why not. Only
+// what is spent refuses for the rest of a window, and what is reserved for a
+// moment. A request that fits is let through, and so is the only one under way,
+// which may cross a limit: the next is refused then. One that costs no tokens
+// needs no room.
+func (r *reservation) admit(limits *limits, tokens int64, now time.Time) verdict {
+	l := r.ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.exhausted(user, limits, l.clock(now))
+	said := l.exhausted(r.user, limits, l.clock(now))
+	if said.reason != admitted {
+		return said
+	}
+	open := l.held[r.user]
+	for i := range limits.per {
+		limit := &limits.per[i]
+		if limit.tokens > 0 && tokens > 0 && open.tokens > 0 && l.spent(limit.slot(said.now), r.user).Tokens()+open.tokens+tokens > limit.tokens {
+			said.reason, said.limit, said.unit = reserved, limit, "tokens"
+			return said
+		}
+	}
+	r.tokens = tokens
+	l.held[r.user] = held{open.requests, open.tokens + tokens}
+	l.book(r.user, Spent{Requests: 1}, said.now)
+	return said
 }
 
 // exhausted finds the limit that a caller has reached: of several, the one
@@ -134,7 +145,7 @@ func (l *ledger) spent(s slot, user string) Spent {
 
 // book adds to what a caller has spent, in every window that is counted.
 func (l *ledger) book(user string, cost Spent, now time.Time) {
-	for _, w := range l.windows {
+	for w := range l.windows {
 		s := w.slot(now)
 		if l.own[s] == nil {
 			l.own[s] = make(spending)
@@ -150,18 +161,6 @@ type reservation struct {
 	user   string
 	tokens int64
 	ended  bool
-}
-
-// raise reserves for more of a body whose length was not known.
-func (r *reservation) raise(tokens int64) {
-	r.ledger.mu.Lock()
-	defer r.ledger.mu.Unlock()
-	if r.ended || tokens <= r.tokens {
-		return
-	}
-	open := r.ledger.held[r.user]
-	r.ledger.held[r.user] = held{open.requests, open.tokens + tokens - r.tokens}
-	r.tokens = tokens
 }
 
 // book books what the request has cost, in place of what was reserved. The
@@ -199,7 +198,8 @@ func (l *ledger) forgive(user string, now time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now = l.clock(now)
-	for _, w := range l.windows {
+	maps.DeleteFunc(l.noted, func(k noteKey, _ int) bool { return k.user == user })
+	for w := range l.windows {
 		spent := l.spent(w.slot(now), user)
 		if l.own[w.slot(now)] == nil {
 			l.own[w.slot(now)] = make(spending)
@@ -221,7 +221,7 @@ func (l *ledger) users(now time.Time) map[string]bool {
 	for user := range l.held {
 		found[user] = true
 	}
-	for _, w := range l.windows {
+	for w := range l.windows {
 		for _, spent := range []spending{l.own[w.slot(now)], l.elsewhere[w.slot(now)]} {
 			for user := range spent {
 				found[user] = true
@@ -239,11 +239,33 @@ func (l *ledger) standing(user string, w window, now time.Time) (Spent, held, sl
 	return l.spent(s, user), l.held[user], s
 }
 
-// count says by which windows to count from now on.
-func (l *ledger) count(windows []window) {
+// join says by which windows a config counts. Until it leaves, they are counted
+// beside those of others: of a config that it replaces, or that goes on because
+// this one cannot be used.
+func (l *ledger) join(windows []window) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.windows = windows
+	for _, w := range windows {
+		l.windows[w]++
+	}
+}
+
+// leave says that a config has ended.
+func (l *ledger) leave(windows []window) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, w := range windows {
+		if l.windows[w]--; l.windows[w] == 0 {
+			delete(l.windows, w)
+		}
+	}
+}
+
+// isIdle reports whether no request is under way.
+func (l *ledger) isIdle() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.held) == 0
 }
 
 // unsaved are the own windows that the storage does not have as they are.
@@ -268,8 +290,9 @@ func (l *ledger) stale(s slot) {
 }
 
 // learn takes over what the storage has of others, by its keys. A number that
-// has become less, because a file was put back or taken away, stays as it was.
-func (l *ledger) learn(found map[string]found, now time.Time) {
+// has become less, because a file was put back or taken away, stays as it was,
+// and is returned for the storage to have it again.
+func (l *ledger) learn(found map[string]found, now time.Time) (lost map[string]spending) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for key, f := range found {
@@ -287,13 +310,25 @@ func (l *ledger) learn(found map[string]found, now time.Time) {
 			known[user] = more
 		}
 	}
-	now = l.clock(now)
+	l.forgetEnded(l.clock(now))
+	lost = make(map[string]spending)
+	for key, known := range l.read {
+		if !maps.Equal(known, found[key].spending) {
+			lost[key] = maps.Clone(known)
+		}
+	}
+	return lost
+}
+
+// forgetEnded drops the windows that nobody needs.
+func (l *ledger) forgetEnded(now time.Time) {
 	maps.DeleteFunc(l.elsewhere, func(s slot, _ spending) bool { return s.isOver(now) })
 	maps.DeleteFunc(l.own, func(s slot, _ spending) bool { return s.isOver(now) && !l.dirty[s] })
 	maps.DeleteFunc(l.read, func(key string, _ spending) bool {
 		s, _, ok := parseKey(key)
 		return !ok || s.isOver(now)
 	})
+	maps.DeleteFunc(l.noted, func(k noteKey, _ int) bool { return k.slot.isOver(now) })
 }
 
 // compare looks for own windows that the storage does not have as they are.

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -18,6 +19,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/refusal"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/storage"
 )
 
 func init() {
@@ -33,8 +35,8 @@ func init() {
 // that use it. They survive restarts; a crash loses 2 seconds of them at most.
 type Handler struct {
 	// The budget's name: letters, digits, `_` and `-`, 64 at most. What is
-	// spent belongs to this name and the caller. Unique in a config.
-	// Default: `default`.
+	// spent belongs to this name and the caller: where it stands twice, what is
+	// spent in one place is spent in both. Default: `default`.
 	Name string `json:"name,omitempty"`
 
 	// What every caller may spend.
@@ -99,26 +101,25 @@ var books = caddy.NewUsagePool()
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger = ctx.Logger()
 	h.Name = cmp.Or(h.Name, "default")
+	if err := h.Validate(); err != nil {
+		return err // (before the name is part of a path)
+	}
 	if err := h.resolve(); err != nil {
 		return h.named(err)
 	}
 	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
 		return h.named(err)
 	}
-	storage := ctx.Storage()
-	if err := checkStorage(storage); err != nil {
-		return h.named(err)
-	}
-	h.shared = h.Name + " in " + identify(storage)
-	kept, _, err := books.LoadOrNew(h.shared, func() (caddy.Destructor, error) {
-		return openBook(storage, h.Name, h.logger)
+	place := ctx.Storage()
+	shared := h.Name + " in " + storage.New(place).Identity()
+	kept, _, err := books.LoadOrNew(shared, func() (caddy.Destructor, error) {
+		return openBook(place, h.Name, h.logger)
 	})
 	if err != nil {
-		h.shared = ""
 		return h.named(err)
 	}
-	h.book = kept.(*book)
-	h.book.count(h.windows())
+	h.shared, h.book = shared, kept.(*book)
+	h.book.join(h.windows())
 	return nil
 }
 
@@ -138,17 +139,20 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.refuse(w, r, "", errNoUser)
 	}
 	limits := h.limitsOf(user)
-	if said := h.book.check(user, limits, time.Now()); said.reason != admitted {
+	// A place comes first: what is under way bounds the bodies that are held.
+	reservation, said := h.book.enter(user, limits, time.Now())
+	if said.reason != admitted {
 		return h.refuse(w, r, user, said.answer())
 	}
+	defer reservation.end()
 	request, refused := h.inspect(r, limits)
 	if refused != nil {
 		return h.refuse(w, r, user, refused)
 	}
-	reservation, said := h.book.admit(user, limits, request.reserve, time.Now())
-	if said.reason != admitted {
+	if said := reservation.admit(limits, request.reserve, time.Now()); said.reason != admitted {
 		return h.refuse(w, r, user, said.answer())
 	}
+	h.note(user, limits)
 	exchange := h.begin(w, r, user, request, reservation)
 	defer exchange.end()
 	exchange.err = next.ServeHTTP(exchange, r)
@@ -157,9 +161,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 
 // Cleanup implements caddy.CleanerUpper. It also runs after a failed Provision.
 func (h *Handler) Cleanup() error {
-	if h.shared == "" {
+	if h.book == nil {
 		return nil
 	}
+	h.book.leave(h.windows())
 	_, err := books.Delete(h.shared)
 	return err
 }
@@ -171,7 +176,7 @@ func userOf(r *http.Request) string {
 		return ""
 	}
 	user, _ := replacer.GetString("http.auth.user.id")
-	return user
+	return strings.ToValidUTF8(user, "\ufffd") // (metrics and records have nothing else)
 }
 
 // refuse answers in place of what is behind the budget.

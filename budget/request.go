@@ -1,13 +1,16 @@
 package budget
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net/http"
+	"path"
 	"strings"
 	"sync/atomic"
 
 	"github.com/go-json-experiment/json/jsontext"
+	"golang.org/x/net/http/httpguts"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/refusal"
 )
@@ -24,6 +27,10 @@ const (
 	// tokensPerSecond is how fast an answer is taken to grow that nobody saw
 	// the end of.
 	tokensPerSecond = 200
+
+	// firstBuffer is how much room a body gets that says how long it is, in
+	// bytes, before it has come.
+	firstBuffer = 64 << 10
 
 	// maxBody is how much of a body is held if the server has no limit of its
 	// own (request_body max_size), in bytes.
@@ -49,13 +56,17 @@ func (h *Handler) inspect(r *http.Request, limits *limits) (*request, *refusal.A
 	// What is compressed cannot be read as it passes. (Set, not deleted: the
 	// transport would ask for gzip by itself.)
 	r.Header["Accept-Encoding"] = []string{"identity"}
-	found := &request{maxOutput: defaultOutput, body: &countedBody{}, free: isFree(r)}
+	webSocket := isWebSocket(r)
+	if !webSocket {
+		delete(r.Header, "Upgrade") // nor what is not HTTP
+	}
+	found := &request{maxOutput: defaultOutput, body: &countedBody{}, free: webSocket || isFree(r)}
 	if !limits.capsTokens() {
 		found.body.watch(r)
 		return found, nil
 	}
 	switch {
-	case isWebSocket(r):
+	case webSocket:
 		return nil, errWebSocket
 	case found.free:
 		found.body.watch(r)
@@ -82,9 +93,10 @@ func (h *Handler) inspect(r *http.Request, limits *limits) (*request, *refusal.A
 func isFree(r *http.Request) bool {
 	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodDelete, http.MethodOptions:
-		return !isWebSocket(r)
+		return true
 	}
-	return r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/cancel")
+	before, ends := strings.CutSuffix(r.URL.Path, "/cancel")
+	return ends && r.Method == http.MethodPost && strings.HasSuffix(path.Dir(before), "/responses")
 }
 
 // isCounted reports whether an answer tells its tokens.
@@ -93,15 +105,18 @@ func isCounted(r *http.Request) bool {
 		(strings.HasSuffix(r.URL.Path, "/responses") || strings.HasSuffix(r.URL.Path, "/responses/compact"))
 }
 
-// isWebSocket reports whether r is an opening handshake, or any other upgrade:
-// what follows it is not HTTP.
+// isWebSocket reports whether r is an opening handshake, in HTTP/1.1 (RFC 6455)
+// or later (RFC 8441, 9220).
 func isWebSocket(r *http.Request) bool {
-	return len(r.Header["Upgrade"]) > 0 || r.Method == http.MethodConnect
+	return r.Method == http.MethodConnect || httpguts.HeaderValuesContainsToken(r.Header["Upgrade"], "websocket")
 }
 
 // readBody reads a body whole.
 func readBody(r *http.Request) ([]byte, *refusal.Answer) {
-	content, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	var read bytes.Buffer
+	read.Grow(int(min(max(r.ContentLength, 0), firstBuffer)) + bytes.MinRead)
+	_, err := read.ReadFrom(io.LimitReader(r.Body, maxBody+1))
+	content := read.Bytes()
 	tooLarge := (*http.MaxBytesError)(nil)
 	switch {
 	case errors.As(err, &tooLarge), len(content) > maxBody:
@@ -115,7 +130,8 @@ func readBody(r *http.Request) ([]byte, *refusal.Answer) {
 // read finds what matters in a body. It is strict, so that no other parser can
 // read something else: one object, in which no name stands twice, at any depth.
 func (r *request) read(content []byte) *refusal.Answer {
-	decoder := jsontext.NewDecoder(newBytesReader(content))
+	// Half of a surrogate pair, which texts that were cut have, is no harm in a value.
+	decoder := jsontext.NewDecoder(newBytesReader(content), jsontext.AllowInvalidUTF8(true))
 	if token, err := decoder.ReadToken(); err != nil || token.Kind() != '{' {
 		return errBody
 	}
@@ -125,6 +141,9 @@ func (r *request) read(content []byte) *refusal.Answer {
 			return errBody
 		}
 		key := name.String()
+		if isAmbiguous(key) {
+			return errBody
+		}
 		value, err := decoder.ReadValue()
 		if err != nil {
 			return errBody
@@ -156,6 +175,17 @@ func (r *request) read(content []byte) *refusal.Answer {
 		return errBody // a second value
 	}
 	return nil
+}
+
+// isAmbiguous reports whether another parser may take a name for one that
+// matters: Go's ignores case, and some drop what is no UTF-8.
+func isAmbiguous(name string) bool {
+	for _, known := range []string{"max_output_tokens", "background"} {
+		if name != known && strings.EqualFold(name, known) {
+			return true
+		}
+	}
+	return strings.ContainsRune(name, '\ufffd')
 }
 
 // countedBody counts a body's bytes.

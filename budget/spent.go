@@ -37,7 +37,17 @@ func (s Spent) combine(t Spent, f func(a, b int64) int64) Spent {
 	}
 }
 
-// valid reports whether no number is negative: else somebody else wrote it.
+// valid reports whether no number is negative, or so large that a sum of some
+// could be: else somebody else wrote it.
 func (s Spent) valid() bool {
-	return min(s.Requests, s.Input, s.Cached, s.Output, s.Reasoning, s.Estimated, s.ForgivenRequests, s.ForgivenTokens) >= 0
+	for _, n := range []int64{s.Requests, s.Input, s.Cached, s.Output, s.Reasoning, s.Estimated, s.ForgivenRequests, s.ForgivenTokens} {
+		if n < 0 || n > maxCount {
+			return false
+		}
+	}
+	return true
 }
+
+// maxCount is more than anybody can spend in a window; thousands of it make no
+// sum that overflows.
+const maxCount = 1 << 50

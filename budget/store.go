@@ -7,12 +7,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/storage"
 )
 
 // A budget is in Caddy's storage as a counter that only grows, with one key for
@@ -27,9 +31,18 @@ const (
 	saveInterval = 2 * time.Second
 	readInterval = 5 * time.Second
 
-	// storageTimeout is how long one operation may take. One that hangs longer
-	// is not waited for; the next begins when it has ended.
-	storageTimeout = 10 * time.Second
+	// roundPatience is how long it may take to save or to read everything, and
+	// keyPatience how long one key may take. A call that hangs longer is not
+	// waited for, and not made again until it has come back.
+	roundPatience = 10 * time.Second
+	keyPatience   = 2 * time.Second
+
+	// endPatience is how long the end of the last config waits for requests
+	// that were cut off, so that they are counted.
+	endPatience = 2 * time.Second
+
+	// maxLoads is how many keys are read at a time.
+	maxLoads = 16
 
 	// maxValue is the length of a value beyond which no budget has written it.
 	maxValue = 16 << 20
@@ -39,21 +52,20 @@ const (
 // has this budget with this storage.
 type book struct {
 	*ledger
-	storage certmagic.Storage
+	storage *storage.Storage
 	name    string
 	launch  string
 	logger  *zap.Logger
 
-	work   chan struct{} // holds one value while something is saved or read
-	stop   context.CancelFunc
+	stop   chan struct{}
 	done   chan struct{}
 	failed bool // the last attempt; so that an outage is logged once
 }
 
-func (b *book) folder() string { return "responses_budget/" + b.name + ".budget" }
+func folderOf(name string) string { return "responses_budget/" + name + ".budget" }
 
 func (b *book) key(s slot) string {
-	return fmt.Sprintf("%s/%s.%d.%s.json", b.folder(), s.window, s.start, b.launch)
+	return fmt.Sprintf("%s/%s.%d.%s.json", folderOf(b.name), s.window, s.start, b.launch)
 }
 
 // parseKey is the slot and the launch of a key.
@@ -74,49 +86,55 @@ type found struct {
 
 // openBook reads what the storage has. Without that, nobody knows what is
 // spent, so nothing starts.
-func openBook(storage certmagic.Storage, name string, logger *zap.Logger) (*book, error) {
-	b := &book{ledger: newLedger(), storage: storage, name: name, launch: rand.Text(), logger: logger, work: make(chan struct{}, 1), done: make(chan struct{})}
-	ctx, stop := context.WithCancel(context.Background())
-	b.stop = stop
-	err := within(ctx, b.readAll)
-	if err != nil {
-		stop()
-		return nil, fmt.Errorf("the storage does not say what is spent already: %w", err)
+func openBook(of certmagic.Storage, name string, logger *zap.Logger) (*book, error) {
+	b := &book{
+		ledger: newLedger(), storage: storage.New(of), name: name, launch: rand.Text(), logger: logger,
+		stop: make(chan struct{}), done: make(chan struct{}),
 	}
-	go b.keep(ctx)
+	// (Without the check here, files that others could write would be read.)
+	if err := b.storage.CheckWritable(folderOf(name) + "/x.0.x.json"); err != nil {
+		return nil, fmt.Errorf("others could change what is counted in the storage, or this process could not: %w", err)
+	}
+	if err := b.readAll(); err != nil {
+		return nil, fmt.Errorf("the storage does not say what is spent already: %w; see that it can be reached, and remove a record that is damaged (what it counts is forgotten then)", err)
+	}
+	go b.keep()
 	return b, nil
 }
 
-// keep saves and reads, until the context ends.
-func (b *book) keep(ctx context.Context) {
+// keep saves and reads, until it is told to stop.
+func (b *book) keep() {
 	defer close(b.done)
 	save, read := time.NewTicker(saveInterval), time.NewTicker(readInterval)
 	defer save.Stop()
 	defer read.Stop()
 	for {
 		select {
-		case <-ctx.Done():
+		case <-b.stop:
 			return
 		case <-save.C:
-			b.report(within(ctx, b.saveChanged))
+			b.report(b.saveChanged())
 		case <-read.C:
-			b.report(within(ctx, b.readAll))
+			b.report(b.readAll())
 		}
 	}
 }
 
 // Destruct saves for the last time. It is what caddy.UsagePool calls when no
-// config has this budget any more.
+// config has this budget any more. Requests that were cut off end a moment
+// later than the server.
 func (b *book) Destruct() error {
-	b.stop()
+	close(b.stop)
 	<-b.done
-	return within(context.Background(), b.saveChanged)
+	for began := time.Now(); !b.isIdle() && time.Since(began) < endPatience; {
+		time.Sleep(10 * time.Millisecond)
+	}
+	return b.saveChanged()
 }
 
 // report logs the first failure of several, and the end of them.
 func (b *book) report(err error) {
 	switch {
-	case errors.Is(err, context.Canceled):
 	case err != nil && !b.failed:
 		b.failed = true
 		b.logger.Error("the storage does not take or tell what is spent; this process goes on with what it knows, and tries again",
@@ -127,45 +145,13 @@ func (b *book) report(err error) {
 	}
 }
 
-// within runs an operation of the storage and does not wait for one that hangs
-// where no context reaches it.
-func within(ctx context.Context, operation func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, storageTimeout)
-	done := make(chan error, 1)
-	go func() {
-		defer cancel()
-		done <- operation(ctx)
-	}()
-	select {
-	case err := <-done:
-		return err
-	case <-ctx.Done():
-		select {
-		case err := <-done: // (it has ended, too)
-			return err
-		default:
-			return ctx.Err()
-		}
-	}
-}
-
-var errHangs = errors.New("the operation before has not ended")
-
 // saveChanged writes the own windows that have changed.
-func (b *book) saveChanged(ctx context.Context) error {
-	select {
-	case b.work <- struct{}{}:
-		defer func() { <-b.work }()
-	case <-ctx.Done():
-		return errHangs
-	}
+func (b *book) saveChanged() error {
+	ctx, cancel := context.WithTimeout(context.Background(), roundPatience)
+	defer cancel()
 	var errs []error
 	for s, spent := range b.unsaved() {
-		value, err := json.Marshal(spent)
-		if err == nil {
-			err = b.storage.Store(ctx, b.key(s), value)
-		}
-		if err != nil {
+		if err := b.save(ctx, b.key(s), spent); err != nil {
 			b.stale(s)
 			errs = append(errs, err)
 		}
@@ -173,81 +159,123 @@ func (b *book) saveChanged(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// readAll reads what others have written, and deletes what nobody needs. What
-// the storage does not have of one's own, because somebody emptied it or put
-// an older state back, is written again.
-func (b *book) readAll(ctx context.Context) error {
-	select {
-	case b.work <- struct{}{}:
-		defer func() { <-b.work }()
-	case <-ctx.Done():
-		return errHangs
+// save writes one value.
+func (b *book) save(ctx context.Context, key string, spent spending) error {
+	value, err := json.Marshal(spent)
+	if err != nil {
+		return err
 	}
-	keys, err := b.storage.List(ctx, b.folder(), false)
+	ctx, cancel := context.WithTimeout(ctx, keyPatience)
+	defer cancel()
+	if err := b.storage.Put(ctx, key, value); err != nil {
+		return fmt.Errorf("%s: %w", key, err)
+	}
+	return nil
+}
+
+// readAll reads what others have written, and deletes what nobody needs. What
+// the storage no longer has as it was, because somebody emptied it or put an
+// older state back, is written again: one's own, and what is known of others,
+// who may have ended.
+func (b *book) readAll() error {
+	ctx, cancel := context.WithTimeout(context.Background(), roundPatience)
+	defer cancel()
+	keys, err := b.storage.Names(ctx, folderOf(b.name))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	now := time.Now()
-	others := make(map[string]found)
-	saved := make(map[slot]spending)
-	var errs []error
-	for _, key := range keys {
-		s, launch, ok := parseKey(key)
-		if !ok {
-			continue // (a file that a storage is about to put in place)
-		}
-		if s.isOver(now) {
-			errs = append(errs, b.storage.Delete(ctx, key))
-			continue
-		}
-		spent, err := b.load(ctx, key)
-		switch {
-		case errors.Is(err, fs.ErrNotExist): // deleted meanwhile
-		case err != nil:
-			errs = append(errs, fmt.Errorf("%s: %w", key, err))
-		case launch == b.launch:
-			saved[s] = spent
-		default:
-			others[key] = found{s, spent}
+	errs := b.removeEnded(ctx, keys, now)
+	values, unread, failures := b.loadAll(ctx, keys, now)
+	saved, others := make(map[slot]spending), make(map[string]found)
+	for key, value := range values {
+		if _, launch, _ := parseKey(key); launch == b.launch {
+			saved[value.slot] = value.spending
+		} else {
+			others[key] = value
 		}
 	}
-	b.learn(others, now)
+	for key, spent := range b.learn(others, now) {
+		if !unread[key] {
+			errs = append(errs, b.save(ctx, key, spent))
+		}
+	}
 	b.compare(saved)
-	return errors.Join(errs...)
+	return errors.Join(append(errs, failures...)...)
 }
+
+// removeEnded deletes the windows that nobody needs.
+func (b *book) removeEnded(ctx context.Context, keys []string, now time.Time) (errs []error) {
+	for _, key := range keys {
+		if s, _, ok := parseKey(key); ok && s.isOver(now) {
+			ctx, cancel := context.WithTimeout(ctx, keyPatience)
+			if err := b.storage.Drop(ctx, key); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				errs = append(errs, fmt.Errorf("%s: %w", key, err))
+			}
+			cancel()
+		}
+	}
+	return errs
+}
+
+// loadAll loads the values of windows that count. Those that are there and
+// could not be read are unread; of those that are damaged, the same process's
+// memory may have what was in them.
+func (b *book) loadAll(ctx context.Context, keys []string, now time.Time) (values map[string]found, unread map[string]bool, errs []error) {
+	var (
+		group sync.WaitGroup
+		mu    sync.Mutex
+		slots = make(chan struct{}, maxLoads)
+	)
+	values, unread = make(map[string]found), make(map[string]bool)
+	for _, key := range keys {
+		s, _, ok := parseKey(key)
+		if !ok || s.isOver(now) {
+			continue // (or a file that a storage is about to put in place)
+		}
+		slots <- struct{}{}
+		group.Go(func() {
+			defer func() { <-slots }()
+			spent, err := b.load(ctx, key)
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case errors.Is(err, fs.ErrNotExist): // deleted meanwhile
+			case err != nil:
+				unread[key] = !errors.Is(err, errDamaged)
+				errs = append(errs, fmt.Errorf("%s: %w", key, err))
+			default:
+				values[key] = found{s, spent}
+			}
+		})
+	}
+	group.Wait()
+	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+	return values, unread, errs
+}
+
+// errDamaged says that a value is none that a budget writes.
+var errDamaged = errors.New("the record is damaged")
 
 // load reads one value.
 func (b *book) load(ctx context.Context, key string) (spending, error) {
-	value, err := b.storage.Load(ctx, key)
+	ctx, cancel := context.WithTimeout(ctx, keyPatience)
+	defer cancel()
+	value, err := b.storage.Get(ctx, key, maxValue)
 	if err != nil {
 		return nil, err
 	}
 	var spent spending
 	if len(value) > maxValue {
-		return nil, errors.New("it is longer than what a budget writes")
+		return nil, fmt.Errorf("%w: it has more than %d bytes", errDamaged, maxValue)
 	}
 	if err := json.Unmarshal(value, &spent); err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", errDamaged, err)
 	}
 	for _, s := range spent {
 		if !s.valid() {
-			return nil, errors.New("it has a negative number, which no budget writes")
+			return nil, fmt.Errorf("%w: it has a number that no budget writes", errDamaged)
 		}
 	}
 	return spent, nil
-}
-
-// identify tells storages apart, by their place and not by their value: each
-// config has a value of its own.
-func identify(storage certmagic.Storage) string {
-	if described, ok := storage.(fmt.Stringer); ok {
-		return fmt.Sprintf("%T %s", storage, described)
-	}
-	return fmt.Sprintf("%T %p", storage, storage)
-}
-
-// checkStorage refuses a folder in which other users can change what is
-// counted, as far as that can be told from here.
-func checkStorage(storage certmagic.Storage) error {
-	return nil
 }

@@ -34,7 +34,7 @@ func parseWindow(text string) (window, error) {
 		return window{"1d", day}, nil
 	case length == week:
 		return window{"7d", week}, nil
-	case length < time.Minute || length > day || day%length != 0:
+	case length < time.Minute || length > day || day%length != 0 || length%time.Second != 0: // (keys have no fractions)
 		return window{}, fmt.Errorf("per %s: write a duration of a minute or more that divides a day, such as 10m, 1h or 8h, or 1d, 7d or month", text)
 	}
 	return window{shortest(length), length}, nil

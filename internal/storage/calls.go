@@ -1,37 +1,41 @@
-package responsesproxygate
+package storage
 
 import (
 	"context"
+	"errors"
 	"sync"
 )
 
-// storageCalls are the calls of a storage that have not come back in time. On a
+// Calls are the calls of a storage that have not come back in time. On a
 // network file system, one can hang where no context reaches it. What hangs is
 // not asked for again until it has come back, so that nothing piles up.
-type storageCalls struct {
+type Calls struct {
 	mu   sync.Mutex
 	hung map[string]int
 }
 
-// storageCall is one call: either it has an outcome, or nobody waits for one.
-type storageCall struct {
+// ErrHangs says that a call has not come back in time.
+var ErrHangs = errors.New("it has not answered in time")
+
+// call is one call: either it has an outcome, or nobody waits for one.
+type call struct {
 	finished, abandoned bool
 }
 
-// within runs a call, and waits for it as long as the context says. If it
+// Within runs a call, and waits for it as long as the context says. If it
 // succeeds after that, it is undone.
-func within[T any](ctx context.Context, c *storageCalls, what string, run func() (T, error), undo func()) (value T, err error) {
+func Within[T any](ctx context.Context, c *Calls, what string, run func() (T, error), undo func()) (value T, err error) {
 	c.mu.Lock()
 	hangs := c.hung[what] > 0
 	c.mu.Unlock()
 	if hangs {
-		return value, errHangs
+		return value, ErrHangs
 	}
 	type outcome struct {
 		value T
 		err   error
 	}
-	call, done := new(storageCall), make(chan outcome, 1)
+	call, done := new(call), make(chan outcome, 1)
 	go func() {
 		value, err := run()
 		done <- outcome{value, err}
@@ -45,14 +49,14 @@ func within[T any](ctx context.Context, c *storageCalls, what string, run func()
 	case <-ctx.Done():
 	}
 	if c.abandon(call, what) {
-		return value, errHangs
+		return value, ErrHangs
 	}
 	o := <-done
 	return o.value, o.err
 }
 
 // finish notes that a call has come back, and tells whether that was too late.
-func (c *storageCalls) finish(call *storageCall, what string) (late bool) {
+func (c *Calls) finish(call *call, what string) (late bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	call.finished = true
@@ -65,7 +69,7 @@ func (c *storageCalls) finish(call *storageCall, what string) (late bool) {
 }
 
 // abandon gives a call up, unless it has come back after all.
-func (c *storageCalls) abandon(call *storageCall, what string) bool {
+func (c *Calls) abandon(call *call, what string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if call.finished {

@@ -1,0 +1,69 @@
+//go:build unix
+
+package budget
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+
+	"github.com/caddyserver/certmagic"
+	"go.uber.org/zap"
+)
+
+func TestCountsThatOthersCouldChangeAreNotBelieved(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Log("not root: nothing is given to another user")
+	}
+	const nobody = 65534
+	for name, loosen := range map[string]func(folder, record string) error{
+		"the folder is everybody's":   func(folder, _ string) error { return os.Chmod(folder, 0o777) },
+		"the budget's is":             func(_, record string) error { return os.Chmod(filepath.Dir(record), 0o777) },
+		"the record is":               func(_, record string) error { return os.Chmod(record, 0o666) },
+		"the folder is another's":     func(folder, _ string) error { return asRoot(os.Chown(folder, nobody, nobody)) },
+		"the budget's is another's":   func(_, record string) error { return asRoot(os.Chown(filepath.Dir(record), nobody, nobody)) },
+		"the record is another's":     func(_, record string) error { return asRoot(os.Chown(record, nobody, nobody)) },
+		"the record is a pipe":        func(_, record string) error { return errors.Join(os.Remove(record), syscall.Mkfifo(record, 0o600)) },
+		"the record leads to another": func(_, record string) error { return errors.Join(os.Remove(record), os.Symlink("/dev/zero", record)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				folder := filepath.Join(t.TempDir(), "caddy")
+				h := open(t, folder, daily)
+				call(t, h, "codex", "{}", costs(1, 2))
+				stop(t, h)
+				again := open(t, folder, daily) // (a control)
+				if got := spentBy(t, again, "codex", "1d").Tokens(); got != 3 {
+					t.Fatalf("%d are known", got)
+				}
+				switch err := loosen(folder, records(t, folder)[0]); {
+				case errors.Is(err, errNotRoot):
+					t.Skip(err)
+				case err != nil:
+					t.Fatal(err)
+				}
+				saved() // the running one goes on with what it knows
+				if got := spentBy(t, again, "codex", "1d").Tokens(); got != 3 {
+					t.Errorf("the running one knows of %d", got)
+				}
+				_, err := openBook(&certmagic.FileStorage{Path: folder}, "default", zap.NewNop())
+				if err == nil || strings.Contains(err.Error(), "has not answered") {
+					t.Errorf("it starts, or waits: %v", err)
+				}
+			})
+		})
+	}
+}
+
+var errNotRoot = errors.New("only root gives files to others")
+
+func asRoot(err error) error {
+	if os.Getuid() != 0 {
+		return errNotRoot
+	}
+	return err
+}
