@@ -21,12 +21,28 @@ import (
 	"go.uber.org/zap"
 )
 
-// commandKey is the key that "caddy responses-proxy" has read from stdin. It
-// is handed to the gate here, beside the config, and has to outlive a reload.
-var commandKey atomic.Pointer[secret.Secret]
+// commandKey is the key that "caddy responses-proxy" was given, commandToken
+// the token that its verb "run" has made. They are handed to the gate here,
+// beside the config, and have to outlive a reload.
+var commandKey, commandToken atomic.Pointer[secret.Secret]
 
-// commandKeyPlaceholder stands for commandKey in the command's config.
-const commandKeyPlaceholder = "{responses_proxy.key}"
+// These stand for commandKey and commandToken in the command's config.
+const (
+	commandKeyPlaceholder   = "{responses_proxy.key}"
+	commandTokenPlaceholder = "{responses_proxy.token}"
+)
+
+// handedOver is what the command hands over under a placeholder, or nil if that
+// is none of these.
+func handedOver(placeholder string) *atomic.Pointer[secret.Secret] {
+	switch placeholder {
+	case commandKeyPlaceholder:
+		return &commandKey
+	case commandTokenPlaceholder:
+		return &commandToken
+	}
+	return nil
+}
 
 // A secret in the config is written as exactly one of these placeholders, so
 // that the config itself (adapted, logged, autosaved, or read at /config/)
@@ -35,7 +51,7 @@ var secretPlaceholder = regexp.MustCompile(`^\{(env)\.([A-Za-z_][A-Za-z0-9_]*)\}
 
 // refuseLiteral refuses an option whose secret stands in the config.
 func refuseLiteral(option, value string) error {
-	if value == "" || value == commandKeyPlaceholder || secretPlaceholder.MatchString(value) {
+	if value == "" || handedOver(value) != nil || secretPlaceholder.MatchString(value) {
 		return nil
 	}
 	return fmt.Errorf("%s: the secret itself is in the config (note that {$VAR} is replaced by its value before the config is read); "+
@@ -47,9 +63,9 @@ func resolveSecret(option, value string, literalAllowed bool) (secret.Secret, er
 	if err := refuseLiteral(option, value); err != nil && !literalAllowed {
 		return secret.Secret{}, err
 	}
-	if value == commandKeyPlaceholder {
-		if key := commandKey.Load(); key != nil {
-			return *key, nil
+	if held := handedOver(value); held != nil {
+		if handed := held.Load(); handed != nil {
+			return *handed, nil
 		}
 		return secret.Secret{}, fmt.Errorf("%s: %s is what the command caddy responses-proxy uses; write {env.NAME} or {file./path/to/secret}", option, value)
 	}

@@ -33,10 +33,12 @@ import (
 func init() {
 	caddy.RegisterModule(new(Handler))
 	command.Register(command.Gate{
-		UseKey:         func(key secret.Secret) { commandKey.Store(&key) },
-		KeyPlaceholder: commandKeyPlaceholder,
-		Published:      publishedInfo,
-		Sampling:       caddy.LogSampling{Interval: floodWindow, First: floodLimit, Thereafter: math.MaxInt32},
+		UseKey:           func(key secret.Secret) { commandKey.Store(&key) },
+		KeyPlaceholder:   commandKeyPlaceholder,
+		UseToken:         func(token secret.Secret) { commandToken.Store(&token) },
+		TokenPlaceholder: commandTokenPlaceholder,
+		Published:        publishedInfo,
+		Sampling:         caddy.LogSampling{Interval: floodWindow, First: floodLimit, Thereafter: math.MaxInt32},
 	})
 }
 

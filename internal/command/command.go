@@ -31,6 +31,12 @@ type Gate struct {
 	// KeyPlaceholder stands for that key in the config.
 	KeyPlaceholder string
 
+	// UseToken hands over a fixed token in the same way.
+	UseToken func(secret.Secret)
+
+	// TokenPlaceholder stands for that token in the config.
+	TokenPlaceholder string
+
 	// Published is what callers of the gate of a name are told, or why they are not.
 	Published func(name string) (infofile.Info, error)
 
@@ -46,7 +52,7 @@ func Register(g Gate) {
 	gate = g
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "responses-proxy",
-		Usage: "[--port <n>] [--server-info <file>] [--http-shutdown] [--upstream-url <url>] [--dump-dir <dir>] | token | status | shutdown | clients | rotate | revoke | client",
+		Usage: "[--port <n>] [--server-info <file>] [--http-shutdown] [--upstream-url <url>] [--dump-dir <dir>] | token | status | shutdown | run | clients | rotate | revoke | client",
 		Short: "Lets local programs use the OpenAI Responses API without seeing the key",
 		Long: `
 Runs a proxy on loopback (127.0.0.1, and [::1] where there is IPv6) that holds
@@ -70,29 +76,35 @@ unix/PATH). Whoever runs as the same user can then reconfigure the proxy, and so
 read the key.
 `,
 		CobraFunc: func(cmd *cobra.Command) {
-			flags := cmd.Flags()
-			flags.Uint16("port", 0, "Port on 127.0.0.1 and [::1]; 0 picks one that is free on both")
-			flags.String("server-info", "", "File to write port, pid, token and base URL to, readable by its owner only")
-			flags.String("owner", "", "User, or user:group, who owns the server-info file (needs root)")
-			flags.Bool("http-shutdown", false, "Let callers with the token end the proxy at /shutdown")
-			flags.String("upstream-url", defaultUpstreamURL, "Where POST /v1/responses goes; may have a path and a query")
-			flags.String("upstream-header", "", "Header that carries the key upstream, such as api-key (default Authorization: Bearer)")
-			flags.String("dump-dir", "", "Directory for a copy of every exchange, without its secrets")
-			flags.StringArray("allow-origin", nil, "Web origin whose pages may call the proxy, with the token (repeatable)")
-			flags.StringArray("allow-route", nil, "Further route, as \"METHOD PATH\" or \"METHOD PATH any_query\" (repeatable)")
-			flags.StringArray("allow-header", nil, "Caller's header that chooses whose account the key works for and may go upstream: OpenAI-Organization, OpenAI-Project (repeatable)")
-			flags.Bool("websocket", false, "Allow WebSocket on /v1/responses")
-			flags.Bool("access-log", false, "Log every request to stderr, without its secrets")
-			flags.String("rotate-every", "", "Replace the token regularly, as \"INTERVAL\" or \"INTERVAL GRACE\", such as \"12h 5m\" (needs --server-info)")
-			flags.String("admin-socket", "", "Unix socket for the verbs clients, rotate and revoke; only the proxy's own user can use it")
-			flags.StringArray("insecure-allow", nil, "Risk that you take knowingly: plaintext_upstream lets the key go to another host without TLS (repeatable)")
+			addGateFlags(cmd)
 			cmd.Args = cobra.NoArgs
 			cmd.RunE = caddycmd.WrapCommandFuncForCobra(runProxyCommand)
 			addVerbs(cmd)
+			addRunVerb(cmd)
 			addAdminVerbs(cmd)
 			addSharedVerbs(cmd)
 		},
 	})
+}
+
+// addGateFlags adds the flags that say what the gate is to be.
+func addGateFlags(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.Uint16("port", 0, "Port on 127.0.0.1 and [::1]; 0 picks one that is free on both")
+	flags.String("server-info", "", "File to write port, pid, token and base URL to, readable by its owner only")
+	flags.String("owner", "", "User, or user:group, who owns the server-info file (needs root)")
+	flags.Bool("http-shutdown", false, "Let callers with the token end the proxy at /shutdown")
+	flags.String("upstream-url", defaultUpstreamURL, "Where POST /v1/responses goes; may have a path and a query")
+	flags.String("upstream-header", "", "Header that carries the key upstream, such as api-key (default Authorization: Bearer)")
+	flags.String("dump-dir", "", "Directory for a copy of every exchange, without its secrets")
+	flags.StringArray("allow-origin", nil, "Web origin whose pages may call the proxy, with the token (repeatable)")
+	flags.StringArray("allow-route", nil, "Further route, as \"METHOD PATH\" or \"METHOD PATH any_query\" (repeatable)")
+	flags.StringArray("allow-header", nil, "Caller's header that chooses whose account the key works for and may go upstream: OpenAI-Organization, OpenAI-Project (repeatable)")
+	flags.Bool("websocket", false, "Allow WebSocket on /v1/responses")
+	flags.Bool("access-log", false, "Log every request to stderr, without its secrets")
+	flags.String("rotate-every", "", "Replace the token regularly, as \"INTERVAL\" or \"INTERVAL GRACE\", such as \"12h 5m\" (needs --server-info)")
+	flags.String("admin-socket", "", "Unix socket for the verbs clients, rotate and revoke; only the proxy's own user can use it")
+	flags.StringArray("insecure-allow", nil, "Risk that you take knowingly: plaintext_upstream lets the key go to another host without TLS (repeatable)")
 }
 
 // runProxyCommand runs the proxy until it is told to stop.
@@ -101,13 +113,7 @@ func runProxyCommand(flags caddycmd.Flags) (int, error) {
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
-	if _, err := options.config(); err != nil {
-		return caddy.ExitCodeFailedStartup, err
-	}
-	if err := options.checkPortIsFree(); err != nil {
-		return caddy.ExitCodeFailedStartup, err
-	}
-	if err := process.RefuseDebugOutput(); err != nil {
+	if err := options.check(); err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
 	// Before the key is in memory.
@@ -147,6 +153,17 @@ func runProxyCommand(flags caddycmd.Flags) (int, error) {
 	select {} // Caddy ends the process
 }
 
+// check refuses what would fail later, before there is a key in memory.
+func (o *proxyOptions) check() error {
+	if _, err := o.config(); err != nil {
+		return err
+	}
+	if err := o.checkPortIsFree(); err != nil {
+		return err
+	}
+	return process.RefuseDebugOutput()
+}
+
 // seeThrough sees to it that Caddy exits. It handles signals itself, but from
 // goroutines that may not have come to that yet when the first one arrives,
 // right after the start: that one would be lost.
@@ -175,6 +192,11 @@ type proxyOptions struct {
 	rotateEvery    object
 	adminSocket    string
 	insecureAllow  []string
+
+	// What only run sets.
+	keyFile    string
+	fixedToken bool
+	grace      time.Duration
 }
 
 func proxyOptionsFrom(flags caddycmd.Flags) (*proxyOptions, error) {
@@ -202,6 +224,7 @@ func proxyOptionsFrom(flags caddycmd.Flags) (*proxyOptions, error) {
 		websocket:      flags.Bool("websocket"),
 		accessLog:      flags.Bool("access-log"),
 		insecureAllow:  risks,
+		grace:          commandGracePeriod,
 	}
 	if options.owner != "" && options.serverInfo == "" {
 		return nil, errors.New("--owner says who owns the server-info file; it needs --server-info")

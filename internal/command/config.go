@@ -90,7 +90,7 @@ func (o *proxyOptions) config() (*caddy.Config, error) {
 	}
 	app := caddyhttp.App{
 		Servers:     map[string]*caddyhttp.Server{"responses_proxy": server},
-		GracePeriod: caddy.Duration(commandGracePeriod),
+		GracePeriod: caddy.Duration(o.grace),
 	}
 	persist := false
 	admin := &caddy.AdminConfig{Disabled: o.adminSocket == "", Config: &caddy.ConfigSettings{Persist: &persist}}
@@ -112,17 +112,19 @@ func (o *proxyOptions) config() (*caddy.Config, error) {
 // gateConfig is the gate's own part of the config. The key is not in it.
 func (o *proxyOptions) gateConfig(routes []route) object {
 	config := object{
-		"handler":         "responses_proxy_gate",
-		"name":            commandGate,
-		"upstream_bearer": gate.KeyPlaceholder,
-		"allow_route":     routes,
-		"harden_process":  true,
+		"handler":        "responses_proxy_gate",
+		"name":           commandGate,
+		"allow_route":    routes,
+		"harden_process": true,
 	}
 	set := func(name string, value any, given bool) {
 		if given {
 			config[name] = value
 		}
 	}
+	set("upstream_bearer", gate.KeyPlaceholder, o.keyFile == "")
+	set("upstream_bearer_file", o.keyFile, o.keyFile != "")
+	set("token", gate.TokenPlaceholder, o.fixedToken)
 	set("upstream_header", o.upstreamHeader, o.upstreamHeader != "")
 	set("allow_origin", o.allowOrigin, len(o.allowOrigin) > 0)
 	set("allow_header", o.allowHeader, len(o.allowHeader) > 0)

@@ -20,6 +20,7 @@ var flagsOf = map[string][]string{
 		"--dump-dir", "--allow-origin", "--allow-route", "--allow-header", "--websocket", "--access-log",
 		"--rotate-every", "--admin-socket", "--insecure-allow",
 	},
+	"responses-proxy run":      {"--key-file", "--as", "--codex", "--upstream-url", "--allow-route"},
 	"responses-proxy token":    {"--server-info"},
 	"responses-proxy status":   {"--server-info"},
 	"responses-proxy shutdown": {"--server-info", "--path"},
@@ -93,16 +94,21 @@ var notOurs = []string{
 	"--github-oidc", "--github-oidc-request-url", "--oidc-audience", "--identity-provider-id", "--service-account-id",
 }
 
+// originalsFlag finds a flag in the original's help.
+var originalsFlag = regexp.MustCompile(`(?m)^ +(?:-\w, |    )(--[a-z-]+)`)
+
 func TestEveryFlagOfTheOriginalIsOursOrKnownNotToBe(t *testing.T) {
-	original := run(t, command(t, t.TempDir(), gatetest.CodexBinary(t), "responses-api-proxy", "--help"))
-	flags := regexp.MustCompile(`(?m)^ +(?:-\w, |    )(--[a-z-]+)`).FindAllStringSubmatch(original.stdout, -1)
-	if len(flags) < 5 {
-		t.Fatalf("the original's help is not understood: %s", original.stdout)
-	}
-	for _, flag := range flags {
-		name := flag[1]
-		if name != "--help" && slices.Contains(flagsOf["responses-proxy"], name) == slices.Contains(notOurs, name) {
-			t.Errorf("%s of the original: ours has it, or it is known that ours does not; exactly one has to be true", name)
+	for version, binary := range gatetest.CodexBinaries(t) {
+		original := run(t, command(t, t.TempDir(), binary, "responses-api-proxy", "--help"))
+		flags := originalsFlag.FindAllStringSubmatch(original.stdout, -1)
+		if len(flags) < 5 {
+			t.Fatalf("%s: the original's help is not understood: %s", version, original.stdout)
+		}
+		for _, flag := range flags {
+			name := flag[1]
+			if name != "--help" && slices.Contains(flagsOf["responses-proxy"], name) == slices.Contains(notOurs, name) {
+				t.Errorf("%s: %s of the original: ours has it, or it is known that ours does not; exactly one has to be true", version, name)
+			}
 		}
 	}
 }

@@ -11,8 +11,12 @@ import (
 	"testing"
 )
 
-// CodexVersion is the release that the tests were written against.
-const CodexVersion = "0.169.0"
+// CodexVersion is the release that the tests were written against, and
+// NewestCodexVersion the newest one that they were run with.
+const (
+	CodexVersion       = "0.169.0"
+	NewestCodexVersion = "0.171.0"
+)
 
 // CodexBinary is the released Codex CLI, which has the program that the gate
 // replaces. It is found through CODEX_BINARY, on PATH, or in
@@ -20,7 +24,25 @@ const CodexVersion = "0.169.0"
 // REQUIRE_CODEX is set.
 func CodexBinary(t testing.TB) string {
 	t.Helper()
-	binary, err := findCodex()
+	return needCodex(t, findCodex)
+}
+
+// NewestCodexBinary is the newest one, found through CODEX_NEWEST_BINARY or in
+// tests/codex/newest/node_modules. Without it, as CodexBinary.
+func NewestCodexBinary(t testing.TB) string {
+	t.Helper()
+	return needCodex(t, findNewestCodex)
+}
+
+// CodexBinaries are both, by their versions.
+func CodexBinaries(t testing.TB) map[string]string {
+	t.Helper()
+	return map[string]string{CodexVersion: CodexBinary(t), NewestCodexVersion: NewestCodexBinary(t)}
+}
+
+func needCodex(t testing.TB, find func() (string, error)) string {
+	t.Helper()
+	binary, err := find()
 	if err == nil {
 		return binary
 	}
@@ -32,17 +54,26 @@ func CodexBinary(t testing.TB) string {
 }
 
 var findCodex = sync.OnceValues(func() (string, error) {
-	const howToGet = "npm install --prefix tests/codex @openai/codex@" + CodexVersion + ", or set CODEX_BINARY"
-	root, err := findRoot()
-	if err != nil {
-		return "", err
-	}
 	binary := os.Getenv("CODEX_BINARY")
 	if binary == "" {
 		binary, _ = exec.LookPath("codex")
 	}
+	return checkCodex(binary, CodexVersion, filepath.Join("tests", "codex"), "CODEX_BINARY")
+})
+
+var findNewestCodex = sync.OnceValues(func() (string, error) {
+	return checkCodex(os.Getenv("CODEX_NEWEST_BINARY"), NewestCodexVersion, filepath.Join("tests", "codex", "newest"), "CODEX_NEWEST_BINARY")
+})
+
+// checkCodex makes sure that a binary, or else the one below prefix, is of a version.
+func checkCodex(binary, version, prefix, variable string) (string, error) {
+	howToGet := "npm install --prefix " + prefix + " @openai/codex@" + version + ", or set " + variable
+	root, err := findRoot()
+	if err != nil {
+		return "", err
+	}
 	if binary == "" {
-		binary = filepath.Join(root, "tests", "codex", "node_modules", ".bin", "codex")
+		binary = filepath.Join(root, prefix, "node_modules", ".bin", "codex")
 	}
 	if _, err := os.Stat(binary); err != nil {
 		return "", fmt.Errorf("the Codex CLI is not installed; run in the repository: %s", howToGet)
@@ -56,17 +87,17 @@ var findCodex = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	defer os.RemoveAll(home)
-	version := exec.Command(binary, "--version")
-	version.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "CODEX_HOME=" + home}
-	out, err := version.Output()
+	asked := exec.Command(binary, "--version")
+	asked.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + home, "CODEX_HOME=" + home}
+	out, err := asked.Output()
 	if err != nil {
 		return "", fmt.Errorf("%s --version: %w", binary, err)
 	}
-	if want := "codex-cli " + CodexVersion + "\n"; string(out) != want {
+	if want := "codex-cli " + version + "\n"; string(out) != want {
 		return "", fmt.Errorf("%s is %q, not %q; run: %s", binary, out, want, howToGet)
 	}
 	return binary, nil
-})
+}
 
 // nativeCodex finds the program behind npm's wrapper script. Its process id
 // and CPU time are what tests look at, not those of node.
