@@ -67,6 +67,10 @@ func (h *Handler) auditOrder(order surroundings.Order) error {
 	if order.Unreachable {
 		return errors.New("a reverse_proxy stands before the gate in the same route and takes every request: nobody would be asked for a token; put responses_proxy_gate before it")
 	}
+	if order.Templates {
+		return errors.New("a templates handler around or behind the gate would run what the upstream answers, or a caller has it answer, as a program: " +
+			"that can read Caddy's environment and files, and with them the operator's key. Take templates out, or put it and the gate into handle blocks of their own")
+	}
 	if order.Beside {
 		h.logger.Warn("some requests reach a reverse_proxy without passing the gate: it stands before the gate, or the gate's matcher leaves them out. "+
 			"They are asked for no token, and get no key. If that is meant, put that proxy into a handle block of its own", zap.String("gate", h.Name))

@@ -45,7 +45,6 @@ var shippedHandlers = map[string][]string{
 	"rewrite":               {"rewrite * \"?key=" + printing + "\"", "uri query key \"" + printing + "\""},
 	"static_response":       {"respond \"" + printing + "\"", "respond /other \"" + printing + "\""},
 	"subroute":              {"handle {\nheader X-Key \"" + printing + "\"\n}"},
-	"templates":             {"templates {\nmime text/plain\n}"},
 	"timeouts":              {"timeouts {\nread_timeout 5s\n}"},
 	"tracing":               {"tracing {\nspan \"" + printing + "\"\n}"},
 	"vars":                  {"vars key \"" + printing + "\"\nheader X-Key {vars.key}"},
@@ -53,7 +52,8 @@ var shippedHandlers = map[string][]string{
 
 // The key comes out of Caddy at the upstream, and nowhere else.
 func TestNoHandlerThatCaddyShipsTellsTheKey(t *testing.T) {
-	own := map[string]bool{"responses_proxy_gate": true, "responses_budget": true}
+	// templates is refused: TestTemplatesThatWouldRunAnAnswerAreRefused.
+	own := map[string]bool{"responses_proxy_gate": true, "responses_budget": true, "templates": true}
 	for _, module := range caddy.GetModules("http.handlers") {
 		if name := module.ID.Name(); shippedHandlers[name] == nil && !own[name] && !strings.HasPrefix(name, "gate_test") {
 			t.Errorf("the handler %s is not tried", name)
@@ -68,6 +68,21 @@ func TestNoHandlerThatCaddyShipsTellsTheKey(t *testing.T) {
 				t.Run(fmt.Sprint(name, " ", n, " ", place), func(t *testing.T) { tellsNothing(t, order) })
 			}
 		}
+	}
+}
+
+func TestTemplatesThatWouldRunAnAnswerAreRefused(t *testing.T) {
+	for name, site := range map[string]string{
+		"behind the gate":      "GATE\ntemplates\nreverse_proxy 127.0.0.1:1",
+		"around it":            "route {\ntemplates\nGATE\nreverse_proxy 127.0.0.1:1\n}",
+		"in a block around it": "route {\nhandle /v1/* {\ntemplates\n}\nroute {\nGATE\nreverse_proxy 127.0.0.1:1\n}\n}",
+	} {
+		if _, err := tryLoad(t, "", site); err == nil || !strings.Contains(err.Error(), "templates") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := tryLoad(t, "", "handle /docs/* {\ntemplates\nfile_server\n}\nhandle {\nGATE\nreverse_proxy 127.0.0.1:1\n}"); err != nil {
+		t.Errorf("beside it: %v", err)
 	}
 }
 

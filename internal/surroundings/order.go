@@ -11,6 +11,7 @@ import (
 type Order struct {
 	Unreachable bool // a reverse_proxy takes every request before it meets the gate
 	Beside      bool // requests reach a reverse_proxy in the gate's own list of routes without having met the gate
+	Templates   bool // what is behind the gate passes through templates, which run it as a program
 }
 
 // OrderOf looks at the routes of a server. Only proxies in the same list as a
@@ -26,8 +27,10 @@ func (o *Order) look(part any) {
 	case map[string]any:
 		if routes, ok := part["routes"].([]any); ok {
 			o.inList(routes)
+			o.Templates = o.Templates || templatesMeetGate(routes)
 		} else if part["handle"] != nil && part["handler"] == nil {
 			o.inList([]any{part})
+			o.Templates = o.Templates || templatesMeetGate([]any{part})
 		}
 		for _, child := range part {
 			o.look(child)
@@ -67,4 +70,51 @@ func (o *Order) inList(routes []any) {
 		}
 	}
 	o.Beside = o.Beside || gate && beside
+}
+
+// templatesMeetGate reports whether a request can meet templates, in a list of
+// routes, together with a gate that is in the list, too.
+func templatesMeetGate(routes []any) bool {
+	for g, gate := range routes {
+		if !has(gate, "responses_proxy_gate") {
+			continue
+		}
+		fields, _ := gate.(map[string]any)
+		for r, route := range routes {
+			other, _ := route.(map[string]any)
+			switch {
+			case r == g:
+				// What stands in one handler with the gate is looked at with that one.
+				handlers, _ := fields["handle"].([]any)
+				if slices.ContainsFunc(handlers, func(h any) bool { return has(h, "templates") && !has(h, "responses_proxy_gate") }) {
+					return true
+				}
+			case fields["group"] != nil && fields["group"] == other["group"]:
+				// Of a group, a request meets one route only.
+			case r < g && other["terminal"] == true, r > g && fields["terminal"] == true:
+				// A request that meets the one does not get to the other.
+			case has(route, "templates"):
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// has reports whether a part of a config has a handler of a name in it.
+func has(part any, name string) bool {
+	switch part := part.(type) {
+	case map[string]any:
+		if part["handler"] == name {
+			return true
+		}
+		for _, child := range part {
+			if has(child, name) {
+				return true
+			}
+		}
+	case []any:
+		return slices.ContainsFunc(part, func(child any) bool { return has(child, name) })
+	}
+	return false
 }
