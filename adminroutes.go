@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/budget"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 	refusals "github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/refusal"
@@ -22,6 +23,8 @@ import (
 const (
 	adminGate   = adminapi.GatesPath + "/{gate}"
 	adminClient = adminGate + "/clients/{client}"
+
+	adminSpending = adminapi.BudgetsPath + "/{budget}/clients/{client}"
 )
 
 // maxAdminBody is far above what any of the routes takes.
@@ -34,13 +37,15 @@ type adminMethods map[string]func(*http.Request) (any, error)
 // adminPaths are the routes.
 func (a *adminAPI) adminPaths() map[string]adminMethods {
 	return map[string]adminMethods{
-		adminapi.GatesPath:      {http.MethodGet: a.listGates},
-		adminGate + "/rotate":   {http.MethodPost: a.rotateGate},
-		adminClient + "/rotate": {http.MethodPost: a.rotateClient},
-		adminClient + "/revoke": {http.MethodPost: a.revokeClient},
-		adminShared:             {http.MethodPut: a.addShared, http.MethodDelete: a.removeShared},
-		adminShared + "/rotate": {http.MethodPost: a.rotateShared},
-		adminapi.Prefix:         nil, // whatever else begins like this
+		adminapi.GatesPath:       {http.MethodGet: a.listGates},
+		adminGate + "/rotate":    {http.MethodPost: a.rotateGate},
+		adminClient + "/rotate":  {http.MethodPost: a.rotateClient},
+		adminClient + "/revoke":  {http.MethodPost: a.revokeClient},
+		adminShared:              {http.MethodPut: a.addShared, http.MethodDelete: a.removeShared},
+		adminShared + "/rotate":  {http.MethodPost: a.rotateShared},
+		adminapi.BudgetsPath:     {http.MethodGet: listBudgets},
+		adminSpending + "/reset": {http.MethodPost: resetSpending},
+		adminapi.Prefix:          nil, // whatever else begins like this
 	}
 }
 
@@ -130,6 +135,20 @@ func readGrace(r *http.Request) (*time.Duration, error) {
 
 func (a *adminAPI) listGates(*http.Request) (any, error) {
 	return adminapi.Gates{Gates: statusOfGates(time.Now())}, nil
+}
+
+func listBudgets(*http.Request) (any, error) { return budget.Usage(time.Now()), nil }
+
+// resetSpending forgives a caller what it has spent.
+func resetSpending(r *http.Request) (any, error) {
+	if err := readAdminBody(r, new(struct{})); err != nil {
+		return nil, err
+	}
+	spent, err := budget.Reset(r.PathValue("budget"), r.PathValue("client"), time.Now())
+	if err != nil {
+		return nil, adminError(http.StatusNotFound, fmt.Errorf("%w; those there are, and their callers, are listed at %s", err, adminapi.BudgetsPath))
+	}
+	return spent, nil
 }
 
 // rotateClient rotates one caller's token, and answers what holds now.

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
@@ -174,12 +175,46 @@ func (t *auditTrail) begin(r *http.Request, caller *configuredCaller) *acceptedR
 }
 
 // end writes what became of it, with the status that the caller got.
-func (a *acceptedRequest) end(o *outcome, status int) {
+func (a *acceptedRequest) end(o *outcome, status int, spent ...zap.Field) {
 	if a == nil {
 		return
 	}
-	a.trail.logger.Info("accepted", append(a.fields, zap.String("code", o.code), zap.Int("status", status),
-		zap.Duration("duration", time.Since(a.began)))...)
+	a.trail.logger.Info("accepted", append(append(a.fields, zap.String("code", o.code), zap.Int("status", status),
+		zap.Duration("duration", time.Since(a.began))), spent...)...)
+}
+
+// budgetSays is what a budget behind the gate has published of r; nil if there
+// is none, or nothing.
+func budgetSays(r *http.Request, name string) any {
+	replacer, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	if replacer == nil {
+		return nil
+	}
+	value, _ := replacer.Get("http.responses_budget." + name)
+	return value
+}
+
+// refusedByBudget is why a budget refused r; "" if it did not.
+func refusedByBudget(r *http.Request) string {
+	code, _ := budgetSays(r, "refused").(string)
+	return code
+}
+
+// spentOf is what r has cost, if a budget counts it.
+func spentOf(r *http.Request) []zap.Field {
+	model, ok := budgetSays(r, "model").(string)
+	if !ok {
+		return nil
+	}
+	fields := []zap.Field{zap.String("model", model)}
+	for _, name := range []string{"input_tokens", "output_tokens"} {
+		n, _ := budgetSays(r, name).(int64)
+		fields = append(fields, zap.Int64(name, n))
+	}
+	if estimated, _ := budgetSays(r, "estimated").(bool); estimated {
+		fields = append(fields, zap.Bool("estimated", true))
+	}
+	return fields
 }
 
 // describe says who asked for what.

@@ -76,7 +76,7 @@ func TestAlertsDashboardAndDocsAskForWhatIsCounted(t *testing.T) {
 					t.Errorf("%s asks for %s, which is never counted", file, selected[0])
 				}
 			}
-			if !isFixed && !slices.Contains([]string{"gate", "client", "instance"}, selected[1]) {
+			if !isFixed && !slices.Contains([]string{"gate", "client", "instance", "budget", "window", "unit"}, selected[1]) {
 				t.Errorf("%s asks for the label %s", file, selected[1])
 			}
 		}

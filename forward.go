@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	refusals "github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/refusal"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -339,6 +340,10 @@ func (a *answerWriter) observe() {
 			a.outcome = outcomeClientGone
 		}
 	}
+	refused := refusedByBudget(a.request)
+	if refused != "" && a.outcome == outcomeForwarded {
+		a.outcome, a.upstream = outcomeOverBudget, 0
+	}
 	metrics := a.caller.metrics
 	metrics.inFlight.Dec()
 	metrics.requests[a.outcome.number].Inc()
@@ -348,7 +353,11 @@ func (a *answerWriter) observe() {
 	case a.upstream != 0:
 		metrics.answered(a.upstream)
 	}
-	a.accepted.end(a.outcome, a.status)
+	if a.outcome == outcomeOverBudget {
+		a.handler.trail.refused(a.request, a.caller, &refusal{&refusals.Answer{Status: a.status, Code: refused}, outcomeOverBudget})
+		return
+	}
+	a.accepted.end(a.outcome, a.status, spentOf(a.request)...)
 }
 
 // Write implements http.ResponseWriter.

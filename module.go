@@ -21,7 +21,6 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	_ "github.com/responses-proxy-gate/caddy-responses-proxy-gate/budget" // so that one --with brings both
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/command"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/dump"

@@ -34,6 +34,7 @@ func newOutcome(s stage, code string) *outcome {
 var (
 	outcomePreflight  = newOutcome(stageUnknown, "preflight")  // a CORS preflight of an allowed origin
 	outcomeShutdown   = newOutcome(stageKnown, "shutdown")     // the shutdown endpoint
+	outcomeOverBudget = newOutcome(stageKnown, "over_budget")  // a budget behind the gate refused it: spent, or not to be counted
 	outcomeForwarded  = newOutcome(stageBehind, "forwarded")   // what is behind the gate answered, to the end
 	outcomeCutOff     = newOutcome(stageBehind, "cut_off")     // what is behind the gate began to answer, and broke off
 	outcomeClientGone = newOutcome(stageBehind, "client_gone") // the caller left, or Caddy stopped, before the end

@@ -1,7 +1,9 @@
 package budget
 
 import (
+	"cmp"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -259,6 +261,13 @@ func (l *ledger) leave(windows []window) {
 			delete(l.windows, w)
 		}
 	}
+}
+
+// counted are the windows by which is counted, the shortest first.
+func (l *ledger) counted() []window {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.SortedFunc(maps.Keys(l.windows), func(a, b window) int { return cmp.Compare(a.order(), b.order()) })
 }
 
 // isIdle reports whether no request is under way.

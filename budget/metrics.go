@@ -1,8 +1,10 @@
 package budget
 
 import (
+	"cmp"
 	"errors"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -19,14 +21,14 @@ var metrics = struct {
 	}, []string{"budget", "client", "code"}),
 	tokens: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: "caddy", Subsystem: "responses_budget", Name: "tokens_total",
-		Help: "Tokens by kind: input, cached_input (of these), output, reasoning (of these), and estimated (of input and output). Of models, the first 50 have their names.",
+		Help: "Tokens by kind: input, cached_input (of these), output, reasoning (of these), and estimated (of input and output). The first 50 models and 500 callers have their names.",
 	}, []string{"budget", "client", "model", "kind"}),
 }
 
 // registerMetrics shows the metrics at the config's metrics endpoints. Another
 // budget of the config may have done so before.
 func registerMetrics(registry *prometheus.Registry) error {
-	for _, collector := range []prometheus.Collector{metrics.requests, metrics.tokens} {
+	for _, collector := range []prometheus.Collector{metrics.requests, metrics.tokens, standings} {
 		err := registry.Register(collector)
 		if already := (prometheus.AlreadyRegisteredError{}); errors.As(err, &already) && already.ExistingCollector == collector {
 			continue
@@ -38,8 +40,51 @@ func registerMetrics(registry *prometheus.Registry) error {
 	return nil
 }
 
+// standings are the gauges: they are read when somebody asks for them.
+var standings = &standing{
+	spent: prometheus.NewDesc("caddy_responses_budget_spent", "What a caller has spent in the present window, at all replicas as far as it is known here.", standingLabels, nil),
+	limit: prometheus.NewDesc("caddy_responses_budget_limit", "What a caller may spend in a window.", standingLabels, nil),
+}
+
+var standingLabels = []string{"budget", "client", "window", "unit"}
+
+type standing struct{ spent, limit *prometheus.Desc }
+
+// Describe implements prometheus.Collector.
+func (s *standing) Describe(to chan<- *prometheus.Desc) { to <- s.spent; to <- s.limit }
+
+// Collect implements prometheus.Collector.
+func (s *standing) Collect(to chan<- prometheus.Metric) {
+	tell := func(desc *prometheus.Desc, n int64, labels ...string) {
+		to <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(n), labels...)
+	}
+	told := make(map[string]bool)
+	for _, b := range Usage(time.Now()).Budgets {
+		for _, c := range b.Clients {
+			// (two storages may have a budget of one name)
+			if client := callers.label(c.Name); client != c.Name || told[b.Name+"\x00"+client] {
+				continue
+			}
+			told[b.Name+"\x00"+c.Name] = true
+			for _, w := range c.Windows {
+				for _, unit := range []struct {
+					name         string
+					spent, limit int64
+				}{{"requests", w.Requests, w.RequestsLimit}, {"tokens", w.Tokens, w.TokensLimit}} {
+					tell(s.spent, unit.spent, b.Name, c.Name, w.Window, unit.name)
+					if unit.limit > 0 {
+						tell(s.limit, unit.limit, b.Name, c.Name, w.Window, unit.name)
+					}
+				}
+			}
+		}
+	}
+}
+
 // count counts a request that has ended.
-func count(budget, user, code string) { metrics.requests.WithLabelValues(budget, user, code).Inc() }
+func count(budget, user, code string) {
+	metrics.requests.WithLabelValues(budget, callers.label(user), code).Inc()
+}
 
 // ended counts an admitted request.
 func (h *Handler) ended(e *exchange) {
@@ -55,51 +100,58 @@ func (h *Handler) spent(e *exchange, model string, cost Spent) {
 		code = "estimated"
 	}
 	count(h.Name, e.user, code)
-	model = models.label(model)
+	model = models.label(cmp.Or(model, "unknown"))
 	for kind, n := range map[string]int64{
 		"input": cost.Input, "cached_input": cost.Cached, "output": cost.Output, "reasoning": cost.Reasoning, "estimated": cost.Estimated,
 	} {
 		if n > 0 {
-			metrics.tokens.WithLabelValues(h.Name, e.user, model, kind).Add(float64(n))
+			metrics.tokens.WithLabelValues(h.Name, callers.label(e.user), model, kind).Add(float64(n))
 		}
 	}
 	tell(e.http, "model", model)
 	tell(e.http, "input_tokens", cost.Input)
 	tell(e.http, "output_tokens", cost.Output)
+	tell(e.http, "estimated", cost.Estimated > 0)
 }
 
-// models are the models whose names are labels.
-var models modelNames
+// models are the models, and callers the callers, that have series of their
+// own. An upstream could make up models without end.
+var (
+	models  = names{most: 50, others: "other", isOne: isModel}
+	callers = names{most: 500, others: "(others)", isOne: func(string) bool { return true }}
+)
 
-// maxModels bounds the labels: an upstream could make up names without end.
-const maxModels = 50
+// names are the first names that came, as labels.
+type names struct {
+	most   int
+	others string // the label of the rest
+	isOne  func(name string) bool
 
-type modelNames struct {
 	mu    sync.Mutex
 	known map[string]bool
 }
 
-// label is a model's name, or "other" once there are enough of them.
-func (m *modelNames) label(model string) string {
-	if model == "" {
-		return "unknown"
+// label is a name, or that of the rest once there are enough of them.
+func (n *names) label(name string) string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.known == nil {
+		n.known = make(map[string]bool)
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.known == nil {
-		m.known = make(map[string]bool)
-	}
-	if !m.known[model] {
-		if len(m.known) >= maxModels || len(model) > 64 || !isModel(model) {
-			return "other"
+	if !n.known[name] {
+		if len(n.known) >= n.most || !n.isOne(name) {
+			return n.others
 		}
-		m.known[model] = true
+		n.known[name] = true
 	}
-	return model
+	return name
 }
 
 // isModel reports whether text looks like a model's name.
 func isModel(text string) bool {
+	if len(text) > 64 {
+		return false
+	}
 	for i := range len(text) {
 		c := text[i]
 		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_' || c == '.' || c == ':' || c == '/') {

@@ -119,7 +119,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return h.named(err)
 	}
 	h.shared, h.book = shared, kept.(*book)
-	h.book.join(h.windows())
+	h.book.join(h)
 	return nil
 }
 
@@ -164,7 +164,7 @@ func (h *Handler) Cleanup() error {
 	if h.book == nil {
 		return nil
 	}
-	h.book.leave(h.windows())
+	h.book.leave(h)
 	_, err := books.Delete(h.shared)
 	return err
 }

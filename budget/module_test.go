@@ -31,7 +31,7 @@ func open(t *testing.T, folder string, limits Limits, clients ...Client) *Handle
 		t.Fatal(err)
 	}
 	h.book = book
-	h.book.join(h.windows())
+	h.book.join(h)
 	t.Cleanup(func() { stop(t, h) })
 	return h
 }

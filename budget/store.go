@@ -57,6 +57,9 @@ type book struct {
 	launch  string
 	logger  *zap.Logger
 
+	handlersMu sync.Mutex
+	handlers   []*Handler // of the configs that have this budget, the newest last
+
 	stop   chan struct{}
 	done   chan struct{}
 	failed bool // the last attempt; so that an outage is logged once

@@ -175,7 +175,7 @@ func TestAnOutageOfTheStorageChangesNothingThatIsKnownAndIsLoggedOnce(t *testing
 					t.Fatal(err)
 				}
 				h.book = book
-				book.join(h.windows())
+				book.join(h)
 				t.Cleanup(func() { stop(t, h) })
 				storage.trouble.Store(new())
 				call(t, h, "codex", "{}", costs(900, 200))
@@ -270,12 +270,12 @@ func TestAFailedReloadStillCountsWhatTheOldConfigLimits(t *testing.T) {
 		if err := next.resolve(); err != nil {
 			t.Fatal(err)
 		}
-		h.book.join(next.windows())
+		h.book.join(next)
 		call(t, h, "codex", "{}", costs(1, 1)) // while both are there
 		if got := spentBy(t, next, "codex", "1d").Calls(); got != 1 {
 			t.Errorf("the new config knows of %d", got)
 		}
-		h.book.leave(next.windows())
+		h.book.leave(next)
 		if w := call(t, h, "codex", "{}", costs(1, 1)); code(w) != "budget_exhausted" {
 			t.Errorf("in the old one, it got %d", w.Code)
 		}
@@ -293,7 +293,7 @@ func TestTwoBudgetsCountApart(t *testing.T) {
 			t.Fatal(err)
 		}
 		second := &Handler{Name: "second", limits: first.limits, logger: zap.NewNop(), book: book}
-		book.join(second.windows())
+		book.join(second)
 		t.Cleanup(func() { stop(t, second) })
 		if w := call(t, second, "codex", "{}", costs(1, 1)); w.Code != 200 {
 			t.Errorf("the second budget says %s", code(w))

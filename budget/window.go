@@ -52,6 +52,14 @@ func shortest(d time.Duration) string {
 	return text
 }
 
+// order is how windows are sorted: by length.
+func (w window) order() time.Duration {
+	if w.length == 0 {
+		return 28 * day
+	}
+	return w.length
+}
+
 // start is when the window that contains t began.
 func (w window) start(t time.Time) time.Time {
 	t = t.UTC()

@@ -21,6 +21,9 @@ const (
 
 	// GatesPath lists the gates.
 	GatesPath = Prefix + "gates"
+
+	// BudgetsPath lists the budgets.
+	BudgetsPath = Prefix + "budgets"
 )
 
 // ClientPath is where a client is.

@@ -52,7 +52,7 @@ func Register(g Gate) {
 	gate = g
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "responses-proxy",
-		Usage: "[--port <n>] [--server-info <file>] [--http-shutdown] [--upstream-url <url>] [--dump-dir <dir>] | token | status | shutdown | run | clients | rotate | revoke | client",
+		Usage: "[--port <n>] [--server-info <file>] [--http-shutdown] [--upstream-url <url>] [--dump-dir <dir>] | token | status | shutdown | run | clients | rotate | revoke | client | usage",
 		Short: "Lets local programs use the OpenAI Responses API without seeing the key",
 		Long: `
 Runs a proxy on loopback (127.0.0.1, and [::1] where there is IPv6) that holds
@@ -83,6 +83,7 @@ read the key.
 			addRunVerb(cmd)
 			addAdminVerbs(cmd)
 			addSharedVerbs(cmd)
+			addUsageVerb(cmd)
 		},
 	})
 }
