@@ -23,6 +23,7 @@ func statusOfGates(now time.Time) []adminapi.Gate {
 	})
 	gates := make([]adminapi.Gate, 0, len(byName)) // (an empty list is not null)
 	for _, gate := range byName {
+		gate.Identity = identityStatus(gate.Name)
 		if f := fleetOf(gate.Name); f != nil {
 			storage, shared := f.status(now)
 			gate.Storage, gate.Clients = storage, append(gate.Clients, shared...)

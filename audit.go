@@ -84,7 +84,7 @@ func (h *Handler) refusePrintedSecrets(printed bool) error {
 	if !printed {
 		return nil
 	}
-	values := []string{h.UpstreamBearer, h.Token}
+	values := []string{h.UpstreamBearer, h.Token, h.UpstreamIdentity.requestToken()}
 	for _, client := range h.Client {
 		values = append(values, client.Token)
 	}

@@ -31,6 +31,17 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		name                 <name>
 //		upstream_bearer      <placeholder>
 //		upstream_bearer_file <path>
+//		upstream_identity {
+//			provider        <id>
+//			service_account <id>
+//			token_file      <path>
+//			github_actions  [<audience>] {
+//				request_url   <url>
+//				request_token <placeholder>
+//			}
+//			token_type      jwt|id_token
+//			endpoint        <url>
+//		}
 //		upstream_header      <name>
 //		token                <placeholder>
 //		server_info          <path> {
@@ -74,11 +85,8 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return err
 		}
 	}
-	switch {
-	case h.UpstreamBearer != "" && h.UpstreamBearerFile != "":
-		return d.WrapErr(errTwoKeys)
-	case h.UpstreamBearer == "" && h.UpstreamBearerFile == "":
-		return d.WrapErr(errNoKey)
+	if err := h.checkOneKey(); err != nil {
+		return d.WrapErr(err)
 	}
 	if !slices.Contains(h.InsecureAllow, riskLiteralSecret) {
 		// Provision refuses literal secrets too. Here they do not even get
@@ -91,14 +99,24 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 }
 
 func refuseLiteralSecrets(h *Handler) error {
-	err := errors.Join(refuseLiteral("upstream_bearer", h.UpstreamBearer), refuseLiteral("token", h.Token))
+	err := errors.Join(refuseLiteral("upstream_bearer", h.UpstreamBearer), refuseLiteral("token", h.Token),
+		refuseLiteral("request_token", h.UpstreamIdentity.requestToken()))
 	for _, client := range h.Client {
 		err = errors.Join(err, refuseLiteral("token", client.Token))
 	}
-	if file := h.UpstreamBearerFile; file != "" && !isPath(file) && !strings.HasPrefix(file, "{") {
-		_, notPath := resolvePath("upstream_bearer_file", file)
-		err = errors.Join(err, notPath)
+	err = errors.Join(err, refuseNoPath("upstream_bearer_file", h.UpstreamBearerFile))
+	if h.UpstreamIdentity != nil {
+		err = errors.Join(err, refuseNoPath("token_file", h.UpstreamIdentity.TokenFile))
 	}
+	return err
+}
+
+// refuseNoPath refuses what may be a secret in place of its file.
+func refuseNoPath(option, file string) error {
+	if file == "" || isPath(file) || strings.HasPrefix(file, "{") {
+		return nil
+	}
+	_, err := resolvePath(option, file)
 	return err
 }
 
@@ -110,6 +128,8 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string) error {
 		return oneArgument(d, &h.UpstreamBearer)
 	case "upstream_bearer_file":
 		return oneArgument(d, &h.UpstreamBearerFile)
+	case "upstream_identity":
+		return h.unmarshalIdentity(d)
 	case "upstream_header":
 		return oneArgument(d, &h.UpstreamHeader)
 	case "token":

@@ -115,8 +115,9 @@ type credential struct {
 	headerName string   // canonical
 	allowed    []string // canonical names of the callers' headers that go upstream by the operator's leave
 	value      atomic.Pointer[presentedKey]
-	tries      backoff.Backoff // what the upstream says of the value
-	file       *followedSecret // nil if the key does not come from a file of its own
+	tries      backoff.Backoff   // what the upstream says of the value
+	file       *followedSecret   // nil if the key does not come from a file of its own
+	identity   *followedIdentity // nil if there is a key
 }
 
 // presentedKey is a key, and the header value that presents it.
@@ -173,12 +174,18 @@ func (s *sentOn) answered(status int) (refused *refusal, wait time.Duration, beg
 	case status != http.StatusUnauthorized:
 		if status < http.StatusInternalServerError && status != statusClientGone { // else the upstream may not have looked at it
 			s.credential.tries.Accepted(s.try)
+			if exchanger := s.credential.exchanger(); exchanger != nil {
+				exchanger.Accepted()
+			}
 		}
 		return nil, 0, false
 	case s.chosen:
 		return errAccountRefused, 0, false
 	}
 	wait, began = s.credential.tries.Refused(s.try)
+	if exchanger := s.credential.exchanger(); began && exchanger != nil {
+		exchanger.Renew()
+	}
 	return errUpstreamUnauthorized, wait, began
 }
 

@@ -227,7 +227,7 @@ func (a *answerWriter) WriteHeader(status int) {
 		a.handler.logger.Error("something behind the gate answered with status 401 that was not given the operator's key; "+
 			"if it leads to the upstream, write in that reverse_proxy: transport responses_proxy_gate", zap.String("gate", a.handler.Name))
 	case began:
-		a.handler.logger.Error("the upstream refused the operator's credential (status 401); renew the key that upstream_bearer or upstream_bearer_file names",
+		a.handler.logger.Error("the upstream refused the operator's credential (status 401); "+a.sent.credential.remedy(),
 			zap.String("gate", a.handler.Name), zap.Duration("next_try_after", wait))
 	}
 	if refused != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/identity"
 )
 
 // metrics are the gate's collectors. There is one set per process, which every
@@ -17,7 +18,8 @@ import (
 // anything that a caller sends.
 var metrics = struct {
 	requests, upstreamResponses, credentialReloads, tokenRotations, tokenRevocations, fileFaults *prometheus.CounterVec
-	inFlight, webSockets                                                                         *prometheus.GaugeVec
+	identityExchanges                                                                            *prometheus.CounterVec
+	inFlight, webSockets, identityEnd                                                            *prometheus.GaugeVec
 }{
 	requests: newCounter("requests_total",
 		"Requests that have ended, by what became of them: forwarded, or the code of the gate's own answer. The client is empty where the token was not known to be anybody's.",
@@ -37,6 +39,12 @@ var metrics = struct {
 	fileFaults: newCounter("server_info_faults_total",
 		"Times that a caller's server-info file could not be written because of what the user who owns it has made of it.",
 		"gate", "client"),
+	identityExchanges: newCounter("identity_exchanges_total",
+		"Times that the workload's identity was exchanged for a token of the upstream's, or could not be, by outcome.",
+		"gate", "outcome"),
+	identityEnd: newGauge("identity_token_end_timestamp_seconds",
+		"When the token ends for which the workload's identity was last exchanged, as a Unix time.",
+		"gate"),
 	inFlight: newGauge("requests_in_flight",
 		"Requests that have passed the gate and not ended yet, streams and WebSockets included.",
 		"gate", "client"),
@@ -70,6 +78,7 @@ func collectors() []interface {
 	}{
 		metrics.requests, metrics.upstreamResponses, metrics.credentialReloads, metrics.tokenRotations,
 		metrics.tokenRevocations, metrics.fileFaults, metrics.inFlight, metrics.webSockets,
+		metrics.identityExchanges, metrics.identityEnd,
 	}
 }
 
@@ -167,7 +176,8 @@ type gateMetrics struct {
 	requests []prometheus.Counter // by the number of the outcome
 	refused  flood
 	reloads  attempts
-	running  atomic.Pointer[tokenSet] // that of the config which was started last; nil: there is none
+	running  atomic.Pointer[tokenSet]           // that of the config which was started last; nil: there is none
+	identity atomic.Pointer[identity.Exchanger] // likewise; nil: it has a key
 }
 
 // gates holds the metrics of gates, by their names, for as long as a config

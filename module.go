@@ -65,7 +65,8 @@ type Handler struct {
 
 	// The operator's key, as one placeholder: `{env.OPENAI_API_KEY}` or
 	// `{file./run/secrets/key}`. A literal key is refused. It is read when
-	// the config is loaded. Either this or `upstream_bearer_file` is required.
+	// the config is loaded. This, `upstream_bearer_file` or `upstream_identity`
+	// is required.
 	UpstreamBearer string `json:"upstream_bearer,omitempty"`
 
 	// The path of a file with the operator's key and nothing else. It is read
@@ -74,6 +75,11 @@ type Handler struct {
 	// and an error is logged. Users outside the file's owner and group must
 	// not be able to read it.
 	UpstreamBearerFile string `json:"upstream_bearer_file,omitempty"`
+
+	// In place of a key: the workload's own identity, which is exchanged for
+	// tokens that live for an hour or so. The gate serves once it has the
+	// first one.
+	UpstreamIdentity *UpstreamIdentity `json:"upstream_identity,omitempty"`
 
 	// The request header that carries the key upstream. `Authorization`
 	// carries `Bearer <key>`; any other, such as `api-key` for Azure, the
@@ -272,6 +278,9 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	}
 	h.openAuditTrail()
 	h.followSecrets(ctx)
+	if err := h.awaitIdentity(ctx); err != nil {
+		return err
+	}
 	return h.publishWhenStarted(ctx)
 }
 
@@ -322,6 +331,10 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 // pass lets r go on, without the caller's credentials. The operator's is held
 // ready for the Transport.
 func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, caller *configuredCaller) error {
+	if refused := h.credential.await(r.Context()); refused != nil {
+		takeBody(r)
+		return h.refuse(w, r, caller, refused)
+	}
 	try, ok := h.credential.tries.Begin()
 	if !ok {
 		takeBody(r)
@@ -344,13 +357,15 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 func (h *Handler) Cleanup() error {
 	h.dumper.Close()
 	h.trail.close()
-	errs := []error{closeCallers(h.config, h.Name, h.callers)}
+	errs := []error{closeCallers(h.config, h.Name, h.callers), h.closeIdentity()}
 	if h.fleet != nil {
 		errs = append(errs, leaveFleet(h.config, h.fleet))
 	}
 	if h.metrics != nil {
 		if h.policy != nil { // if this config has failed after it was started, what holds is what the one before says
-			h.metrics.running.CompareAndSwap(h.policy.tokens, nil)
+			if h.metrics.running.CompareAndSwap(h.policy.tokens, nil) {
+				h.metrics.identity.Store(nil)
+			}
 		}
 		_, err := gates.Delete(h.Name)
 		errs = append(errs, err)
@@ -410,24 +425,44 @@ func (h *Handler) setDefaults() error {
 }
 
 var (
-	errTwoKeys = errors.New("upstream_bearer and upstream_bearer_file are both set; keep one")
-	errNoKey   = errors.New("the operator's key is missing; write upstream_bearer {env.OPENAI_API_KEY} or upstream_bearer_file <path>")
+	errTwoKeys = errors.New("more than one of upstream_bearer, upstream_bearer_file and upstream_identity is set; keep one")
+	errNoKey   = errors.New("the operator's key is missing; write upstream_bearer {env.OPENAI_API_KEY}, upstream_bearer_file <path> or, without a key, upstream_identity")
 )
+
+// checkOneKey refuses anything but exactly one source of what is presented upstream.
+func (h *Handler) checkOneKey() error {
+	n := 0
+	for _, given := range []bool{h.UpstreamBearer != "", h.UpstreamBearerFile != "", h.UpstreamIdentity != nil} {
+		if given {
+			n++
+		}
+	}
+	switch n {
+	case 0:
+		return errNoKey
+	case 1:
+		return nil
+	}
+	return errTwoKeys
+}
 
 // openCredential reads the operator's key.
 func (h *Handler) openCredential() error {
 	h.credential = newCredential(h.UpstreamHeader)
 	h.credential.allowed = canonicalHeaders(h.AllowHeader)
+	if err := h.checkOneKey(); err != nil {
+		return h.gateError(err)
+	}
 	switch {
-	case h.UpstreamBearer != "" && h.UpstreamBearerFile != "":
-		return h.gateError(errTwoKeys)
+	case h.UpstreamIdentity != nil:
+		return h.openIdentity()
 	case h.UpstreamBearer != "":
 		key, err := resolveSecret("upstream_bearer", h.UpstreamBearer, h.allows(riskLiteralSecret))
 		if err != nil {
 			return h.gateError(err)
 		}
 		h.credential.use(key)
-	case h.UpstreamBearerFile != "":
+	default:
 		path, err := resolvePath("upstream_bearer_file", h.UpstreamBearerFile)
 		if err != nil {
 			return h.gateError(err)
@@ -438,8 +473,6 @@ func (h *Handler) openCredential() error {
 		}
 		h.credential.file = file
 		h.credential.use(key)
-	default:
-		return h.gateError(errNoKey)
 	}
 	return nil
 }

@@ -93,6 +93,7 @@ func (h *Handler) publish() error {
 	}
 	h.fleet.start(h.config)
 	h.metrics.running.Store(h.policy.tokens)
+	h.metrics.identity.Store(h.credential.exchanger())
 	info, err := describeServer(h.server, h.AllowHost, h.AllowRoute)
 	if err != nil {
 		return h.gateError(err)

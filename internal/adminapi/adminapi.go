@@ -53,6 +53,9 @@ type Gate struct {
 	// Where the shared clients are; absent in a gate that has none.
 	Storage *Storage `json:"storage,omitempty"`
 
+	// What the gate's own identity is exchanged for; absent in a gate that has a key.
+	Identity *Identity `json:"identity,omitempty"`
+
 	// Why clients were left out of a rotation of all: their server-info files
 	// are as their owners have left them.
 	NotRotated []string `json:"not_rotated,omitempty"`
@@ -117,6 +120,16 @@ type Storage struct {
 	LastRead *time.Time `json:"last_read,omitempty"`
 
 	// Why the storage cannot be read as it should.
+	Error string `json:"error,omitempty"`
+}
+
+// Identity is what the admin endpoint tells of the token for which the gate's
+// identity was exchanged.
+type Identity struct {
+	// Until the token's end; below zero after it.
+	SecondsLeft int64 `json:"seconds_left"`
+
+	// Why the last exchange failed.
 	Error string `json:"error,omitempty"`
 }
 

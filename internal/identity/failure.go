@@ -46,8 +46,8 @@ func (f *Failure) outcome() Outcome {
 	return f.Outcome
 }
 
-// mayPass reports whether the same may succeed in a moment.
-func (f *Failure) mayPass() bool { return f.Outcome == Unavailable }
+// MayPass reports whether the same may succeed in a moment.
+func (f *Failure) MayPass() bool { return f.Outcome == Unavailable }
 
 // unreached is the failure of a request that got no answer. Errors of the
 // network and of TLS say what is wrong; others may quote what was sent.

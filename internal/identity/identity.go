@@ -55,8 +55,8 @@ func (c *Config) Check() error {
 
 // Follower is told of exchanges. Its functions are called one after the other.
 type Follower struct {
-	// Token is called with each token, before anybody may use it.
-	Token func(secret.Secret)
+	// Token is called with each token, before anybody may use it, and its end.
+	Token func(token secret.Secret, end time.Time)
 
 	// Exchanged is called after each exchange, with its failure or nil. It is
 	// news if the one before had another outcome. One of an exchanger's
@@ -154,7 +154,7 @@ func (e *Exchanger) Follow(f *Follower) (stop func()) {
 	e.followers = append(e.followers, f)
 	e.mu.Unlock()
 	if t := e.token.Load(); t != nil {
-		f.Token(t.secret)
+		f.Token(t.secret, t.untilWall)
 	}
 	return func() {
 		e.mu.Lock()
@@ -223,13 +223,13 @@ func (e *Exchanger) alarm() {
 	}
 }
 
-// First waits for the first token. What may pass is tried again until ctx is
-// done.
+// First waits for the first token, if there never was one. What may pass is
+// tried again until ctx is done.
 func (e *Exchanger) First(ctx context.Context) error {
-	for {
+	for e.token.Load() == nil {
 		err := e.Ready(ctx)
 		failure := (*Failure)(nil)
-		if err == nil || errors.As(err, &failure) && !failure.mayPass() {
+		if err == nil || errors.As(err, &failure) && !failure.MayPass() {
 			return err
 		}
 		select {
@@ -238,6 +238,7 @@ func (e *Exchanger) First(ctx context.Context) error {
 		case <-time.After(backoff.First):
 		}
 	}
+	return nil
 }
 
 // why is err, or the failure of the last exchange, which says more.
@@ -357,17 +358,18 @@ func (e *Exchanger) exchange(ctx context.Context) {
 	followers, news := slices.Clone(e.followers), failure.outcome() != e.last.outcome()
 	e.mu.Unlock()
 	if failure == nil {
-		for _, f := range followers {
-			f.Token(token)
-		}
 		// A token that is on its way when it ends would be refused.
 		margin := min(life/10, 5*time.Second)
-		e.token.Store(&held{
+		next := &held{
 			secret:    token,
 			renewAt:   begun.Add(life*3/5 + rand.N(life/5)),
 			until:     begun.Add(life - margin),
 			untilWall: begunWall.Add(life - margin),
-		})
+		}
+		for _, f := range followers {
+			f.Token(next.secret, next.untilWall)
+		}
+		e.token.Store(next)
 	}
 	e.mu.Lock()
 	e.last = failure

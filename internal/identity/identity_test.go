@@ -112,7 +112,7 @@ func newWorkload(t *testing.T, transport http.RoundTripper) *workload {
 		Endpoint: DefaultEndpoint, Provider: "idp_1", ServiceAccount: "sa_1", Source: staticSource{},
 	}, &http.Client{Transport: transport, CheckRedirect: newClient().CheckRedirect})}
 	w.Follow(&Follower{
-		Token: func(token secret.Secret) {
+		Token: func(token secret.Secret, _ time.Time) {
 			text := token.Reveal()
 			w.token.Store(&text)
 		},
@@ -484,7 +484,7 @@ func TestWhoFollowsLaterIsToldOfTheToken(t *testing.T) {
 		w.uses(t, i)
 		var tokens []string
 		stop := w.Follow(&Follower{
-			Token:     func(token secret.Secret) { tokens = append(tokens, token.Reveal()) },
+			Token:     func(token secret.Secret, _ time.Time) { tokens = append(tokens, token.Reveal()) },
 			Exchanged: func(*Failure, bool, bool) {},
 		})
 		time.Sleep(time.Hour)
