@@ -258,7 +258,7 @@ func (c *credential) await(ctx context.Context) *refusal {
 	case errors.As(err, &failure) && !failure.MayPass():
 		return errUpstreamUnauthorized
 	}
-	return errUpstreamUnavailable
+	return errIdentityUnavailable
 }
 
 // identityStatus is what the admin endpoint tells of a gate's identity.

@@ -60,6 +60,8 @@ var (
 var (
 	errUpstreamUnauthorized = newFinalRefusal(stageKnown, http.StatusBadRequest, "upstream_unauthorized",
 		"The upstream refuses the operator's credential. Your gate token is fine, and another try will not help: the operator must renew the key that upstream_bearer or upstream_bearer_file names, or mend upstream_identity. Until then the gate asks the upstream again once a minute at most.")
+	errIdentityUnavailable = newRefusal(stageKnown, http.StatusServiceUnavailable, "identity_unavailable",
+		"The gate has no token for the upstream at the moment: the exchange of its own identity fails. Your gate token is fine. Try again later; the operator's log says why.")
 	errAccountRefused = newFinalRefusal(stageKnown, http.StatusBadRequest, "upstream_account_refused",
 		"The upstream refuses the OpenAI-Organization or OpenAI-Project header of this request together with the operator's credential. Leave the headers out, or ask the operator which ones the key may use.")
 	errUpstreamRedirects = newFinalRefusal(stageBehind, http.StatusBadGateway, "upstream_redirects",

@@ -60,7 +60,7 @@ func unreached(t *testing.T) caddyhttp.HandlerFunc {
 var allRefusals = map[*refusal]int{
 	errOriginNotAllowed: 403, errCrossSiteRequest: 403, errHostNotAllowed: 403, errContentTypeNotJSON: 415,
 	errMissingToken: 401, errInvalidToken: 401, errRouteNotAllowed: 403, errWebSocketNotEnabled: 426,
-	errUpstreamUnauthorized: 400, errAccountRefused: 400, errUpstreamUnreachable: 502, errUpstreamUnavailable: 503, errUpstreamTimeout: 504,
+	errUpstreamUnauthorized: 400, errIdentityUnavailable: 503, errAccountRefused: 400, errUpstreamUnreachable: 502, errUpstreamUnavailable: 503, errUpstreamTimeout: 504,
 	errRequestTooLarge: 413, errRequestFailed: 400, errNoUpstream: 502, errTooEarly: 425, errUpstreamRedirects: 502,
 	errTokenEnded: 401, errRateLimited: 429,
 }
