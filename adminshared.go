@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/sharedstore"
 	"go.uber.org/zap"
 )
 
@@ -20,7 +21,7 @@ func (a *adminAPI) addShared(r *http.Request) (any, error) {
 	if err := readAdminBody(r, &options); err != nil {
 		return nil, err
 	}
-	digest, err := parseDigest(options.SHA256)
+	digest, err := sharedstore.ParseDigest(options.SHA256)
 	if err != nil {
 		return nil, adminError(http.StatusBadRequest, fmt.Errorf("sha256: %w", err))
 	}
@@ -39,7 +40,7 @@ func (a *adminAPI) rotateShared(r *http.Request) (any, error) {
 	if err := readAdminBody(r, &options); err != nil {
 		return nil, err
 	}
-	digest, err := parseDigest(options.SHA256)
+	digest, err := sharedstore.ParseDigest(options.SHA256)
 	if err != nil {
 		return nil, adminError(http.StatusBadRequest, fmt.Errorf("sha256: %w", err))
 	}
@@ -86,9 +87,9 @@ func (a *adminAPI) changeShared(r *http.Request, done string, change func(f *fle
 
 // statusOfChange is the HTTP status for why a change was not made.
 func statusOfChange(err error) int {
-	var outage *outageError
+	var outage *sharedstore.OutageError
 	switch {
-	case errors.As(err, &outage), errors.Is(err, errSlowStorage), errors.Is(err, errLockHeld):
+	case errors.As(err, &outage), errors.Is(err, sharedstore.ErrSlow), errors.Is(err, errLockHeld):
 		return http.StatusServiceUnavailable
 	case errors.Is(err, errNoFleet), errors.Is(err, errNoSharedClient):
 		return http.StatusNotFound

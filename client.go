@@ -12,6 +12,7 @@ import (
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/sharedstore"
 	"go.uber.org/zap"
 )
 
@@ -52,7 +53,7 @@ type configuredCaller struct {
 	fixed     atomic.Pointer[fixedToken] // nil if the token is generated
 	tokenFile *followedSecret            // where it is; nil if that is no file
 	ends      time.Time                  // zero: never
-	record    *clientRecord              // of a shared client
+	record    *sharedstore.Record        // of a shared client
 }
 
 // accepted are the tokens to compare with.

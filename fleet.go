@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/sharedstore"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/storage"
 	"go.uber.org/zap"
 )
@@ -38,11 +39,11 @@ type fleet struct {
 
 // fleetConfig is what a config says of the shared clients.
 type fleetConfig struct {
-	store    *sharedStore
+	store    *sharedstore.Store
 	every    time.Duration
 	reserved map[string]bool // names of the gate and of configured clients
 	logger   *zap.Logger
-	first    *reading // what the storage had when the config was loaded; nil: it is the former config's storage
+	first    *sharedstore.Reading // what the storage had when the config was loaded; nil: it is the former config's storage
 }
 
 // sharedList is what is known of the shared clients. It is replaced as a whole.
@@ -53,7 +54,7 @@ type sharedList struct {
 	read    time.Time
 	clients []*configuredCaller            // by name
 	tokens  map[indexKey]*configuredCaller // whose they are
-	records map[string]*clientRecord
+	records map[string]*sharedstore.Record
 }
 
 // openFleet finds what the gate knows of its shared clients, or begins to learn.
@@ -66,7 +67,7 @@ func (h *Handler) openFleet(ctx caddy.Context) error {
 		return h.gateError(err)
 	}
 	c := &fleetConfig{
-		store:    newSharedStore(ctx.Storage(), h.Name),
+		store:    sharedstore.New(ctx.Storage(), h.Name),
 		every:    every,
 		reserved: map[string]bool{h.Name: true},
 		logger:   h.logger,
@@ -74,7 +75,7 @@ func (h *Handler) openFleet(ctx caddy.Context) error {
 	for _, client := range h.Client {
 		c.reserved[client.Name] = true
 	}
-	if err := c.store.audit(); err != nil {
+	if err := c.store.Audit(); err != nil {
 		return h.gateError(err)
 	}
 	h.fleet = joinFleet(ctx, h.config, c)
@@ -83,8 +84,8 @@ func (h *Handler) openFleet(ctx caddy.Context) error {
 
 // joinFleet adds a config to those that use a gate's fleet. It needs one leaveFleet.
 func joinFleet(ctx context.Context, config configID, c *fleetConfig) *fleet {
-	value, _, _ := fleets.LoadOrNew(c.store.gate, func() (caddy.Destructor, error) {
-		return newFleet(c.store.gate), nil
+	value, _, _ := fleets.LoadOrNew(c.store.Gate(), func() (caddy.Destructor, error) {
+		return newFleet(c.store.Gate()), nil
 	})
 	f := value.(*fleet)
 	f.join(ctx, config, c)
@@ -97,13 +98,13 @@ func (f *fleet) join(ctx context.Context, config configID, c *fleetConfig) {
 	f.mu.Lock()
 	former := f.current
 	f.mu.Unlock()
-	if former == nil || former.store.identity != c.store.identity {
+	if former == nil || former.store.Identity != c.store.Identity {
 		// Known before the first request comes, in which a client of long
 		// standing would be refused.
-		first := <-c.store.readApart(ctx, "")
+		first := <-c.store.ReadApart(ctx, "")
 		c.first = &first
 	} else {
-		c.store.storage.Calls = former.store.storage.Calls
+		c.store.Continue(former.store)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -161,7 +162,7 @@ func (f *fleet) useLocked(c *fleetConfig) {
 	}
 	former := f.current
 	f.current = c
-	if former == nil || former.store.identity != c.store.identity {
+	if former == nil || former.store.Identity != c.store.Identity {
 		f.trouble, f.failure, f.lastRead = "", nil, time.Time{}
 		if former != nil {
 			f.replaceLocked(nil)
@@ -235,29 +236,29 @@ func (f *fleet) clientWith(key indexKey) *configuredCaller {
 var errVanished = errors.New("the shared clients are no longer in it; put them back, or restart every replica to begin anew")
 
 // takeLocked takes what was read for the truth.
-func (f *fleet) takeLocked(r reading) {
+func (f *fleet) takeLocked(r sharedstore.Reading) {
 	known := f.known.Load()
 	switch {
-	case r.err != nil:
-		f.troubleLocked("storage", r.err)
+	case r.Err != nil:
+		f.troubleLocked("storage", r.Err)
 		return
-	case !r.exists && known != nil && known.existed:
+	case !r.Exists && known != nil && known.existed:
 		// An unmounted folder looks so, or a database that has lost its data.
 		f.troubleLocked("storage", errVanished)
 		return
-	case r.same:
+	case r.Same:
 		f.troubleLocked("", nil)
 		return
 	}
-	list := &sharedList{mark: r.mark, existed: r.exists, read: time.Now(), records: r.records}
-	for client := range r.damaged {
+	list := &sharedList{mark: r.Mark, existed: r.Exists, read: time.Now(), records: r.Records}
+	for client := range r.Damaged {
 		list.mark = "" // look again next time
 		if known != nil && known.records[client] != nil {
 			list.records[client] = known.records[client]
 		}
 	}
 	f.replaceLocked(list)
-	if damage := r.damage(); damage != nil {
+	if damage := r.Damage(); damage != nil {
 		f.troubleLocked("record", damage)
 		return
 	}
@@ -308,11 +309,11 @@ func (f *fleet) replaceLocked(list *sharedList) {
 // client is a client as its record has it now. What is counted of it, and its
 // sessions, are those of before, unless it was removed and added again.
 // lost says that a token was taken away from it ahead of its time.
-func (f *fleet) client(record *clientRecord, former *configuredCaller) (c *configuredCaller, lost bool) {
+func (f *fleet) client(record *sharedstore.Record, former *configuredCaller) (c *configuredCaller, lost bool) {
 	if former != nil && former.record == record {
 		return former, false
 	}
-	tokens, _ := record.accepted() // (parseRecord has refused others)
+	tokens := acceptedOf(record)
 	c = &configuredCaller{name: record.Client, userID: record.Client, ends: record.Expires, record: record}
 	if former != nil && former.began.Equal(record.Created) {
 		c.caller = former.caller
@@ -326,6 +327,17 @@ func (f *fleet) client(record *clientRecord, former *configuredCaller) (c *confi
 	}
 	c.ring.accepted.Store(&tokens)
 	return c, lost
+}
+
+// acceptedOf are a record's tokens, to compare with.
+func acceptedOf(r *sharedstore.Record) []acceptedToken {
+	tokens := make([]acceptedToken, 0, len(r.Tokens))
+	for _, token := range r.Tokens {
+		if digest, err := token.Digest(); err == nil { // (the store has refused others)
+			tokens = append(tokens, acceptedToken{digest: digest, until: token.NotAfter})
+		}
+	}
+	return tokens
 }
 
 // warnOfReservedLocked says, once, that a client is ignored.
@@ -364,10 +376,10 @@ func (f *fleet) troubleLocked(kind string, err error) {
 func (f *fleet) run(ctx context.Context) {
 	defer close(f.stopped)
 	var (
-		reader  *fleetConfig   // whose storage is being read
-		pending <-chan reading // nil: none is
-		began   time.Time      // when the last read began
-		changes uint64         // made before it
+		reader  *fleetConfig               // whose storage is being read
+		pending <-chan sharedstore.Reading // nil: none is
+		began   time.Time                  // when the last read began
+		changes uint64                     // made before it
 	)
 	for {
 		f.mu.Lock()
@@ -380,14 +392,14 @@ func (f *fleet) run(ctx context.Context) {
 		}
 		if pending == nil && c.store != nil && !now.Before(began.Add(c.every)) {
 			reader, began, changes = c, now, f.changes
-			pending = c.store.readApart(ctx, f.sinceLocked(now))
+			pending = c.store.ReadApart(ctx, f.sinceLocked(now))
 		}
 		f.mu.Unlock()
 		due := began.Add(c.every)
 		if c.store == nil {
 			due = now.Add(c.every)
 		} else if pending != nil {
-			due = began.Add(readPatience)
+			due = began.Add(sharedstore.ReadTimeout)
 		}
 		if end := f.endExpired(now); !end.IsZero() && end.Before(due) {
 			due = end
@@ -410,7 +422,7 @@ func (f *fleet) run(ctx context.Context) {
 			}
 			f.mu.Unlock()
 		case <-timer.C:
-			if pending != nil && !time.Now().Before(began.Add(readPatience)) {
+			if pending != nil && !time.Now().Before(began.Add(sharedstore.ReadTimeout)) {
 				f.mu.Lock()
 				f.troubleLocked("storage", storage.ErrHangs)
 				f.mu.Unlock()

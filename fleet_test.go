@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/sharedstore"
 )
 
 // moment is short, beside all that is timed here.
@@ -175,11 +176,11 @@ func TestAnOutageKeepsThoseWhoAreKnownAndLetsNobodyElseIn(t *testing.T) {
 				time.Sleep(30 * time.Second)
 				a.wants(t, "in the outage", known, "known")
 				a.wants(t, "in the outage", secret.NewToken().Reveal(), "")
-				var failed *outageError
-				if err := a.add(t.Context(), "new", secret.DigestOf("new"), 0); !errors.As(err, &failed) || failed.saving {
+				var failed *sharedstore.OutageError
+				if err := a.add(t.Context(), "new", secret.DigestOf("new"), 0); !errors.As(err, &failed) || failed.Saving {
 					t.Errorf("adding a client: %v", err)
 				}
-				if err := a.remove(t.Context(), "known"); !errors.As(err, &failed) || failed.saving {
+				if err := a.remove(t.Context(), "known"); !errors.As(err, &failed) || failed.Saving {
 					t.Errorf("removing a client: %v", err)
 				}
 				fresh := newReplica(t, storage)
@@ -197,11 +198,11 @@ func TestAnOutageKeepsThoseWhoAreKnownAndLetsNobodyElseIn(t *testing.T) {
 
 func TestADamagedRecordIsAnOutageOfItsClientAndOfNoOther(t *testing.T) {
 	good := func(client string) string {
-		record := &clientRecord{
-			Version: recordVersion, Gate: fleetGate, Client: client, Created: time.Now(),
-			Tokens: []recordedToken{recordToken(secret.DigestOf("changed"))},
+		record := &sharedstore.Record{
+			Version: sharedstore.Version, Gate: fleetGate, Client: client, Created: time.Now(),
+			Tokens: []sharedstore.Token{sharedstore.NewToken(secret.DigestOf("changed"))},
 		}
-		content, err := record.encode()
+		content, err := record.Encode()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -219,7 +220,7 @@ func TestADamagedRecordIsAnOutageOfItsClientAndOfNoOther(t *testing.T) {
 		"without tokens":              record[:strings.Index(record, "[")] + "[]}",
 		"with a token in the clear":   strings.Replace(record, `"sha256":"`, `"sha256":"`+strings.Repeat("A", 43), 1),
 		"twice":                       record + record,
-		"larger than a record can be": record + strings.Repeat(" ", maxRecordSize),
+		"larger than a record can be": record + strings.Repeat(" ", sharedstore.MaxRecordSize),
 		"a list":                      "[" + record + "]",
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -296,9 +297,9 @@ func TestARemovedClientDoesNotComeBackWithWhatWasReadBefore(t *testing.T) {
 				removed := make(chan struct{})
 				stall := sync.OnceFunc(func() { <-removed })
 				storage.mu.Lock()
-				storage.values[a.config.store.markKey()] = secret.NewToken().Reveal()
+				storage.values[a.config.store.MarkKey()] = secret.NewToken().Reveal()
 				storage.loaded = func(key string) {
-					if strings.HasSuffix(key, recordEnding) {
+					if strings.HasSuffix(key, sharedstore.Ending) {
 						stall()
 					}
 				}

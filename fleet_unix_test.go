@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/caddyserver/certmagic"
-	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/storage"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/sharedstore"
 )
 
 func TestAStorageInWhichOthersCanPutClientsIsRefused(t *testing.T) {
@@ -57,21 +57,21 @@ func TestARecordThatOthersCanWriteLetsNobodyIn(t *testing.T) {
 	h := withStorage(t, folder).starts(t, t.Name(), sharing)
 	addsTo(t, h, "ci")
 	record := filepath.Join(folder, "responses_proxy_gate", t.Name()+".clients", "ci.json")
-	store := &sharedStore{storage: storage.New(&certmagic.FileStorage{Path: folder}), gate: t.Name()}
-	if found, err := store.read(t.Context(), ""); err != nil || found.records["ci"] == nil {
+	store := sharedstore.New(&certmagic.FileStorage{Path: folder}, t.Name())
+	if found, err := store.Read(t.Context(), ""); err != nil || found.Records["ci"] == nil {
 		t.Fatalf("as the gate made it: %v, %v", found, err)
 	}
 	if err := os.Chmod(record, 0o666); err != nil {
 		t.Fatal(err)
 	}
-	found, err := store.read(t.Context(), "")
-	if err != nil || found.records["ci"] != nil || found.damaged["ci"] == nil || !strings.Contains(found.damaged["ci"].Error(), "chmod go-w "+record) {
+	found, err := store.Read(t.Context(), "")
+	if err != nil || found.Records["ci"] != nil || found.Damaged["ci"] == nil || !strings.Contains(found.Damaged["ci"].Error(), "chmod go-w "+record) {
 		t.Errorf("others can write it: %v, %v", found, err)
 	}
 	if err := os.Chmod(filepath.Join(filepath.Dir(record), "changed"), 0o666); err != nil {
 		t.Fatal(err)
 	}
-	if found, err := store.read(t.Context(), ""); err == nil && found.badMark == nil {
+	if found, err := store.Read(t.Context(), ""); err == nil && found.BadMark == nil {
 		t.Errorf("others can write the mark: %v", found)
 	}
 }

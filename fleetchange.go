@@ -9,6 +9,7 @@ import (
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/sharedstore"
 	"go.uber.org/zap"
 )
 
@@ -21,31 +22,14 @@ var (
 	errTokenInUse     = errors.New("another shared client has this token; make a new one")
 	errManyClients    = fmt.Errorf("there are %d shared clients already; remove some", maxSharedClients)
 	errAccessEnded    = errors.New("the client's access has expired; remove it, and add it again")
-	errChangedAtOnce  = errors.New("the client was changed from elsewhere at the same moment, and that change won; look, and make this one again if it is still needed")
 	errLockHeld       = errors.New("its lock is held from elsewhere, or was left by a process that was killed; try again in a moment. If that does not help, remove the client, which works without the lock")
-	errSlowStorage    = fmt.Errorf("the storage took more than %v, and the client's lock does not last; try again", lockUse)
 )
-
-// outageError says that the storage did not do what a change needed.
-type outageError struct {
-	err    error
-	saving bool // it may have been saved all the same
-}
-
-func (e *outageError) Error() string {
-	if e.saving {
-		return fmt.Sprintf("the storage: %v. Whether the change was saved is not certain; make it again when the storage answers", e.err)
-	}
-	return fmt.Sprintf("the storage: %v. Nothing was changed", e.err)
-}
-
-func (e *outageError) Unwrap() error { return e.err }
 
 // add registers a client by the digest of its token. Its access ends after a
 // time; zero is never. When it returns, the token is good here, and on other
 // replicas by their next read.
 func (f *fleet) add(ctx context.Context, client string, digest secret.Digest, expires time.Duration) error {
-	return f.change(ctx, client, false, func(c *fleetConfig, known *sharedList, current *clientRecord, now time.Time) (*clientRecord, error) {
+	return f.change(ctx, client, false, func(c *fleetConfig, known *sharedList, current *sharedstore.Record, now time.Time) (*sharedstore.Record, error) {
 		if c.reserved[client] {
 			return nil, errReservedName
 		}
@@ -58,9 +42,9 @@ func (f *fleet) add(ctx context.Context, client string, digest secret.Digest, ex
 		if known.hasElsewhere(digest, client) {
 			return nil, errTokenInUse
 		}
-		record := &clientRecord{
-			Version: recordVersion, Gate: f.gate, Client: client,
-			Created: now, Tokens: []recordedToken{recordToken(digest)},
+		record := &sharedstore.Record{
+			Version: sharedstore.Version, Gate: f.gate, Client: client,
+			Created: now, Tokens: []sharedstore.Token{sharedstore.NewToken(digest)},
 		}
 		if expires > 0 {
 			record.Expires = now.Add(expires)
@@ -72,16 +56,16 @@ func (f *fleet) add(ctx context.Context, client string, digest secret.Digest, ex
 // rotate gives a client another token, by its digest. The former ones end after
 // grace; with 0 at once, and the client's WebSockets with them.
 func (f *fleet) rotate(ctx context.Context, client string, digest secret.Digest, grace time.Duration) error {
-	return f.change(ctx, client, false, func(_ *fleetConfig, known *sharedList, current *clientRecord, now time.Time) (*clientRecord, error) {
+	return f.change(ctx, client, false, func(_ *fleetConfig, known *sharedList, current *sharedstore.Record, now time.Time) (*sharedstore.Record, error) {
 		switch {
 		case current == nil:
 			return nil, errNoSharedClient
-		case current.expired(now):
+		case current.Expired(now):
 			return nil, errAccessEnded
 		case known.hasElsewhere(digest, client):
 			return nil, errTokenInUse
 		}
-		next := current.rotated(digest, grace, now)
+		next := current.Rotated(digest, grace, now)
 		if len(next.Tokens) > maxAccepted {
 			return nil, errManyTokens
 		}
@@ -93,7 +77,7 @@ func (f *fleet) rotate(ctx context.Context, client string, digest secret.Digest,
 // at once, and on other replicas by their next read. A record that cannot be
 // read or understood is removed too.
 func (f *fleet) remove(ctx context.Context, client string) error {
-	return f.change(ctx, client, true, func(_ *fleetConfig, known *sharedList, current *clientRecord, _ time.Time) (*clientRecord, error) {
+	return f.change(ctx, client, true, func(_ *fleetConfig, known *sharedList, current *sharedstore.Record, _ time.Time) (*sharedstore.Record, error) {
 		// (a record that was deleted by other means may be known all the same)
 		if current == nil && known.records[client] == nil {
 			return nil, errNoSharedClient
@@ -103,7 +87,7 @@ func (f *fleet) remove(ctx context.Context, client string) error {
 }
 
 // edit decides on a change: what the record becomes, nil for none.
-type edit func(c *fleetConfig, known *sharedList, current *clientRecord, now time.Time) (*clientRecord, error)
+type edit func(c *fleetConfig, known *sharedList, current *sharedstore.Record, now time.Time) (*sharedstore.Record, error)
 
 // change changes one client, in the storage and then here. Removing one does
 // not depend on any other, nor on the client's lock: it must be possible
@@ -120,12 +104,12 @@ func (f *fleet) change(ctx context.Context, client string, removes bool, decide 
 	f.mu.Unlock()
 	known, err := f.upToDate(ctx, c, client, removes)
 	if err != nil {
-		return &outageError{err: err}
+		return &sharedstore.OutageError{Err: err}
 	}
-	unlock, err := c.store.lock(ctx, client, c.logger)
+	unlock, err := c.store.Lock(ctx, client, c.logger)
 	switch {
 	case ctx.Err() != nil:
-		return &outageError{err: ctx.Err()}
+		return &sharedstore.OutageError{Err: ctx.Err()}
 	case err == nil:
 		defer unlock()
 	case !removes:
@@ -135,8 +119,8 @@ func (f *fleet) change(ctx context.Context, client string, removes bool, decide 
 	}
 	// What has begun is done to its end, also if nobody waits for it any more.
 	ctx = context.WithoutCancel(ctx)
-	var former *clientRecord
-	next, mark, changeErr := c.store.change(ctx, client, func(current *clientRecord, now time.Time) (*clientRecord, error) {
+	var former *sharedstore.Record
+	next, mark, changeErr := c.store.Change(ctx, client, func(current *sharedstore.Record, now time.Time) (*sharedstore.Record, error) {
 		former = current
 		return decide(c, known, current, now)
 	})
@@ -150,9 +134,9 @@ func (f *fleet) change(ctx context.Context, client string, removes bool, decide 
 // removeAgain makes sure that a client that was removed without its lock stays
 // away: who had the lock may have read its record before, and write it again
 // as long as a lock may be used.
-func (f *fleet) removeAgain(ctx context.Context, c *fleetConfig, client string, removed *clientRecord) error {
-	time.Sleep(lockUse)
-	next, mark, err := c.store.change(ctx, client, func(current *clientRecord, _ time.Time) (*clientRecord, error) {
+func (f *fleet) removeAgain(ctx context.Context, c *fleetConfig, client string, removed *sharedstore.Record) error {
+	time.Sleep(sharedstore.LockUse)
+	next, mark, err := c.store.Change(ctx, client, func(current *sharedstore.Record, _ time.Time) (*sharedstore.Record, error) {
 		if current == nil || removed == nil || !current.Created.Equal(removed.Created) {
 			return nil, errNoSharedClient // or a new one of the same name
 		}
@@ -177,7 +161,7 @@ func (f *fleet) upToDate(ctx context.Context, c *fleetConfig, client string, rem
 		since = known.mark
 	}
 	f.mu.Unlock()
-	r := <-c.store.readApart(ctx, since)
+	r := <-c.store.ReadApart(ctx, since)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if c != f.current {
@@ -188,9 +172,9 @@ func (f *fleet) upToDate(ctx context.Context, c *fleetConfig, client string, rem
 	}
 	known := f.known.Load()
 	switch {
-	case r.err != nil:
-		return nil, r.err
-	case !r.exists && known.existed:
+	case r.Err != nil:
+		return nil, r.Err
+	case !r.Exists && known.existed:
 		return nil, errVanished
 	}
 	return known, nil
@@ -203,7 +187,7 @@ func (f *fleet) upToDateFor(ctx context.Context, c *fleetConfig, client string) 
 	if known == nil {
 		known = new(sharedList)
 	}
-	mark, err := c.store.mark(ctx)
+	mark, err := c.store.Mark(ctx)
 	if err == nil {
 		if mark == "" && known.existed {
 			return nil, errVanished
@@ -212,54 +196,20 @@ func (f *fleet) upToDateFor(ctx context.Context, c *fleetConfig, client string) 
 	}
 	// Then the record has to be there: without one either, this may be another
 	// place, or no storage at all.
-	record, err := c.store.load(ctx, client)
-	var damage *damagedRecordError
+	record, err := c.store.Load(ctx, client)
+	var damage *sharedstore.DamagedError
 	switch {
-	case errors.As(err, &damage) && damage.unreadable:
-		return nil, damage.err
+	case errors.As(err, &damage) && damage.Unreadable:
+		return nil, damage.Err
 	case err == nil && record == nil && known.existed:
 		return nil, errVanished
 	}
 	return known, nil
 }
 
-// change reads a client's record, has it edited and saves it. Errors of edit
-// come back as they are, those of the storage as outageError.
-func (s *sharedStore) change(ctx context.Context, client string, decide func(*clientRecord, time.Time) (*clientRecord, error)) (saved *clientRecord, mark string, err error) {
-	began := time.Now()
-	now := began.UTC().Round(0) // by the wall clock, as other replicas have it
-	ctx, cancel := context.WithTimeout(ctx, lockUse)
-	defer cancel()
-	current, damage := s.load(ctx, client)
-	if damage != nil {
-		current = new(clientRecord) // there is one; that is all one can say
-	}
-	next, err := decide(current, now)
-	if err == nil && next != nil && damage != nil {
-		err = fmt.Errorf("%w; remove the client, and add it again", damage)
-	}
-	if err != nil {
-		return nil, "", err
-	}
-	if time.Since(began) > lockUse {
-		return nil, "", errSlowStorage
-	}
-	if mark, err = s.save(ctx, client, next); err != nil {
-		return nil, "", &outageError{err: err, saving: true}
-	}
-	saved, err = s.load(ctx, client)
-	switch {
-	case err != nil:
-		return nil, "", &outageError{err: err, saving: true}
-	case (saved == nil) != (next == nil) || saved != nil && saved.Tokens[0] != next.Tokens[0]:
-		return nil, "", errChangedAtOnce
-	}
-	return saved, mark, nil
-}
-
 // adopt makes a change hold here. Everything is read again soon: there may have
 // been others at the same time.
-func (f *fleet) adopt(c *fleetConfig, client string, record *clientRecord, mark string, err error) {
+func (f *fleet) adopt(c *fleetConfig, client string, record *sharedstore.Record, mark string, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	known := f.known.Load()
@@ -268,7 +218,7 @@ func (f *fleet) adopt(c *fleetConfig, client string, record *clientRecord, mark 
 	}
 	list := &sharedList{existed: known.existed, again: true, read: known.read, records: maps.Clone(known.records)}
 	if list.records == nil {
-		list.records = make(map[string]*clientRecord)
+		list.records = make(map[string]*sharedstore.Record)
 	}
 	if err == nil {
 		list.existed = true

@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/certmagic"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/sharedstore"
 )
 
 func TestAChangeThatCannotBeMadeIsRefusedWithTheReason(t *testing.T) {
@@ -101,14 +102,14 @@ func TestTwoChangesOfOneClientAtOnceDoNotBothSucceed(t *testing.T) {
 		// A lock is no guarantee: here, another process writes all the same.
 		token := a.adds(t, "other", 0)
 		storage.mu.Lock()
-		former := storage.values[a.config.store.key("other")]
+		former := storage.values[a.config.store.Key("other")]
 		storage.before = func(operation, key string) {
 			if operation == "store" && strings.HasSuffix(key, "/changed") {
 				storage.put("other", former)
 			}
 		}
 		storage.mu.Unlock()
-		if err := a.rotate(t.Context(), "other", secret.DigestOf("lost"), 0); !errors.Is(err, errChangedAtOnce) {
+		if err := a.rotate(t.Context(), "other", secret.DigestOf("lost"), 0); !errors.Is(err, sharedstore.ErrChangedAtOnce) {
 			t.Errorf("a rotation that was overwritten: %v", err)
 		}
 		time.Sleep(defaultSyncEvery)
@@ -125,7 +126,7 @@ func TestALockInFilesThatNeverGetsStaleDoesNotStopChanges(t *testing.T) {
 		a := newReplica(t, storage)
 		token := a.adds(t, "leaked", 0)
 		time.Sleep(time.Minute)
-		if err := storage.Lock(t.Context(), a.config.store.key("leaked")); err != nil {
+		if err := storage.Lock(t.Context(), a.config.store.Key("leaked")); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Hour)
@@ -133,7 +134,7 @@ func TestALockInFilesThatNeverGetsStaleDoesNotStopChanges(t *testing.T) {
 		if err := a.remove(t.Context(), "leaked"); err != nil {
 			t.Fatal(err)
 		}
-		if took := time.Since(began); took > 2*lockPatience {
+		if took := time.Since(began); took > 2*sharedstore.LockTimeout {
 			t.Errorf("it takes %v", took)
 		}
 		a.wants(t, "after it was removed", token, "")

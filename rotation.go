@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/sharedstore"
 	"go.uber.org/zap"
 )
 
@@ -34,7 +35,7 @@ const (
 
 	// maxAccepted bounds the tokens of one caller, and with them what a
 	// comparison costs.
-	maxAccepted = 100
+	maxAccepted = sharedstore.MaxTokens
 
 	// longestNap is how long after the end of a caller's access its
 	// WebSockets and its file may end, if a clock was set. Its tokens end at

@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddyserver/certmagic"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/sharedstore"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,7 +35,7 @@ func TestOneBadEntryOfTheFolderIsAnOutageOfItsClientAndOfNoOther(t *testing.T) {
 				storage := &certmagic.FileStorage{Path: t.TempDir()}
 				a := newReplica(t, storage)
 				good := a.adds(t, "good", 0)
-				path := storage.Filename(a.config.store.folder() + "/" + entry)
+				path := storage.Filename(filepath.Dir(a.config.store.MarkKey()) + "/" + entry)
 				if err := os.RemoveAll(path); err != nil {
 					t.Fatal(err)
 				}
@@ -80,15 +81,15 @@ func TestMoreClientsThanMayBeAddedLockNobodyOut(t *testing.T) {
 	a.adds(t, "first", 0)
 	for i := range maxSharedClients + 14 {
 		name := fmt.Sprint("client", i)
-		record := &clientRecord{
-			Version: recordVersion, Gate: fleetGate, Client: name, Created: a.clients()[0].began,
-			Tokens: []recordedToken{recordToken(secret.DigestOf("token of " + name))},
+		record := &sharedstore.Record{
+			Version: sharedstore.Version, Gate: fleetGate, Client: name, Created: a.clients()[0].began,
+			Tokens: []sharedstore.Token{sharedstore.NewToken(secret.DigestOf("token of " + name))},
 		}
-		content, err := record.encode()
+		content, err := record.Encode()
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(storage.Filename(a.config.store.key(name)), content, 0o600); err != nil {
+		if err := os.WriteFile(storage.Filename(a.config.store.Key(name)), content, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/sharedstore"
 )
 
 // Who rotates a client has read it before it was removed, and writes it after.
@@ -25,7 +26,7 @@ func TestARemovedClientIsNotBroughtBackByARotationAtTheSameTime(t *testing.T) {
 		storage.before = func(operation, key string) {
 			if operation == "store" && strings.HasSuffix(key, "/leaked.json") && once.CompareAndSwap(false, true) {
 				go func() { removed <- b.remove(t.Context(), "leaked") }()
-				time.Sleep(lockPatience + time.Second) // by then, b goes on without the lock
+				time.Sleep(sharedstore.LockTimeout + time.Second) // by then, b goes on without the lock
 			}
 		}
 		storage.mu.Unlock()
@@ -46,7 +47,7 @@ func TestWithoutItsLockAClientIsOnlyRemoved(t *testing.T) {
 		a := newReplica(t, storage)
 		token := a.adds(t, "ci", 0)
 		for _, client := range []string{"ci", "new"} {
-			if err := storage.Lock(t.Context(), a.config.store.key(client)); err != nil {
+			if err := storage.Lock(t.Context(), a.config.store.Key(client)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -77,7 +78,7 @@ func TestAChangeThatIsGivenUpWhileItWaitsForTheLockIsNotMade(t *testing.T) {
 				token := a.adds(t, "ci", 0)
 				time.Sleep(defaultSyncEvery + moment)
 				for _, client := range []string{"ci", "new"} {
-					if err := storage.Lock(t.Context(), a.config.store.key(client)); err != nil {
+					if err := storage.Lock(t.Context(), a.config.store.Key(client)); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -88,7 +89,7 @@ func TestAChangeThatIsGivenUpWhileItWaitsForTheLockIsNotMade(t *testing.T) {
 					t.Errorf("it ends with %v", err)
 				}
 				time.Sleep(time.Minute)
-				if after := storage.all(); len(after) != len(before) || !strings.Contains(after, a.config.store.key("ci")) {
+				if after := storage.all(); len(after) != len(before) || !strings.Contains(after, a.config.store.Key("ci")) {
 					t.Errorf("the storage had\n%s\nand has\n%s", before, after)
 				}
 				a.wants(t, "after that", token, "ci")

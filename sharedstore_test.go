@@ -13,7 +13,7 @@ import (
 
 	"github.com/caddyserver/certmagic"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
-	kept "github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/storage"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/sharedstore"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 )
@@ -156,8 +156,8 @@ func (s *memoryStorage) swap(values map[string]string) (former map[string]string
 func (s *memoryStorage) put(client, content string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	place := &sharedStore{gate: fleetGate}
-	s.values[place.key(client)], s.values[place.markKey()] = content, secret.NewToken().Reveal()
+	place := sharedstore.New(s, fleetGate)
+	s.values[place.Key(client)], s.values[place.MarkKey()] = content, secret.NewToken().Reveal()
 }
 
 // all is everything that is stored.
@@ -187,7 +187,7 @@ func newReplica(t *testing.T, storage certmagic.Storage, configured ...string) *
 	core, logs := observer.New(zap.InfoLevel)
 	r := &testReplica{fleet: newFleet(fleetGate), logs: logs}
 	r.config = &fleetConfig{
-		store: &sharedStore{storage: kept.New(storage), identity: "the same", gate: fleetGate},
+		store: sameStore(storage),
 		every: defaultSyncEvery, reserved: map[string]bool{fleetGate: true}, logger: zap.New(core),
 	}
 	var callers []*configuredCaller
@@ -237,4 +237,11 @@ func (r *testReplica) logged(t *testing.T, want ...string) {
 	if len(entries) < len(want) {
 		t.Errorf("it logs %d messages, want %q", len(entries), want)
 	}
+}
+
+// sameStore is one that replicas take for each other's.
+func sameStore(storage certmagic.Storage) *sharedstore.Store {
+	store := sharedstore.New(storage, fleetGate)
+	store.Identity = "the same"
+	return store
 }

@@ -1,4 +1,4 @@
-package responsesproxygate
+package sharedstore
 
 import (
 	"context"
@@ -15,21 +15,21 @@ import (
 )
 
 const (
-	// lockUse is how long a change may hold its lock: less than any storage
+	// LockUse is how long a change may hold its lock: less than any storage
 	// does for a process that was killed (files: 10 seconds; Redis: 5).
-	lockUse = 3 * time.Second
+	LockUse = 3 * time.Second
 
-	// lockPatience is how long a change waits for its lock.
-	lockPatience = 2 * lockUse
+	// LockTimeout is how long a change waits for its lock.
+	LockTimeout = 2 * LockUse
 )
 
-// lock keeps changes of one client apart, each of which reads before it writes.
+// Lock keeps changes of one client apart, each of which reads before it writes.
 // It fails if the lock cannot be had, or if nobody waits for the change any
 // more.
-func (s *sharedStore) lock(ctx context.Context, client string, logger *zap.Logger) (unlock func(), err error) {
-	key := s.key(client)
+func (s *Store) Lock(ctx context.Context, client string, logger *zap.Logger) (unlock func(), err error) {
+	key := s.Key(client)
 	unlock = func() {
-		releasing, cancel := context.WithTimeout(context.WithoutCancel(ctx), keyPatience)
+		releasing, cancel := context.WithTimeout(context.WithoutCancel(ctx), keyTimeout)
 		defer cancel()
 		_, err := storage.Within(releasing, s.storage.Calls, "unlock "+key, func() (struct{}, error) {
 			return struct{}{}, s.storage.Unlock(releasing, key)
@@ -39,7 +39,7 @@ func (s *sharedStore) lock(ctx context.Context, client string, logger *zap.Logge
 		}
 	}
 	holder := s.lockHolder(key)
-	err = s.lockWithin(ctx, key, lockPatience, unlock)
+	err = s.lockWithin(ctx, key, LockTimeout, unlock)
 	if err != nil && ctx.Err() == nil && holder != "" && s.lockHolder(key) == holder {
 		// One and the same has had it all the while: it was killed. A lock in
 		// files may then never get stale: the process that had it before the
@@ -47,7 +47,7 @@ func (s *sharedStore) lock(ctx context.Context, client string, logger *zap.Logge
 		// turn (certmagic v0.25.6).
 		logger.Warn("the lock of a shared client was left by a process that is gone; it is removed", zap.String("gate", s.gate), zap.String("client", client))
 		if err = os.Remove(s.lockFile(key)); err == nil {
-			err = s.lockWithin(ctx, key, lockUse, unlock)
+			err = s.lockWithin(ctx, key, LockUse, unlock)
 		}
 	}
 	if gone := ctx.Err(); gone != nil {
@@ -60,11 +60,11 @@ func (s *sharedStore) lock(ctx context.Context, client string, logger *zap.Logge
 }
 
 // lockWithin waits so long for a lock.
-func (s *sharedStore) lockWithin(ctx context.Context, key string, patience time.Duration, unlock func()) error {
+func (s *Store) lockWithin(ctx context.Context, key string, patience time.Duration, unlock func()) error {
 	waiting, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	// (the storage may take a moment to notice that the wait is over)
-	hanging, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience+keyPatience)
+	hanging, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience+keyTimeout)
 	defer cancel()
 	_, err := storage.Within(hanging, s.storage.Calls, "lock "+key, func() (struct{}, error) {
 		return struct{}{}, s.storage.Lock(waiting, key)
@@ -73,7 +73,7 @@ func (s *sharedStore) lockWithin(ctx context.Context, key string, patience time.
 }
 
 // lockFile is where a folder has a lock; "" for other storages.
-func (s *sharedStore) lockFile(key string) string {
+func (s *Store) lockFile(key string) string {
 	if files, ok := s.storage.Storage.(*certmagic.FileStorage); ok {
 		return filepath.Join(files.Path, "locks", certmagic.StorageKeys.Safe(key)+".lock")
 	}
@@ -82,7 +82,7 @@ func (s *sharedStore) lockFile(key string) string {
 
 // lockHolder tells those apart that have had a lock in a folder, by the moment
 // at which they got it; "" for nobody, or if that is not known.
-func (s *sharedStore) lockHolder(key string) string {
+func (s *Store) lockHolder(key string) string {
 	path := s.lockFile(key)
 	if path == "" {
 		return ""
