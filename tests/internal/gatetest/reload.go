@@ -3,11 +3,14 @@
 package gatetest
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 )
 
 // AdminDo speaks to the admin endpoint through its socket.
@@ -15,9 +18,12 @@ func (g *Gate) AdminDo(t testing.TB, method, path, contentType, body string) Ans
 	t.Helper()
 	client := UnixClient(t, g.Site.AdminSocket())
 	defer client.CloseIdleConnections() // a config's admin server waits for them when it ends
+	// A reload that hangs says where: Go prints all goroutines on SIGQUIT.
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
 	var lost error
 	for range 5 {
-		r, err := http.NewRequestWithContext(t.Context(), method, "http://127.0.0.1"+path, strings.NewReader(body))
+		r, err := http.NewRequestWithContext(ctx, method, "http://127.0.0.1"+path, strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -29,6 +35,11 @@ func (g *Gate) AdminDo(t testing.TB, method, path, contentType, body string) Ans
 			// Each load starts a new admin server on the socket. A connection
 			// that the former one still accepts as it ends gets no answer.
 			lost = err
+			if ctx.Err() != nil {
+				g.Signal(syscall.SIGQUIT)
+				g.Wait()
+				t.Fatalf("%s %s hangs: %v\n%s", method, path, err, g.Output)
+			}
 			continue
 		}
 		defer response.Body.Close()
