@@ -139,7 +139,7 @@ func TestWhoSetsTheClockBackGetsNoWindowTwice(t *testing.T) {
 			return said.reason
 		}
 		defer r.end()
-		if said := r.admit(limits, 10, now); said.reason != admitted {
+		if said := r.admit(limits, amount{tokens: 10}, now); said.reason != admitted {
 			return said.reason
 		}
 		r.book(Spent{Input: 100}, now)
@@ -202,7 +202,7 @@ func TestWhatCannotBeCountedIsRefusedWhereTokensAreLimited(t *testing.T) {
 		"fewer":                      {asking(-5), nil, 400, "body_not_readable"},
 		"tokens as text":             {`{"max_output_tokens":"5"}`, nil, 400, "body_not_readable"},
 		"tokens as null":             {`{"max_output_tokens":null}`, nil, 200, ""},
-		"in the background":          {`{"background":true}`, nil, 400, "background_not_counted"},
+		"in the background":          {`{"background":true}`, nil, 400, "background_refused"},
 		"not in the background":      {`{"background":false}`, nil, 200, ""},
 		"too large":                  {"{}", func(r *http.Request) { r.Body = io.NopCloser(tooLarge{}) }, 413, "request_too_large"},
 	} {

@@ -16,19 +16,17 @@ var (
 	errNoUser = refusal.New(codeHeaderName, http.StatusInternalServerError, "no_user",
 		"The server does not know whose budget this request is on. The operator must put an authentication, such as responses_proxy_gate, before responses_budget.")
 	errWebSocket = refusal.New(codeHeaderName, http.StatusUpgradeRequired, "websocket_not_counted",
-		"What a WebSocket costs cannot be counted here, and tokens are limited. Use HTTP.")
+		"What a WebSocket asks for and costs cannot be seen here, and that is limited. Use HTTP.")
 	errRoute = refusal.NewFinal(codeHeaderName, http.StatusForbidden, "route_not_counted",
-		"What this route costs cannot be counted in tokens, and tokens are limited here. POST /v1/responses and requests that cost nothing pass.")
+		"What a request of this route asks for and costs cannot be seen here, and that is limited. POST /v1/responses and requests that cost nothing pass.")
 	errEncoding = refusal.NewFinal(codeHeaderName, http.StatusUnsupportedMediaType, "encoding_not_readable",
-		"Tokens are limited here, so the request must be readable. Send its body without a Content-Encoding.")
+		"What a request may ask for is limited here, so it must be readable. Send its body as application/json in UTF-8, without a Content-Encoding.")
 	errBody = refusal.NewFinal(codeHeaderName, http.StatusBadRequest, "body_not_readable",
-		"Tokens are limited here, so the request must be readable. Send one JSON object in which no name stands twice and max_output_tokens, if it is there, is a whole number of 1 or more.")
+		"What a request may ask for is limited here, so it must be readable. Send one JSON object, not nested deeper than 256 times, in which no name stands twice or in another case than the API's, and max_output_tokens, if it is there, is a whole number of 1 or more.")
 	errTooLarge = refusal.NewFinal(codeHeaderName, http.StatusRequestEntityTooLarge, "request_too_large",
 		"The request body is larger than this server allows.")
 	errBrokenBody = refusal.New(codeHeaderName, http.StatusBadRequest, "body_broken_off",
 		"The request's body did not arrive whole.")
-	errBackground = refusal.NewFinal(codeHeaderName, http.StatusBadRequest, "background_not_counted",
-		"What a response in the background costs is told to nobody who waits for it, and tokens are limited here. Leave \"background\" out.")
 	errReserved = refusal.Soon(codeHeaderName, "budget_reserved",
 		"What is left of this caller's budget is reserved for its requests under way. Try again when one of them has ended.", 2)
 	errTooManyOpen = refusal.Soon(codeHeaderName, "too_many_at_once",
@@ -43,12 +41,15 @@ func (v verdict) answer() *refusal.Answer {
 	case tooManyOpen:
 		return errTooManyOpen
 	}
-	limit := v.limit.tokens
-	if v.unit == "requests" {
-		limit = v.limit.requests
+	spent := fmt.Sprintf("%d tokens", v.limit.tokens)
+	switch v.unit {
+	case "requests":
+		spent = fmt.Sprintf("%d requests", v.limit.requests)
+	case "cost":
+		spent = v.limit.cost.String()
 	}
 	return refusal.UntilReset(codeHeaderName, "budget_exhausted",
-		fmt.Sprintf("This caller's budget of %d %s per %s is spent. It is new at %s; until then another try will not help.",
-			limit, v.unit, v.limit.window.name, v.resets.UTC().Format("2006-01-02 15:04 UTC")),
+		fmt.Sprintf("This caller's budget of %s per %s is spent. It is new at %s; until then another try will not help.",
+			spent, v.limit.window.name, v.resets.UTC().Format("2006-01-02 15:04 UTC")),
 		v.now, v.resets)
 }

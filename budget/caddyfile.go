@@ -1,6 +1,7 @@
 package budget
 
 import (
+	"slices"
 	"strconv"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
@@ -28,16 +29,27 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		per        <duration>|1d|7d|month {
 //			requests <n>
 //			tokens   <n>
+//			cost     <amount>
 //		}
-//		concurrent <n>
-//		client     <name> {
-//			per        …
-//			concurrent <n>
+//		concurrent        <n>
+//		models            <name|prefix*>...
+//		max_output_tokens <n>
+//		refuse            <what>...
+//		allow             <what>...
+//		price             <model|prefix*> <input> <cached input> <output>
+//		fee               <tool> <each call>
+//		client            <name> {
+//			per               …
+//			concurrent        <n>
+//			models            <name|prefix*>...
+//			max_output_tokens <n>
+//			refuse            <what>...
+//			allow             <what>...
 //		}
 //	}
 //
-// per stands once for each stretch of time, client once for each caller,
-// everything else once at most. An option that is unknown, or has too few or
+// per stands once for each stretch of time, client once for each caller, price
+// once for each model, fee once for each tool, everything else once at most. An option that is unknown, or has too few or
 // too many arguments, is an error.
 func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // the directive
@@ -64,6 +76,18 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 				return err
 			}
 			h.Client = append(h.Client, client)
+		case "price":
+			price := Price{}
+			if err := arguments(d, &price.Model, &price.Input, &price.CachedInput, &price.Output); err != nil {
+				return err
+			}
+			h.Price = append(h.Price, price)
+		case "fee":
+			fee := Fee{}
+			if err := arguments(d, &fee.Tool, &fee.Call); err != nil {
+				return err
+			}
+			h.Fee = append(h.Fee, fee)
 		default:
 			if err := h.Limits.unmarshalOption(d); err != nil {
 				return err
@@ -100,6 +124,14 @@ func (l *Limits) unmarshalOption(d *caddyfile.Dispenser) error {
 			return err
 		}
 		l.Concurrent = int(n)
+	case "models":
+		return list(d, &l.Models)
+	case "max_output_tokens":
+		return number(d, &l.MaxOutputTokens)
+	case "refuse":
+		return list(d, &l.Refuse)
+	case "allow":
+		return list(d, &l.Allow)
 	default:
 		return d.Errf("unknown option '%s'", option)
 	}
@@ -114,6 +146,17 @@ func (p *Per) unmarshal(d *caddyfile.Dispenser) error {
 			into = &p.Requests
 		case "tokens":
 			into = &p.Tokens
+		case "cost":
+			if p.Cost != 0 {
+				return d.Errf("%s stands there twice", option)
+			}
+			if err := arguments(d, nil, &p.Cost); err != nil {
+				return err
+			}
+			if p.Cost == 0 {
+				return d.Errf("%s: write an amount of more than 0", option)
+			}
+			continue
 		default:
 			return d.Errf("unknown option '%s'", option)
 		}
@@ -128,6 +171,38 @@ func (p *Per) unmarshal(d *caddyfile.Dispenser) error {
 func oneArgument(d *caddyfile.Dispenser, into *string) error {
 	if !d.AllArgs(into) || *into == "" {
 		return d.ArgErr()
+	}
+	return nil
+}
+
+// list reads the arguments of an option that was not there before.
+func list(d *caddyfile.Dispenser, into *[]string) error {
+	option := d.Val()
+	if *into != nil {
+		return d.Errf("%s stands there twice", option)
+	}
+	*into = d.RemainingArgs()
+	if len(*into) == 0 || slices.Contains(*into, "") {
+		return d.ArgErr()
+	}
+	return nil
+}
+
+// arguments reads a name, if there is to be one, and amounts.
+func arguments(d *caddyfile.Dispenser, name *string, amounts ...*Money) error {
+	option, words := d.Val(), d.RemainingArgs()
+	if name != nil && len(words) > 0 {
+		*name, words = words[0], words[1:]
+	}
+	if len(words) != len(amounts) || name != nil && *name == "" {
+		return d.ArgErr()
+	}
+	for i, word := range words {
+		amount, err := parseMoney(word)
+		if err != nil {
+			return d.Errf("%s %s: %v", option, word, err)
+		}
+		*amounts[i] = amount
 	}
 	return nil
 }

@@ -122,7 +122,7 @@ func (e *exchange) read(data []byte) {
 // end books what has not been told.
 func (e *exchange) end() {
 	if !e.booked && !e.costsNothing() {
-		e.book(usage{model: e.model()})
+		e.book(usage{model: e.model(), calls: e.calls()})
 	}
 	// A trailer comes after the header.
 	delete(e.Header(), codeHeaderName)
@@ -139,6 +139,17 @@ func (e *exchange) model() string {
 		return e.json.found.model
 	}
 	return ""
+}
+
+// calls are the calls of tools at the API, as far as the answer was read.
+func (e *exchange) calls() toolCalls {
+	switch {
+	case e.events != nil:
+		return e.events.calls
+	case e.json != nil:
+		return e.json.calls
+	}
+	return toolCalls{}
 }
 
 // costsNothing reports whether the API has taken nothing for the request: it
@@ -165,6 +176,7 @@ func (e *exchange) book(told usage) {
 		cost = Spent{Input: e.request.input(), Output: min(seconds*tokensPerSecond, e.request.maxOutput)}
 		cost.Estimated = cost.Input + cost.Output
 	}
+	cost.Cost = e.request.cost(cost, told.calls)
 	e.reservation.book(cost, now)
 	e.handler.note(e.user, e.handler.limitsOf(e.user))
 	e.handler.spent(e, told.model, cost)

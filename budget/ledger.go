@@ -35,8 +35,18 @@ type ledger struct {
 // held is what a caller's requests under way may yet cost.
 type held struct {
 	requests int
-	tokens   int64
+	amount
 }
+
+// amount is what something costs.
+type amount struct {
+	tokens int64
+	cost   Money
+}
+
+func (a amount) plus(b amount) amount { return amount{a.tokens + b.tokens, a.cost + b.cost} }
+
+func (a amount) minus(b amount) amount { return amount{a.tokens - b.tokens, a.cost - b.cost} }
 
 func newLedger() *ledger {
 	return &ledger{
@@ -68,7 +78,7 @@ const (
 type verdict struct {
 	reason reason
 	limit  *limit    // that is reached
-	unit   string    // of it: requests or tokens
+	unit   string    // of it: requests, tokens or cost
 	now    time.Time // when that was
 	resets time.Time // when its window ends
 }
@@ -87,7 +97,7 @@ func (l *ledger) enter(user string, limits *limits, now time.Time) (*reservation
 		said.reason = tooManyOpen
 		return nil, said
 	}
-	l.held[user] = held{open.requests + 1, open.tokens}
+	l.held[user] = held{open.requests + 1, open.amount}
 	return &reservation{ledger: l, user: user}, said
 }
 
@@ -96,7 +106,7 @@ func (l *ledger) enter(user string, limits *limits, now time.Time) (*reservation
 // moment. A request that fits is let through, and so is the only one under way,
 // which may cross a limit: the next is refused then. One that costs no tokens
 // needs no room.
-func (r *reservation) admit(limits *limits, tokens int64, now time.Time) verdict {
+func (r *reservation) admit(limits *limits, reserve amount, now time.Time) verdict {
 	l := r.ledger
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -107,13 +117,18 @@ func (r *reservation) admit(limits *limits, tokens int64, now time.Time) verdict
 	open := l.held[r.user]
 	for i := range limits.per {
 		limit := &limits.per[i]
-		if limit.tokens > 0 && tokens > 0 && open.tokens > 0 && l.spent(limit.slot(said.now), r.user).Tokens()+open.tokens+tokens > limit.tokens {
+		total := l.spent(limit.slot(said.now), r.user).amount().plus(open.amount).plus(reserve)
+		if limit.tokens > 0 && reserve.tokens > 0 && open.tokens > 0 && total.tokens > limit.tokens {
 			said.reason, said.limit, said.unit = reserved, limit, "tokens"
 			return said
 		}
+		if limit.cost > 0 && reserve.cost > 0 && open.cost > 0 && total.cost > limit.cost {
+			said.reason, said.limit, said.unit = reserved, limit, "cost"
+			return said
+		}
 	}
-	r.tokens = tokens
-	l.held[r.user] = held{open.requests, open.tokens + tokens}
+	r.amount = reserve
+	l.held[r.user] = held{open.requests, open.amount.plus(reserve)}
 	l.book(r.user, Spent{Requests: 1}, said.now)
 	return said
 }
@@ -128,6 +143,8 @@ func (l *ledger) exhausted(user string, limits *limits, now time.Time) verdict {
 		switch {
 		case limit.tokens > 0 && spent.Tokens() >= limit.tokens:
 			unit = "tokens"
+		case limit.cost > 0 && spent.Costs() >= limit.cost:
+			unit = "cost"
 		case limit.requests > 0 && spent.Calls() >= limit.requests:
 			unit = "requests"
 		default:
@@ -161,8 +178,8 @@ func (l *ledger) book(user string, cost Spent, now time.Time) {
 type reservation struct {
 	ledger *ledger
 	user   string
-	tokens int64
-	ended  bool
+	amount
+	ended bool
 }
 
 // book books what the request has cost, in place of what was reserved. The
@@ -186,8 +203,8 @@ func (r *reservation) end() {
 
 func (r *reservation) release(requests int) {
 	open := r.ledger.held[r.user]
-	open = held{open.requests - requests, open.tokens - r.tokens}
-	r.tokens = 0
+	open = held{open.requests - requests, open.amount.minus(r.amount)}
+	r.amount = amount{}
 	if open == (held{}) {
 		delete(r.ledger.held, r.user)
 		return
@@ -209,6 +226,7 @@ func (l *ledger) forgive(user string, now time.Time) {
 		mine := l.own[w.slot(now)][user]
 		mine.ForgivenRequests += spent.Calls()
 		mine.ForgivenTokens += spent.Tokens()
+		mine.ForgivenCost += spent.Costs()
 		l.own[w.slot(now)][user] = mine
 		l.dirty[w.slot(now)] = true
 	}

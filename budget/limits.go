@@ -12,6 +12,7 @@ import (
 type limit struct {
 	window           window
 	requests, tokens int64 // 0: any number
+	cost             Money // 0: any amount
 }
 
 func (l *limit) slot(now time.Time) slot { return l.window.slot(now) }
@@ -20,6 +21,7 @@ func (l *limit) slot(now time.Time) slot { return l.window.slot(now) }
 type limits struct {
 	per        []limit
 	concurrent int
+	rules      *rules
 }
 
 // capsTokens reports whether it matters what a request costs.
@@ -29,8 +31,14 @@ func (l *limits) capsTokens() bool {
 
 // resolve checks and resolves the limits of all callers.
 func (h *Handler) resolve() error {
-	var err error
+	prices, err := resolvePrices(h.Price, h.Fee)
+	if err != nil {
+		return err
+	}
 	if h.limits, err = h.Limits.resolve(); err != nil {
+		return err
+	}
+	if h.limits.rules, err = h.Rules.resolve(h.limits.per, prices); err != nil {
 		return err
 	}
 	h.clients = make(map[string]*limits)
@@ -45,7 +53,11 @@ func (h *Handler) resolve() error {
 		if err != nil {
 			return fmt.Errorf("client %s: %w", client.Name, err)
 		}
-		h.clients[client.Name] = own.over(h.limits)
+		own.over(h.limits)
+		if own.rules, err = client.over(&h.Rules).resolve(own.per, prices); err != nil {
+			return fmt.Errorf("client %s: %w", client.Name, err)
+		}
+		h.clients[client.Name] = own
 	}
 	return nil
 }
@@ -60,14 +72,14 @@ func (l *Limits) resolve() (*limits, error) {
 		switch {
 		case err != nil:
 			return nil, err
-		case per.Requests < 0 || per.Tokens < 0:
+		case per.Requests < 0 || per.Tokens < 0 || per.Cost < 0:
 			return nil, fmt.Errorf("per %s: write numbers of 1 or more", per.Window)
-		case per.Requests == 0 && per.Tokens == 0:
-			return nil, fmt.Errorf("per %s: write what may be spent: requests, tokens, or both", per.Window)
+		case per.Requests == 0 && per.Tokens == 0 && per.Cost == 0:
+			return nil, fmt.Errorf("per %s: write what may be spent: requests, tokens or cost", per.Window)
 		case slices.ContainsFunc(resolved.per, func(other limit) bool { return other.window.name == window.name }):
 			return nil, fmt.Errorf("per %s stands there twice; write one block for it", per.Window)
 		}
-		resolved.per = append(resolved.per, limit{window, per.Requests, per.Tokens})
+		resolved.per = append(resolved.per, limit{window, per.Requests, per.Tokens, per.Cost})
 	}
 	return resolved, nil
 }
@@ -83,6 +95,7 @@ func (l *limits) over(all *limits) *limits {
 		}
 		own := &l.per[i]
 		own.requests, own.tokens = cmp.Or(own.requests, common.requests), cmp.Or(own.tokens, common.tokens)
+		own.cost = cmp.Or(own.cost, common.cost)
 	}
 	return l
 }

@@ -13,7 +13,7 @@ import (
 // registers with the registry of its own: so counts outlive reloads. Labels
 // are the config's names, callers' ids and, of models, a bounded number.
 var metrics = struct {
-	requests, tokens *prometheus.CounterVec
+	requests, tokens, cost *prometheus.CounterVec
 }{
 	requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Namespace: "caddy", Subsystem: "responses_budget", Name: "requests_total",
@@ -23,12 +23,16 @@ var metrics = struct {
 		Namespace: "caddy", Subsystem: "responses_budget", Name: "tokens_total",
 		Help: "Tokens by kind: input, cached_input (of these), output, reasoning (of these), and estimated (of input and output). The first 50 models and 500 callers have their names.",
 	}, []string{"budget", "client", "model", "kind"}),
+	cost: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "caddy", Subsystem: "responses_budget", Name: "cost_total",
+		Help: "Cost where it is limited, in the unit of the operator's prices, fees of tools included.",
+	}, []string{"budget", "client", "model"}),
 }
 
 // registerMetrics shows the metrics at the config's metrics endpoints. Another
 // budget of the config may have done so before.
 func registerMetrics(registry *prometheus.Registry) error {
-	for _, collector := range []prometheus.Collector{metrics.requests, metrics.tokens, standings} {
+	for _, collector := range []prometheus.Collector{metrics.requests, metrics.tokens, metrics.cost, standings} {
 		err := registry.Register(collector)
 		if already := (prometheus.AlreadyRegisteredError{}); errors.As(err, &already) && already.ExistingCollector == collector {
 			continue
@@ -112,6 +116,10 @@ func (h *Handler) spent(e *exchange, model string, cost Spent) {
 	tell(e.http, "input_tokens", cost.Input)
 	tell(e.http, "output_tokens", cost.Output)
 	tell(e.http, "estimated", cost.Estimated > 0)
+	if e.request.price != nil {
+		metrics.cost.WithLabelValues(h.Name, callers.label(e.user), model).Add(float64(cost.Cost) / float64(unit))
+		tell(e.http, "cost", cost.Cost.String())
+	}
 }
 
 // models are the models, and callers the callers, that have series of their

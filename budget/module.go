@@ -42,6 +42,14 @@ type Handler struct {
 	// What every caller may spend.
 	Limits
 
+	// What models cost, in any unit: figures of the operator's, none are built
+	// in. The model is the one that the request names. Default: none.
+	Price []Price `json:"price,omitempty"`
+
+	// What calls of tools cost that run at the API, in the unit of the prices.
+	// Where `cost` is limited, tools without a fee are refused. Default: none.
+	Fee []Fee `json:"fee,omitempty"`
+
 	// Callers with limits of their own, by `{http.auth.user.id}`. Default: none.
 	Client []Client `json:"client,omitempty"`
 
@@ -61,6 +69,8 @@ type Limits struct {
 	// How many of a caller's requests may be under way at once. Default: any
 	// number; then what can be spent beyond a limit has no bound.
 	Concurrent int `json:"concurrent,omitempty"`
+
+	Rules
 }
 
 // Per is what may be spent in a stretch of time.
@@ -75,6 +85,10 @@ type Per struct {
 	// How many tokens, input and output together, as the API counts them.
 	// Default: any number.
 	Tokens int64 `json:"tokens,omitempty"`
+
+	// How much money, in the unit of the prices. A model without a price is
+	// refused then. Default: any amount.
+	Cost Money `json:"cost,omitempty"`
 }
 
 // Client is a caller with limits of its own.

@@ -37,6 +37,7 @@ func (l *ledger) notes(user string, limits *limits, now time.Time) (notes []note
 		spent := l.spent(s, user)
 		for _, n := range []note{
 			{unit: "tokens", spent: spent.Tokens(), total: limit.tokens},
+			{unit: "cost", spent: int64(spent.Costs()), total: int64(limit.cost)},
 			{unit: "requests", spent: spent.Calls(), total: limit.requests},
 		} {
 			n.percent = percentOf(n.spent, n.total)
@@ -59,10 +60,18 @@ func percentOf(spent, total int64) int {
 		return 0
 	case spent >= total:
 		return allOfIt
-	case spent*100 >= total*mostOfIt:
+	case float64(spent) >= float64(total)*mostOfIt/100:
 		return mostOfIt
 	}
 	return 0
+}
+
+// field is a number in its unit.
+func (n *note) field(key string, number int64) zap.Field {
+	if n.unit == "cost" {
+		return zap.String(key, Money(number).String())
+	}
+	return zap.Int64(key, number)
 }
 
 // note logs that a caller has spent most of a limit, or all of it.
@@ -73,6 +82,6 @@ func (h *Handler) note(user string, limits *limits) {
 			message = "a caller's budget is spent; its requests are refused until it is new"
 		}
 		h.logger.Warn(message, zap.String("budget", h.Name), zap.String("client", user), zap.String("window", n.limit.window.name),
-			zap.String("unit", n.unit), zap.Int64("spent", n.spent), zap.Int64("limit", n.total), zap.Time("resets", n.resets.UTC()))
+			zap.String("unit", n.unit), n.field("spent", n.spent), n.field("limit", n.total), zap.Time("resets", n.resets.UTC()))
 	}
 }

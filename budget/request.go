@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"mime"
 	"net/http"
 	"path"
+	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 
-	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/net/http/httpguts"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/refusal"
@@ -39,10 +41,14 @@ const (
 
 // request is what is known of a request before it is sent on.
 type request struct {
-	reserve   int64 // tokens
+	reserve   amount
 	maxOutput int64 // tokens
 	body      *countedBody
 	free      bool // the API takes nothing for it, whatever its answer tells
+
+	price   *Price           // nil: none is needed
+	fees    map[string]Money // by tool
+	offered Money            // for one call of each tool that is offered
 }
 
 // input is what the request's bytes are taken for, in tokens.
@@ -61,7 +67,7 @@ func (h *Handler) inspect(r *http.Request, limits *limits) (*request, *refusal.A
 		delete(r.Header, "Upgrade") // nor what is not HTTP
 	}
 	found := &request{maxOutput: defaultOutput, body: &countedBody{}, free: webSocket || isFree(r)}
-	if !limits.capsTokens() {
+	if !limits.capsTokens() && !limits.rules.judges() {
 		found.body.watch(r)
 		return found, nil
 	}
@@ -73,19 +79,47 @@ func (h *Handler) inspect(r *http.Request, limits *limits) (*request, *refusal.A
 		return found, nil
 	case !isCounted(r):
 		return nil, errRoute
-	case len(r.Header["Content-Encoding"]) > 0 && !strings.EqualFold(r.Header.Get("Content-Encoding"), "identity"):
+	case !isPlain(r.Header):
 		return nil, errEncoding
 	}
 	content, refused := readBody(r)
 	if refused != nil {
 		return nil, refused
 	}
-	if refused := found.read(content); refused != nil {
+	asked, err := readAsked(content, isCompact(r))
+	if err != nil {
+		return nil, errBody
+	}
+	if refused := limits.rules.judge(asked, found); refused != nil {
 		return nil, refused
 	}
-	found.body.hold(r, content)
-	found.reserve = found.input() + found.maxOutput
+	pieces := [][]byte{content}
+	if limit := limits.rules.maxOutput; limit > 0 && asked.maxOutput == 0 && !asked.compact {
+		pieces = asked.withCeiling(content, limit)
+	}
+	found.body.hold(r, pieces)
+	found.reserve = found.estimate(found.maxOutput)
 	return found, nil
+}
+
+// isPlain reports whether a body is what its bytes say: neither compressed nor
+// in another form or alphabet than JSON in UTF-8.
+func isPlain(header http.Header) bool {
+	for _, encoding := range header["Content-Encoding"] {
+		if !strings.EqualFold(encoding, "identity") {
+			return false
+		}
+	}
+	for _, contentType := range header["Content-Type"] {
+		mediaType, parameters, err := mime.ParseMediaType(contentType)
+		if err != nil || mediaType != "application/json" {
+			return false
+		}
+		if charset := parameters["charset"]; charset != "" && !strings.EqualFold(charset, "utf-8") {
+			return false
+		}
+	}
+	return true
 }
 
 // isFree reports whether the API takes nothing for a request: it reads, or ends
@@ -102,8 +136,10 @@ func isFree(r *http.Request) bool {
 // isCounted reports whether an answer tells its tokens.
 func isCounted(r *http.Request) bool {
 	return r.Method == http.MethodPost &&
-		(strings.HasSuffix(r.URL.Path, "/responses") || strings.HasSuffix(r.URL.Path, "/responses/compact"))
+		(strings.HasSuffix(r.URL.Path, "/responses") || isCompact(r))
 }
+
+func isCompact(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/responses/compact") }
 
 // isWebSocket reports whether r is an opening handshake, in HTTP/1.1 (RFC 6455)
 // or later (RFC 8441, 9220).
@@ -111,81 +147,34 @@ func isWebSocket(r *http.Request) bool {
 	return r.Method == http.MethodConnect || httpguts.HeaderValuesContainsToken(r.Header["Upgrade"], "websocket")
 }
 
-// readBody reads a body whole.
+// readBody reads a body whole. Room for what it says to have is made in steps,
+// each when a part has come: a claim alone takes no memory.
 func readBody(r *http.Request) ([]byte, *refusal.Answer) {
-	var read bytes.Buffer
-	read.Grow(int(min(max(r.ContentLength, 0), firstBuffer)) + bytes.MinRead)
-	_, err := read.ReadFrom(io.LimitReader(r.Body, maxBody+1))
-	content := read.Bytes()
-	tooLarge := (*http.MaxBytesError)(nil)
-	switch {
-	case errors.As(err, &tooLarge), len(content) > maxBody:
+	claimed := max(r.ContentLength, 0)
+	if claimed > maxBody {
 		return nil, errTooLarge
-	case err != nil:
-		return nil, errBrokenBody
 	}
-	return content, nil
-}
-
-// read finds what matters in a body. It is strict, so that no other parser can
-// read something else: one object, in which no name stands twice, at any depth.
-func (r *request) read(content []byte) *refusal.Answer {
-	// Half of a surrogate pair, which texts that were cut have, is no harm in a value.
-	decoder := jsontext.NewDecoder(newBytesReader(content), jsontext.AllowInvalidUTF8(true))
-	if token, err := decoder.ReadToken(); err != nil || token.Kind() != '{' {
-		return errBody
-	}
-	for decoder.PeekKind() == '"' {
-		name, err := decoder.ReadToken()
-		if err != nil {
-			return errBody
-		}
-		key := name.String()
-		if isAmbiguous(key) {
-			return errBody
-		}
-		value, err := decoder.ReadValue()
-		if err != nil {
-			return errBody
-		}
-		switch key {
-		case "max_output_tokens":
-			if value.Kind() == 'n' {
-				continue
+	content := make([]byte, 0, min(claimed, firstBuffer)+bytes.MinRead)
+	for {
+		if len(content) == cap(content) {
+			room := 2 * cap(content)
+			if claimed > int64(cap(content)) && claimed <= 4*int64(cap(content)) {
+				room = int(claimed) + bytes.MinRead // the last step
 			}
-			n, ok := tokens(string(value))
-			if !ok || n < 1 {
-				return errBody
-			}
-			r.maxOutput = n
-		case "background":
-			switch value.Kind() {
-			case 'f', 'n':
-			case 't':
-				return errBackground
-			default:
-				return errBody
-			}
+			content = slices.Grow(content, room-len(content))
+		}
+		n, err := r.Body.Read(content[len(content):cap(content)])
+		content = content[:len(content)+n]
+		tooLarge := (*http.MaxBytesError)(nil)
+		switch {
+		case errors.As(err, &tooLarge), len(content) > maxBody:
+			return nil, errTooLarge
+		case err == io.EOF:
+			return content, nil
+		case err != nil:
+			return nil, errBrokenBody
 		}
 	}
-	if token, err := decoder.ReadToken(); err != nil || token.Kind() != '}' {
-		return errBody
-	}
-	if _, err := decoder.ReadToken(); err != io.EOF {
-		return errBody // a second value
-	}
-	return nil
-}
-
-// isAmbiguous reports whether another parser may take a name for one that
-// matters: Go's ignores case, and some drop what is no UTF-8.
-func isAmbiguous(name string) bool {
-	for _, known := range []string{"max_output_tokens", "background"} {
-		if name != known && strings.EqualFold(name, known) {
-			return true
-		}
-	}
-	return strings.ContainsRune(name, '\ufffd')
 }
 
 // countedBody counts a body's bytes.
@@ -206,10 +195,14 @@ func (b *countedBody) watch(r *http.Request) {
 	}
 }
 
-// hold gives the body back that was read.
-func (b *countedBody) hold(r *http.Request, content []byte) {
-	b.length = int64(len(content))
-	r.ContentLength, r.Body = b.length, io.NopCloser(newBytesReader(content))
+// hold gives the body back that was read, in pieces.
+func (b *countedBody) hold(r *http.Request, pieces [][]byte) {
+	b.length = 0
+	for _, piece := range pieces {
+		b.length += int64(len(piece))
+	}
+	r.ContentLength, r.Body = b.length, io.NopCloser(&piecesReader{pieces})
+	r.Header["Content-Length"] = []string{strconv.FormatInt(b.length, 10)}
 	r.TransferEncoding = nil
 }
 
@@ -220,19 +213,21 @@ func (b *countedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// bytesReader is a bytes.Reader that lets go of what has been read to its end:
+// piecesReader reads pieces, and lets go of each that has been read to its end:
 // an answer can take many minutes.
-type bytesReader struct{ left []byte }
-
-func newBytesReader(content []byte) *bytesReader { return &bytesReader{content} }
+type piecesReader struct{ left [][]byte }
 
 // Read implements io.Reader.
-func (b *bytesReader) Read(p []byte) (int, error) {
-	if len(b.left) == 0 {
-		b.left = nil
+func (p *piecesReader) Read(to []byte) (int, error) {
+	for len(p.left) > 0 && len(p.left[0]) == 0 {
+		p.left[0] = nil
+		p.left = p.left[1:]
+	}
+	if len(p.left) == 0 {
+		p.left = nil
 		return 0, io.EOF
 	}
-	n := copy(p, b.left)
-	b.left = b.left[n:]
+	n := copy(to, p.left[0])
+	p.left[0] = p.left[0][n:]
 	return n, nil
 }

@@ -12,6 +12,7 @@ type usage struct {
 	model                            string
 	input, cached, output, reasoning int64
 	told                             bool // input and output are there
+	calls                            toolCalls
 }
 
 // jsonScanner finds type, model and usage in one JSON value that is fed to it
@@ -32,7 +33,10 @@ type jsonScanner struct {
 	long    bool             // it is longer than that
 	buffer  [maxText]byte
 
-	kind  string // the "type" of an event
+	kind  string    // the "type" of an event
+	calls toolCalls // of the list of items
+	begun toolCalls // of the event's own item
+	item  string    // the type of the item at hand
 	found usage
 	seen  [placeReasoning + 1]bool
 	done  bool // the value has ended
@@ -73,6 +77,9 @@ const (
 	placeCached
 	placeOutput
 	placeReasoning
+	placeItems // a list, which is looked into like an object
+	placeItem
+	placeItemType
 )
 
 // below is what stands under a key of an object.
@@ -84,6 +91,8 @@ func (p place) below(key string) place {
 			return placeType
 		case "response":
 			return placeResponse
+		case "item":
+			return placeItem
 		}
 	case placeResponse:
 		switch key {
@@ -91,6 +100,12 @@ func (p place) below(key string) place {
 			return placeModel
 		case "usage":
 			return placeUsage
+		case "output":
+			return placeItems
+		}
+	case placeItem:
+		if key == "type" {
+			return placeItemType
 		}
 	case placeUsage:
 		switch key {
@@ -129,6 +144,7 @@ func (s *jsonScanner) reset() { *s = jsonScanner{root: s.root, at: s.root} }
 func (s *jsonScanner) usage() usage {
 	u := s.found
 	u.told = s.seen[placeInput] && s.seen[placeOutput]
+	u.calls = s.calls
 	return u
 }
 
@@ -190,7 +206,10 @@ func (s *jsonScanner) outside(c byte) {
 		switch c {
 		case ',':
 			s.state = scanKey
-		case '}':
+			if s.inItems() {
+				s.at, s.state = placeItem, scanValue
+			}
+		case '}', ']':
 			s.close()
 		}
 	case scanSkip:
@@ -210,7 +229,13 @@ func (s *jsonScanner) outside(c byte) {
 // begin takes the first byte of a value.
 func (s *jsonScanner) begin(c byte) {
 	switch {
-	case c == '{' && s.at >= placeEvent && s.at <= placeOutputDetails:
+	case c == '[' && s.at == placeItems:
+		s.within[s.depth] = s.at
+		s.depth++
+		s.at = placeItem
+	case c == ']' && s.inItems():
+		s.close()
+	case c == '{' && (s.at >= placeEvent && s.at <= placeOutputDetails || s.at == placeItem):
 		s.within[s.depth] = s.at
 		s.depth++
 		s.state = scanKey
@@ -224,9 +249,20 @@ func (s *jsonScanner) begin(c byte) {
 	}
 }
 
-// close ends the object at hand.
+// inItems reports whether the list of an answer's items is the innermost open.
+func (s *jsonScanner) inItems() bool { return s.depth > 0 && s.within[s.depth-1] == placeItems }
+
+// close ends the object or list at hand.
 func (s *jsonScanner) close() {
 	s.depth--
+	if s.within[s.depth] == placeItem {
+		if s.inItems() {
+			s.calls.add(s.item)
+		} else {
+			s.begun.add(s.item)
+		}
+		s.item = ""
+	}
 	s.end()
 }
 
@@ -317,12 +353,14 @@ func (s *jsonScanner) string() {
 		s.kind = s.key()
 	case placeModel:
 		s.found.model = s.key()
+	case placeItemType:
+		s.item = s.key()
 	}
 }
 
 // scalar takes a number or a word that has ended.
 func (s *jsonScanner) scalar() {
-	if s.at < placeInput || s.long {
+	if s.at < placeInput || s.at > placeReasoning || s.long {
 		return
 	}
 	n, ok := tokens(string(s.text))
@@ -361,6 +399,7 @@ func (s *jsonScanner) forget(at place) {
 	switch at {
 	case placeResponse:
 		s.found, s.seen = usage{}, [placeReasoning + 1]bool{}
+		s.calls = toolCalls{}
 	case placeUsage:
 		s.found = usage{model: s.found.model}
 		s.seen = [placeReasoning + 1]bool{}
@@ -368,6 +407,12 @@ func (s *jsonScanner) forget(at place) {
 		s.forget(placeCached)
 	case placeOutputDetails:
 		s.forget(placeReasoning)
+	case placeItems:
+		s.calls = toolCalls{}
+	case placeItem:
+		s.begun = toolCalls{}
+	case placeItemType:
+		s.item = ""
 	case placeType:
 		s.kind = ""
 	case placeModel:

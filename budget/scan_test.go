@@ -29,6 +29,12 @@ func told(value any) (u usage) {
 	u.cached, _ = number(object["input_tokens_details"], "cached_tokens")
 	u.reasoning, _ = number(object["output_tokens_details"], "reasoning_tokens")
 	u.told = in && out
+	items, _ := response["output"].([]any)
+	for _, item := range items {
+		item, _ := item.(map[string]any)
+		kind, _ := item["type"].(string)
+		u.calls.add(kind)
+	}
 	return u
 }
 
@@ -39,6 +45,8 @@ var answers = []string{
 	`{"usage":{"input_tokens":1,"output_tokens":2,"input_tokens":7}}`, `{"usage":{"input_tokens":-1,"output_tokens":1.5}}`,
 	`{"a":{"usage":{"input_tokens":9,"output_tokens":9}},"b":["usage",{"usage":[]}],"usage":{"input_tokens":1,"output_tokens":2}}`,
 	`{"text":"\"usage\":{\"input_tokens\":99} \\","model":"\ud83d\ude00","usage" : { "output_tokens" : 2 , "input_tokens" : 1 } } `,
+	`{"output":[{"type":"web_search_call","id":"a"},{"type":"message","content":[{"type":"mcp_call"}]},{"id":"b","type":"web_search_call"},3,[{"type":"mcp_call"}]],"item":{"type":"mcp_call"}}`,
+	`{"output":[{"type":"mcp_call"}],"output":[ ] ,"usage":{"input_tokens":1,"output_tokens":2}}`, `{"output":[{"type":"mcp_call","type":"shell_call"},{}],"model":"x"}`,
 	`[]`, `3}"a":1`, ``, `{`, `{"usage":{"input_tokens":99999999999999999999,"output_tokens":1}}`, `{"":{},"model":[[{"]}":"\\\""}]]}`,
 }
 

@@ -8,10 +8,12 @@ type Spent struct {
 	Output    int64 `json:"output_tokens,omitempty"`
 	Reasoning int64 `json:"reasoning_tokens,omitempty"` // of the output
 	Estimated int64 `json:"estimated_tokens,omitempty"` // of input and output: what no answer has told
+	Cost      Money `json:"cost,omitempty"`             // in the unit of the operator's prices
 
 	// What the operator has forgiven: it is taken off again.
 	ForgivenRequests int64 `json:"forgiven_requests,omitempty"`
 	ForgivenTokens   int64 `json:"forgiven_tokens,omitempty"`
+	ForgivenCost     Money `json:"forgiven_cost,omitempty"`
 }
 
 // Tokens are input and output together, less what is forgiven.
@@ -19,6 +21,11 @@ func (s Spent) Tokens() int64 { return max(0, s.Input+s.Output-s.ForgivenTokens)
 
 // Calls are the requests, less those that are forgiven.
 func (s Spent) Calls() int64 { return max(0, s.Requests-s.ForgivenRequests) }
+
+// Costs is the cost, less what is forgiven.
+func (s Spent) Costs() Money { return max(0, s.Cost-s.ForgivenCost) }
+
+func (s Spent) amount() amount { return amount{s.Tokens(), s.Costs()} }
 
 func (s Spent) plus(t Spent) Spent { return s.combine(t, func(a, b int64) int64 { return a + b }) }
 
@@ -34,13 +41,14 @@ func (s Spent) combine(t Spent, f func(a, b int64) int64) Spent {
 		Requests: f(s.Requests, t.Requests), Input: f(s.Input, t.Input), Cached: f(s.Cached, t.Cached),
 		Output: f(s.Output, t.Output), Reasoning: f(s.Reasoning, t.Reasoning), Estimated: f(s.Estimated, t.Estimated),
 		ForgivenRequests: f(s.ForgivenRequests, t.ForgivenRequests), ForgivenTokens: f(s.ForgivenTokens, t.ForgivenTokens),
+		Cost: Money(f(int64(s.Cost), int64(t.Cost))), ForgivenCost: Money(f(int64(s.ForgivenCost), int64(t.ForgivenCost))),
 	}
 }
 
 // valid reports whether no number is negative, or so large that a sum of some
 // could be: else somebody else wrote it.
 func (s Spent) valid() bool {
-	for _, n := range []int64{s.Requests, s.Input, s.Cached, s.Output, s.Reasoning, s.Estimated, s.ForgivenRequests, s.ForgivenTokens} {
+	for _, n := range []int64{s.Requests, s.Input, s.Cached, s.Output, s.Reasoning, s.Estimated, s.ForgivenRequests, s.ForgivenTokens, int64(s.Cost), int64(s.ForgivenCost)} {
 		if n < 0 || n > maxCount {
 			return false
 		}

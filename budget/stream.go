@@ -14,7 +14,8 @@ type eventScanner struct {
 	data bool // the event at hand has a line of data
 
 	found usage
-	final bool // an event that ends the response has come
+	calls toolCalls // that have begun
+	final bool      // an event that ends the response has come
 }
 
 type lineState int8
@@ -135,7 +136,10 @@ func (s *eventScanner) look() {
 		s.found.model = model // of a response that has begun
 	}
 	switch s.json.kind {
+	case "response.output_item.added":
+		s.calls.plus(&s.json.begun)
 	case "response.completed", "response.incomplete", "response.failed":
 		s.found, s.final = s.json.usage(), true
+		s.found.calls.atLeast(&s.calls)
 	}
 }

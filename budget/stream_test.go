@@ -11,6 +11,7 @@ func streamTold(stream string) (u usage, final, understood bool) {
 	stream = strings.TrimPrefix(stream, byteOrderMark)
 	stream = strings.ReplaceAll(strings.ReplaceAll(stream, "\r\n", "\n"), "\r", "\n")
 	var data []string
+	var begun toolCalls
 	understood = true
 	end := func() {
 		if data == nil || final {
@@ -21,8 +22,13 @@ func streamTold(stream string) (u usage, final, understood bool) {
 			understood = false
 		}
 		switch event["type"] {
+		case "response.output_item.added":
+			item, _ := event["item"].(map[string]any)
+			kind, _ := item["type"].(string)
+			begun.add(kind)
 		case "response.completed", "response.incomplete", "response.failed":
 			u, final = told(event["response"]), true
+			u.calls.atLeast(&begun)
 		}
 		data = nil
 	}
@@ -48,6 +54,7 @@ var streams = []string{
 	"data: {\"type\":\"response.failed\",\ndata: \"response\":\ndata: {\"usage\":{\"input_tokens\":1,\ndata:\"output_tokens\":2}}}\n\n",
 	": a comment\nid: 1\nretry: 5\ndata\ndata: " + completed + "\n\n", "data : " + completed + "\n\n", "xdata: " + completed + "\n\n", "datas: " + completed + "\n\n",
 	"data: {\"response\":{\"usage\":{\"output_tokens\":2,\"input_tokens\":1}},\"type\":\"response.incomplete\"}\n\ndata: " + completed + "\n\n",
+	"data: {\"type\":\"response.output_item.added\",\"item\":{\"type\":\"web_search_call\"}}\n\ndata: {\"item\":{\"type\":\"mcp_call\"},\"type\":\"response.output_item.added\"}\n\ndata: " + completed + "\n\n",
 	"data: {\"type\":\"response.output_text.delta\",\"response\":{\"usage\":{\"input_tokens\":1,\"output_tokens\":2}}}\n\n", "\xef\xbbdata: {}\n\n", "data: [DONE]\n\n",
 }
 

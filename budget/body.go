@@ -1,0 +1,394 @@
+package budget
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// asked is what a body asks for, as far as it matters here.
+type asked struct {
+	compact   bool // it is for /v1/responses/compact
+	model     string
+	maxOutput int64 // 0: it names none
+	opens     opening
+	tools     []string // that run at the API
+
+	keepsQuiet   bool // it does not say whether to store
+	noCeilingAt  int  // where a max_output_tokens of null begins; 0: there is none
+	firstAt      int  // behind the brace that opens the object
+	hasNoMembers bool
+}
+
+// maxDepth is how deep a body may be nested: some ten times what clients send.
+const maxDepth = 256
+
+var (
+	errNotStrict = errors.New("not strict JSON")
+	errTooDeep   = errors.New("nested too deep")
+)
+
+// place of a value in a body.
+type bodyPlace int8
+
+const (
+	bodyOther    bodyPlace = iota // what the caller defines, or what opens nothing
+	bodyRoot                      // the whole
+	bodyItem                      // the input, or an item of it
+	bodyInput                     // somewhere in an item
+	bodyTools                     // a list of tools
+	bodyTool                      // one of it
+	bodyToolPart                  // somewhere in one
+)
+
+// names that matter, by place. One that differs from them in case alone is
+// refused: Go's usual parser, for one, would take it for them.
+var (
+	rootNames = []string{
+		"model", "max_output_tokens", "background", "store", "previous_response_id", "conversation", "prompt", "service_tier",
+		"tools", "input", "max_tool_calls",
+	}
+	innerNames = []string{
+		"type", "id", "content", "encrypted_content", "tools", "environment", "execution", "file_id", "file_ids", "vector_store_ids",
+		"container", "container_id", "skill_id", "image_url", "file_url", "server_url", "connector_id", "parameters", "input_schema", "output_schema", "metadata",
+	}
+)
+
+// readAsked reads a body. It is strict, so that no other parser can read
+// something else: one object, in which no name stands twice, at any depth.
+func readAsked(content []byte, compact bool) (*asked, error) {
+	// Half of a surrogate pair, which texts that were cut have, is no harm in a
+	// value. (From a bytes.Buffer, the decoder reads without a copy.)
+	decoder := jsontext.NewDecoder(bytes.NewBuffer(content), jsontext.AllowInvalidUTF8(true))
+	a := &asked{compact: compact, keepsQuiet: true, hasNoMembers: true}
+	if decoder.PeekKind() != '{' {
+		return nil, errNotStrict
+	}
+	if _, err := a.object(decoder, bodyRoot); err != nil {
+		return nil, err
+	}
+	if _, err := decoder.ReadToken(); err != io.EOF {
+		return nil, errNotStrict // a second value
+	}
+	if a.keepsQuiet && !compact {
+		a.opens |= openStore
+	}
+	return a, nil
+}
+
+// element is what is known of an object once it has ended.
+type element struct {
+	kind, execution, environment string
+	id, content, secret          bool
+}
+
+// value reads a value.
+func (a *asked) value(d *jsontext.Decoder, at bodyPlace) error {
+	switch d.PeekKind() {
+	case '{':
+		_, err := a.object(d, at)
+		return err
+	case '[':
+		return a.array(d, at)
+	}
+	_, err := d.ReadToken()
+	return err
+}
+
+// text reads a value, and returns its text if it is a string.
+func (a *asked) text(d *jsontext.Decoder) (string, error) {
+	if d.PeekKind() != '"' {
+		return "", a.value(d, bodyOther)
+	}
+	token, err := d.ReadToken()
+	if err != nil {
+		return "", err
+	}
+	return token.String(), nil
+}
+
+func (a *asked) array(d *jsontext.Decoder, at bodyPlace) error {
+	if at == bodyTools {
+		at = bodyTool
+	}
+	if _, err := d.ReadToken(); err != nil {
+		return err
+	}
+	if d.StackDepth() > maxDepth {
+		return errTooDeep
+	}
+	for d.PeekKind() != ']' {
+		if err := a.value(d, at); err != nil {
+			return err
+		}
+	}
+	_, err := d.ReadToken()
+	return err
+}
+
+func (a *asked) object(d *jsontext.Decoder, at bodyPlace) (e element, err error) {
+	if _, err := d.ReadToken(); err != nil {
+		return e, err
+	}
+	if d.StackDepth() > maxDepth {
+		return e, errTooDeep
+	}
+	if at == bodyRoot {
+		a.firstAt = int(d.InputOffset())
+	}
+	for d.PeekKind() != '}' {
+		token, err := d.ReadToken()
+		if err != nil {
+			return e, err
+		}
+		switch at {
+		case bodyOther:
+			err = a.value(d, bodyOther)
+		case bodyRoot:
+			a.hasNoMembers = false
+			err = a.member(d, token.String())
+		default:
+			err = a.inner(d, token.String(), at, &e)
+		}
+		if err != nil {
+			return e, err
+		}
+	}
+	if _, err := d.ReadToken(); err != nil {
+		return e, err
+	}
+	switch at {
+	case bodyItem:
+		a.item(e)
+	case bodyTool:
+		a.tool(e)
+	}
+	return e, nil
+}
+
+// member reads a member of the whole.
+func (a *asked) member(d *jsontext.Decoder, name string) error {
+	if isAmbiguous(name, rootNames) {
+		return errNotStrict
+	}
+	kind := d.PeekKind()
+	switch name {
+	case "model":
+		model, err := a.text(d)
+		a.model = model
+		return err
+	case "max_output_tokens":
+		return a.ceiling(d)
+	case "background", "store":
+		return a.flag(d, name)
+	case "previous_response_id":
+		a.openIf(kind != 'n', openPreviousResponse)
+	case "conversation":
+		a.openIf(kind != 'n', openConversation)
+	case "prompt":
+		a.openIf(kind != 'n', openPrompt)
+	case "service_tier":
+		tier, err := a.text(d)
+		a.openIf(kind != 'n' && tier != "auto" && tier != "default", openServiceTier)
+		return err
+	case "tools":
+		if kind != '[' && kind != 'n' {
+			return errNotStrict
+		}
+		return a.value(d, bodyTools)
+	case "input":
+		return a.value(d, bodyItem)
+	}
+	return a.value(d, bodyOther)
+}
+
+// ceiling reads max_output_tokens.
+func (a *asked) ceiling(d *jsontext.Decoder) error {
+	if kind := d.PeekKind(); kind != 'n' && kind != '0' {
+		return errNotStrict
+	}
+	value, err := d.ReadValue()
+	if err != nil {
+		return err
+	}
+	if value.Kind() == 'n' {
+		a.noCeilingAt = int(d.InputOffset()) - len(value)
+		return nil
+	}
+	n, ok := tokens(string(value))
+	if !ok || n < 1 {
+		return errNotStrict
+	}
+	a.maxOutput = n
+	return nil
+}
+
+// flag reads background or store.
+func (a *asked) flag(d *jsontext.Decoder, name string) error {
+	kind := d.PeekKind()
+	if kind != 't' && kind != 'f' && kind != 'n' {
+		return errNotStrict
+	}
+	if name == "background" {
+		a.openIf(kind == 't', openBackground)
+	} else if kind != 'n' {
+		a.keepsQuiet = false
+		a.openIf(kind == 't', openStore)
+	}
+	_, err := d.ReadToken()
+	return err
+}
+
+// inner reads a member of an object in the input or in a tool.
+func (a *asked) inner(d *jsontext.Decoder, name string, at bodyPlace, e *element) (err error) {
+	if isAmbiguous(name, innerNames) {
+		return errNotStrict
+	}
+	kind := d.PeekKind()
+	given := kind != 'n'
+	switch name {
+	case "type":
+		e.kind, err = a.text(d)
+		return err
+	case "execution":
+		e.execution, err = a.text(d)
+		return err
+	case "image_url", "encrypted_content":
+		return a.long(d, name, e)
+	case "environment":
+		if at == bodyTool && kind == '{' {
+			environment, err := a.object(d, bodyToolPart)
+			e.environment = environment.kind
+			return err
+		}
+	case "id":
+		e.id = given
+	case "content":
+		e.content = given
+	case "file_id", "file_ids", "vector_store_ids", "container_id", "skill_id":
+		a.openIf(given, openFiles)
+	case "container":
+		a.openIf(kind == '"', openFiles)
+	case "file_url", "server_url":
+		a.openIf(given, openURLs)
+	}
+	return a.value(d, at.below(name))
+}
+
+// below is what stands under a name in the input or in a tool.
+func (p bodyPlace) below(name string) bodyPlace {
+	switch name {
+	case "parameters", "input_schema", "output_schema", "metadata":
+		return bodyOther // the caller's own names
+	case "tools":
+		if p != bodyToolPart {
+			return bodyTools // more of them: in a namespace, or found by a search
+		}
+	}
+	switch p {
+	case bodyItem:
+		return bodyInput
+	case bodyTool:
+		return bodyToolPart
+	}
+	return p
+}
+
+// long reads a string that can be very long, without a copy of it.
+func (a *asked) long(d *jsontext.Decoder, name string, e *element) error {
+	kind := d.PeekKind()
+	if kind != '"' {
+		a.openIf(kind != 'n' && name == "image_url", openURLs)
+		return a.value(d, bodyOther)
+	}
+	raw, err := d.ReadValue()
+	if err != nil {
+		return err
+	}
+	if name == "encrypted_content" {
+		e.secret = len(raw) > len(`""`)
+	} else {
+		a.openIf(!bytes.HasPrefix(raw, []byte(`"data:`)), openURLs)
+	}
+	return nil
+}
+
+// item judges an item of the input. One that has an id and no content is a
+// reference, and so is reasoning that does not come along.
+func (a *asked) item(e element) {
+	switch e.kind {
+	case "item_reference":
+		a.opens |= openItemReference
+	case "", "message":
+		a.openIf(e.id && !e.content, openItemReference)
+	case "reasoning", "compaction":
+		a.openIf(e.id && !e.secret, openItemReference)
+	}
+}
+
+// tool judges a tool.
+func (a *asked) tool(e element) {
+	switch e.kind {
+	case "function", "custom", "namespace", "local_shell", "apply_patch", "computer", "computer_use_preview":
+		return // the caller runs it
+	case "shell":
+		if e.environment == "local" {
+			return
+		}
+	case "tool_search":
+		if e.execution == "client" {
+			return
+		}
+	case "mcp":
+		a.opens |= openMCP
+	}
+	a.opens |= openHostedTools
+	if !slices.Contains(a.tools, e.kind) && len(a.tools) < maxTools {
+		a.tools = append(a.tools, e.kind)
+	}
+}
+
+// maxTools bounds the kinds of tools that are looked at one by one. There are
+// fewer whose calls are counted, so that one too many has no fee.
+const maxTools = 64
+
+func (a *asked) openIf(is bool, what opening) {
+	if is {
+		a.opens |= what
+	}
+}
+
+// modelIsPlain reports whether the model's name is one that every reader reads alike.
+func (a *asked) modelIsPlain() bool {
+	return a.model != "" && len(a.model) <= maxModelName && isModel(a.model)
+}
+
+// withCeiling is the body with max_output_tokens in it, in pieces; everything
+// else is as it was.
+func (a *asked) withCeiling(content []byte, n int64) [][]byte {
+	number := strconv.FormatInt(n, 10)
+	if at := a.noCeilingAt; at > 0 {
+		return [][]byte{content[:at], []byte(number), content[at+len("null"):]}
+	}
+	member := `"max_output_tokens":` + number
+	if !a.hasNoMembers {
+		member += ","
+	}
+	return [][]byte{content[:a.firstAt], []byte(member), content[a.firstAt:]}
+}
+
+// isAmbiguous reports whether another parser may take a name for one that
+// matters: Go's ignores case, some drop what is no UTF-8, and some end at a zero.
+func isAmbiguous(name string, known []string) bool {
+	for _, k := range known {
+		if name != k && strings.EqualFold(name, k) {
+			return true
+		}
+	}
+	return strings.ContainsAny(name, "\ufffd\x00")
+}
