@@ -40,7 +40,6 @@ func openPriced(t *testing.T, limits Limits, prices []Price, fees []Fee) *Handle
 	if err := h.resolve(); err != nil {
 		t.Fatal(err)
 	}
-	h.book.join(h.windows())
 	return h
 }
 
