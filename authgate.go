@@ -18,6 +18,7 @@ type policy struct {
 	origins      []string // serialized origins, as browsers send them
 	hosts        []string // names beside the loopback ones, without port and brackets
 	routes       []Route
+	forms        bool   // one of the routes is for uploads
 	shutdownPath string // "" when off
 	tokens       *tokenSet
 	unixIsReal   bool // an address of a unix socket is the listener's, never what a caller wrote into a PROXY header
@@ -60,7 +61,9 @@ func (p *policy) checkCaller(r *http.Request) (caller *configuredCaller, refused
 	if inEarlyData(r) {
 		return nil, errTooEarly
 	}
-	if refused := checkContentType(r); refused != nil {
+	// Which routes are for uploads is not told to whoever has no token.
+	form := p.forms && isForm(r)
+	if refused := checkContentType(r); refused != nil && !form {
 		return nil, refused
 	}
 	presented, refused := presentedToken(r.Header)
@@ -71,7 +74,7 @@ func (p *policy) checkCaller(r *http.Request) (caller *configuredCaller, refused
 	if !ok {
 		return nil, errInvalidToken
 	}
-	if p.isShutdown(r) {
+	if p.isShutdown(r) && !form {
 		if caller.id.client != "" {
 			return caller, errRouteNotAllowed // a client must not end the others' gate
 		}
@@ -258,6 +261,9 @@ func (p *policy) checkRoute(r *http.Request) *refusal {
 			continue
 		}
 		if route.Method == method {
+			if p.forms && !route.Multipart && isForm(r) {
+				return errContentTypeNotJSON
+			}
 			return nil
 		}
 		pathAllowed = true
@@ -274,12 +280,12 @@ func (p *policy) isShutdown(r *http.Request) bool {
 		(r.Method == http.MethodPost || r.Method == http.MethodGet)
 }
 
-// matchesPath tells whether r asks for exactly this path. The parsed URL is
+// matchesPath tells whether r asks for the route's path. The parsed URL is
 // compared too, because it is what reverse_proxy sends on: a handler before
 // the gate may have rewritten it without touching RequestURI.
 func (route *Route) matchesPath(r *http.Request) bool {
 	path, query, hasQuery := strings.Cut(r.RequestURI, "?")
-	if path != route.Path || r.URL.Path != route.Path || r.URL.RawPath != "" {
+	if !route.takes(path) || r.URL.Path != path || r.URL.RawPath != "" {
 		return false
 	}
 	if hasQuery || r.URL.RawQuery != "" || r.URL.ForceQuery {

@@ -58,7 +58,8 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		rotate_every         <interval> [<grace>]
 //		allow_origin         <origin>...
 //		allow_host           <host>...
-//		allow_route          <METHOD> <path> [any_query]
+//		allow_route          <METHOD> <path> [any_query] [multipart]
+//		allow_route          codex
 //		allow_header         <name>...
 //		shutdown_endpoint    [<path>]
 //		dump_dir             <path>
@@ -238,11 +239,11 @@ func (h *Handler) unmarshalRotation(d *caddyfile.Dispenser) error {
 }
 
 func (h *Handler) unmarshalRoute(d *caddyfile.Dispenser) error {
-	args := d.RemainingArgs()
-	if len(args) < 2 || len(args) > 3 || slices.Contains(args, "") || len(args) == 3 && args[2] != "any_query" {
-		return d.Errf("allow_route wants: <METHOD> <path> [any_query]")
+	routes, err := readRoutes(d.RemainingArgs())
+	if err != nil {
+		return d.WrapErr(err)
 	}
-	h.AllowRoute = append(h.AllowRoute, Route{Method: args[0], Path: args[1], AnyQuery: len(args) == 3})
+	h.AllowRoute = append(h.AllowRoute, routes...)
 	return nil
 }
 

@@ -72,7 +72,7 @@ func certificateName(hosts []string) string {
 // route without its last segment.
 func basePath(routes []Route) string {
 	for _, route := range routes {
-		if base, ok := strings.CutSuffix(route.Path, "/responses"); ok {
+		if base, ok := strings.CutSuffix(route.Path, "/responses"); ok && !strings.Contains(base, "*") {
 			return base
 		}
 	}

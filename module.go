@@ -10,6 +10,7 @@ package responsesproxygate
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 	"slices"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
@@ -32,8 +34,12 @@ import (
 func init() {
 	caddy.RegisterModule(new(Handler))
 	command.Register(command.Gate{
-		UseKey:           func(key secret.Secret) { commandKey.Store(&key) },
-		KeyPlaceholder:   commandKeyPlaceholder,
+		UseKey:         func(key secret.Secret) { commandKey.Store(&key) },
+		KeyPlaceholder: commandKeyPlaceholder,
+		ReadRoutes: func(words []string) (json.RawMessage, error) {
+			routes, err := readRoutes(words)
+			return caddyconfig.JSON(routes, nil), err
+		},
 		UseToken:         func(token secret.Secret) { commandToken.Store(&token) },
 		TokenPlaceholder: commandTokenPlaceholder,
 		Published:        publishedInfo,
@@ -124,8 +130,8 @@ type Handler struct {
 	// (DNS rebinding). Default: none.
 	AllowHost []string `json:"allow_host,omitempty"`
 
-	// What may be called, in place of the default `POST /v1/responses`.
-	// `GET /v1/responses` opens the WebSocket.
+	// What may be called, in place of the default `POST /v1/responses`, which has
+	// to be named again if it is to stay. `GET /v1/responses` opens the WebSocket.
 	AllowRoute []Route `json:"allow_route,omitempty"`
 
 	// Headers of the callers' that choose whose account your key works for, and
@@ -202,19 +208,6 @@ type ServerInfo struct {
 	Owner string `json:"owner,omitempty"`
 }
 
-// Route is one thing that may be called.
-type Route struct {
-	// The HTTP method, in capitals.
-	Method string `json:"method"`
-
-	// The path, compared byte by byte with what the caller sent.
-	Path string `json:"path"`
-
-	// Whether a query may follow, of visible ASCII and whole escapes (%2F).
-	// Default: none may.
-	AnyQuery bool `json:"any_query,omitempty"`
-}
-
 // defaultName is the name of a gate that is given none.
 const defaultName = "default"
 
@@ -273,6 +266,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		hosts:        bareHosts(h.AllowHost),
 		routes:       h.AllowRoute,
 		shutdownPath: h.ShutdownEndpoint,
+		forms:        takesForms(h.AllowRoute),
 		tokens:       newTokenSet(h.callers, h.fleet),
 		unixIsReal:   h.trustsUnixAddr,
 	}
@@ -415,6 +409,10 @@ func (h *Handler) setDefaults() error {
 	}
 	if len(h.AllowRoute) == 0 {
 		h.AllowRoute = []Route{defaultRoute}
+	}
+	if !slices.Contains(h.AllowRoute, defaultRoute) {
+		h.logger.Warn("allow_route stands in place of the default, so callers cannot use the Responses API over HTTP; to let them, add: allow_route POST /v1/responses",
+			zap.String("gate", h.Name))
 	}
 	for _, risk := range h.InsecureAllow {
 		if !slices.Contains(risks, risk) {

@@ -140,7 +140,7 @@ func validateRoutes(routes []Route, shutdownPath string) error {
 				errs = append(errs, fmt.Errorf("allow_route %s %s: named twice", route.Method, route.Path))
 			}
 		}
-		if route.Path == shutdownPath {
+		if route.takes(shutdownPath) {
 			errs = append(errs, fmt.Errorf("allow_route %s %s: this is the shutdown_endpoint; give that another path", route.Method, route.Path))
 		}
 	}
@@ -156,13 +156,6 @@ func validateRoutes(routes []Route, shutdownPath string) error {
 // gate into something else; OPTIONS is for preflights.
 var routeMethods = []string{
 	http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
-}
-
-func (route Route) validate() error {
-	if !slices.Contains(routeMethods, route.Method) {
-		return fmt.Errorf("the method is one of %s, in capitals", listed(routeMethods))
-	}
-	return validatePath(route.Path)
 }
 
 // validatePath admits paths that have one spelling only.

@@ -44,15 +44,15 @@ var (
 	errTooEarly = newRefusal(stageUnknown, http.StatusTooEarly, "too_early",
 		"This request came in TLS early data, where anybody on the network can send it again. Send it once the handshake is complete.")
 	errContentTypeNotJSON = newRefusal(stageUnknown, http.StatusUnsupportedMediaType, "content_type_not_json",
-		"A request with a body needs exactly one header \"Content-Type: application/json\".")
+		"A request with a body needs exactly one header \"Content-Type: application/json\". (For uploads, the gate's option allow_route has the word multipart.)")
 	errMissingToken = newRefusal(stageUnknown, http.StatusUnauthorized, "missing_token",
 		"Send the gate's token as \"Authorization: Bearer <token>\" or as \"X-Proxy-Token: <token>\". The token is in the server-info file of this launch.")
 	errInvalidToken = newRefusal(stageUnknown, http.StatusUnauthorized, "invalid_token",
 		"This is not a token of this gate. Tokens change with every launch: read the server-info file again, and send exactly one.")
 	errRouteNotAllowed = newRefusal(stageKnown, http.StatusForbidden, "route_not_allowed",
-		"The gate does not forward this method and path. The default is POST /v1/responses without a query; more are opened with the gate's allow_route option.")
+		"The gate does not forward this method and path, but POST /v1/responses without a query, or in place of that what its option allow_route names (the command's --allow-route adds). If your client calls /v1/chat/completions, switch it to the Responses API; the gate's docs/clients.md says how.")
 	errWebSocketNotEnabled = newRefusal(stageKnown, http.StatusUpgradeRequired, "websocket_not_enabled",
-		"WebSocket is not enabled on this path. Use HTTP, or open it with the gate's option \"allow_route GET <path>\".")
+		"WebSocket is not enabled on this path. Use HTTP, or open it with the gate's option \"allow_route GET <path>\", beside \"allow_route POST <path>\" for HTTP; for the command, with --websocket.")
 )
 
 // The answers that stand in for the next handler's failures, and for what

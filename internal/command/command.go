@@ -4,6 +4,7 @@
 package command
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -36,6 +37,10 @@ type Gate struct {
 
 	// TokenPlaceholder stands for that token in the config.
 	TokenPlaceholder string
+
+	// ReadRoutes reads the words of an allow_route, into the list of routes that
+	// the gate's JSON has.
+	ReadRoutes func(words []string) (json.RawMessage, error)
 
 	// Published is what callers of the gate of a name are told, or why they are not.
 	Published func(name string) (infofile.Info, error)
@@ -99,7 +104,8 @@ func addGateFlags(cmd *cobra.Command) {
 	flags.String("upstream-header", "", "Header that carries the key upstream, such as api-key (default Authorization: Bearer)")
 	flags.String("dump-dir", "", "Directory for a copy of every exchange, without its secrets")
 	flags.StringArray("allow-origin", nil, "Web origin whose pages may call the proxy, with the token (repeatable)")
-	flags.StringArray("allow-route", nil, "Further route, as \"METHOD PATH\" or \"METHOD PATH any_query\" (repeatable)")
+	flags.StringArray("allow-route", nil, "Further route, as \"METHOD PATH\", behind which any_query and multipart may stand, or \"codex\" for all that Codex uses (repeatable)")
+	flags.StringArray("allow-host", nil, "Further Host by which callers may address the proxy, such as host.docker.internal (repeatable)")
 	flags.StringArray("allow-header", nil, "Caller's header that chooses whose account the key works for and may go upstream: OpenAI-Organization, OpenAI-Project (repeatable)")
 	flags.Bool("websocket", false, "Allow WebSocket on /v1/responses")
 	flags.Bool("access-log", false, "Log every request to stderr, without its secrets")
@@ -187,6 +193,7 @@ type proxyOptions struct {
 	dumpDir        string
 	allowOrigin    []string
 	allowRoute     []string
+	allowHost      []string
 	allowHeader    []string
 	websocket      bool
 	accessLog      bool
@@ -204,9 +211,10 @@ func proxyOptionsFrom(flags caddycmd.Flags) (*proxyOptions, error) {
 	port, portErr := flags.GetUint16("port")
 	origins, originErr := flags.GetStringArray("allow-origin")
 	routes, routeErr := flags.GetStringArray("allow-route")
+	hosts, hostErr := flags.GetStringArray("allow-host")
 	headers, headerErr := flags.GetStringArray("allow-header")
 	risks, riskErr := flags.GetStringArray("insecure-allow")
-	err := errors.Join(portErr, originErr, routeErr, headerErr, riskErr)
+	err := errors.Join(portErr, originErr, routeErr, hostErr, headerErr, riskErr)
 	if err != nil {
 		return nil, err
 	}
@@ -221,6 +229,7 @@ func proxyOptionsFrom(flags caddycmd.Flags) (*proxyOptions, error) {
 		dumpDir:        flags.String("dump-dir"),
 		allowOrigin:    origins,
 		allowRoute:     routes,
+		allowHost:      hosts,
 		allowHeader:    headers,
 		websocket:      flags.Bool("websocket"),
 		accessLog:      flags.Bool("access-log"),

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -127,6 +128,7 @@ func (o *proxyOptions) gateConfig(routes []route) object {
 	set("token", gate.TokenPlaceholder, o.fixedToken)
 	set("upstream_header", o.upstreamHeader, o.upstreamHeader != "")
 	set("allow_origin", o.allowOrigin, len(o.allowOrigin) > 0)
+	set("allow_host", o.allowHost, len(o.allowHost) > 0)
 	set("allow_header", o.allowHeader, len(o.allowHeader) > 0)
 	set("dump_dir", o.dumpDir, o.dumpDir != "")
 	set("rotate_every", o.rotateEvery, o.rotateEvery != nil)
@@ -138,9 +140,10 @@ func (o *proxyOptions) gateConfig(routes []route) object {
 
 // route is what may be called, as the gate's allow_route has it.
 type route struct {
-	Method   string `json:"method"`
-	Path     string `json:"path"`
-	AnyQuery bool   `json:"any_query,omitempty"`
+	Method    string `json:"method"`
+	Path      string `json:"path"`
+	AnyQuery  bool   `json:"any_query,omitempty"`
+	Multipart bool   `json:"multipart,omitempty"`
 }
 
 // defaultRoute is what the gate lets through if nothing else is said.
@@ -156,11 +159,19 @@ func (o *proxyOptions) routes() ([]route, error) {
 		routes = append(routes, route{Method: http.MethodGet, Path: defaultRoute.Path})
 	}
 	for _, flag := range o.allowRoute {
-		words := strings.Fields(flag)
-		if len(words) < 2 || len(words) > 3 || len(words) == 3 && words[2] != "any_query" {
-			return nil, fmt.Errorf("--allow-route %q: write \"METHOD PATH\" or \"METHOD PATH any_query\"", flag)
+		words, err := gate.ReadRoutes(strings.Fields(flag))
+		if err != nil {
+			return nil, fmt.Errorf("--allow-route %q: write \"METHOD PATH\", \"METHOD PATH any_query\", \"METHOD PATH multipart\" or \"codex\"", flag)
 		}
-		routes = append(routes, route{Method: words[0], Path: words[1], AnyQuery: len(words) == 3})
+		var further []route
+		if err := json.Unmarshal(words, &further); err != nil {
+			return nil, err
+		}
+		for _, r := range further {
+			if len(further) == 1 || !slices.Contains(routes, r) { // (a preset may have what is there)
+				routes = append(routes, r)
+			}
+		}
 	}
 	return routes, nil
 }
@@ -258,10 +269,20 @@ func (u *upstream) rewrites(routes []route) ([]object, error) {
 			}
 			path = base + "/" + rest
 		}
+		match := object{"path": []string{route.Path}, "method": []string{route.Method}}
+		handle := u.rewrite(path, route.AnyQuery)
+		if before, after, wild := strings.Cut(route.Path, "*"); wild {
+			// Caddy's own * would take what is below, too.
+			delete(match, "path")
+			match["path_regexp"] = object{"pattern": "^" + regexp.QuoteMeta(before) + "[^/]+" + regexp.QuoteMeta(after) + "$"}
+			id := fmt.Sprintf("{http.request.uri.path.%d}", strings.Count(before, "/")-1)
+			last := handle[len(handle)-1]
+			last["uri"] = strings.Replace(last["uri"].(string), "*", id, 1)
+		}
 		rewrites = append(rewrites, object{
 			"group":  "rewrite", // the first that matches is the only one
-			"match":  []object{{"path": []string{route.Path}, "method": []string{route.Method}}},
-			"handle": u.rewrite(path, route.AnyQuery),
+			"match":  []object{match},
+			"handle": handle,
 		})
 	}
 	return rewrites, nil

@@ -17,7 +17,7 @@ import (
 var flagsOf = map[string][]string{
 	"responses-proxy": {
 		"--port", "--server-info", "--owner", "--http-shutdown", "--upstream-url", "--upstream-header",
-		"--dump-dir", "--allow-origin", "--allow-route", "--allow-header", "--websocket", "--access-log",
+		"--dump-dir", "--allow-origin", "--allow-host", "--allow-route", "--allow-header", "--websocket", "--access-log",
 		"--rotate-every", "--admin-socket", "--insecure-allow",
 	},
 	"responses-proxy run":      {"--key-file", "--as", "--codex", "--upstream-url", "--allow-route"},

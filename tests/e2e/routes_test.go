@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
@@ -144,5 +145,28 @@ func TestAWebSocketWhereOnlyHTTPIsAllowedGets426(t *testing.T) {
 			gatetest.Refused(t, got, c.status, c.code)
 			g.Up.SawNothing(t)
 		})
+	}
+}
+
+func TestAGateWhoseDefaultRouteIsGoneSaysSo(t *testing.T) {
+	t.Parallel()
+	for routes, want := range map[string]bool{
+		"allow_route GET /v1/models any_query":                                 true,
+		"allow_route GET /v1/responses":                                        true,
+		"allow_route GET /v1/models any_query\nallow_route POST /v1/responses": false,
+		"allow_route codex":                                                    false,
+		"":                                                                     false,
+	} {
+		g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{Gate: routes})
+		if said := strings.Contains(g.Output.String(), "add: allow_route POST /v1/responses"); said != want {
+			t.Errorf("%q: the start says that the default is gone: %t, want %t", routes, said, want)
+		}
+		if want {
+			got := g.RawDo(t, "POST /v1/responses HTTP/1.1", gatetest.RawGood(), gatetest.RawBody)
+			gatetest.Refused(t, got, 403, "route_not_allowed")
+			if !strings.Contains(got.Body, "in place of that what its option allow_route names") {
+				t.Errorf("%q: the refusal does not say why: %s", routes, got.Body)
+			}
+		}
 	}
 }

@@ -12,10 +12,12 @@ import (
 )
 
 // CodexVersion is the release that the tests were written against, and
-// NewestCodexVersion the newest one that they were run with.
+// NewestCodexVersion the newest one that they were run with. OldCodexVersion is
+// of the last that can have the API compact a conversation on a route of its own.
 const (
 	CodexVersion       = "0.169.0"
 	NewestCodexVersion = "0.171.0"
+	OldCodexVersion    = "0.147.0"
 )
 
 // CodexBinary is the released Codex CLI, which has the program that the gate
@@ -34,7 +36,14 @@ func NewestCodexBinary(t testing.TB) string {
 	return needCodex(t, findNewestCodex)
 }
 
-// CodexBinaries are both, by their versions.
+// OldCodexBinary is found through CODEX_OLD_BINARY or in
+// tests/codex/old/node_modules. Without it, as CodexBinary.
+func OldCodexBinary(t testing.TB) string {
+	t.Helper()
+	return needCodex(t, findOldCodex)
+}
+
+// CodexBinaries are the pinned one and the newest, by their versions.
 func CodexBinaries(t testing.TB) map[string]string {
 	t.Helper()
 	return map[string]string{CodexVersion: CodexBinary(t), NewestCodexVersion: NewestCodexBinary(t)}
@@ -63,6 +72,10 @@ var findCodex = sync.OnceValues(func() (string, error) {
 
 var findNewestCodex = sync.OnceValues(func() (string, error) {
 	return checkCodex(os.Getenv("CODEX_NEWEST_BINARY"), NewestCodexVersion, filepath.Join("tests", "codex", "newest"), "CODEX_NEWEST_BINARY")
+})
+
+var findOldCodex = sync.OnceValues(func() (string, error) {
+	return checkCodex(os.Getenv("CODEX_OLD_BINARY"), OldCodexVersion, filepath.Join("tests", "codex", "old"), "CODEX_OLD_BINARY")
 })
 
 // checkCodex makes sure that a binary, or else the one below prefix, is of a version.
