@@ -252,7 +252,7 @@ func callerIn(r *http.Request) (*caller, error) {
 			return c, nil
 		}
 	}
-	if fleetOf(id.gate).has(id.client) {
+	if rosterOf(id.gate).has(id.client) {
 		return nil, adminError(http.StatusNotFound, fmt.Errorf("gate %s: %s is a shared client; use \"caddy responses-proxy client rotate\" or \"client remove\"", id.gate, id.client))
 	}
 	return nil, adminError(http.StatusNotFound, fmt.Errorf("gate %s has no client %q in the running config; those it has are listed at %s", id.gate, id.client, adminapi.GatesPath))

@@ -29,7 +29,7 @@ func (a *adminAPI) addShared(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, adminError(http.StatusBadRequest, err)
 	}
-	return a.changeShared(r, "added", func(f *fleet, client string) error {
+	return a.changeShared(r, "added", func(f *roster, client string) error {
 		return f.add(r.Context(), client, digest, expires)
 	})
 }
@@ -50,7 +50,7 @@ func (a *adminAPI) rotateShared(r *http.Request) (any, error) {
 			return nil, adminError(http.StatusBadRequest, err)
 		}
 	}
-	return a.changeShared(r, "rotated", func(f *fleet, client string) error {
+	return a.changeShared(r, "rotated", func(f *roster, client string) error {
 		return f.rotate(r.Context(), client, digest, grace)
 	})
 }
@@ -60,18 +60,18 @@ func (a *adminAPI) removeShared(r *http.Request) (any, error) {
 	if err := readAdminBody(r, new(struct{})); err != nil {
 		return nil, err
 	}
-	return a.changeShared(r, "removed", func(f *fleet, client string) error {
+	return a.changeShared(r, "removed", func(f *roster, client string) error {
 		return f.remove(r.Context(), client)
 	})
 }
 
 // changeShared changes the client that the request's path names.
-func (a *adminAPI) changeShared(r *http.Request, done string, change func(f *fleet, client string) error) (any, error) {
+func (a *adminAPI) changeShared(r *http.Request, done string, change func(f *roster, client string) error) (any, error) {
 	gate, client := r.PathValue("gate"), r.PathValue("client")
 	if len(callersOf(gate)) == 0 {
 		return nil, errNoSuchGate(gate)
 	}
-	f := fleetOf(gate)
+	f := rosterOf(gate)
 	if err := change(f, client); err != nil {
 		a.logger.Warn("a shared client was not "+done, zap.String("gate", gate), zap.String("client", client), zap.Error(err))
 		return nil, adminError(statusOfChange(err), fmt.Errorf("gate %s, shared client %q: %w", gate, client, err))
@@ -91,7 +91,7 @@ func statusOfChange(err error) int {
 	switch {
 	case errors.As(err, &outage), errors.Is(err, sharedstore.ErrSlow), errors.Is(err, errLockHeld):
 		return http.StatusServiceUnavailable
-	case errors.Is(err, errNoFleet), errors.Is(err, errNoSharedClient):
+	case errors.Is(err, errNoRoster), errors.Is(err, errNoSharedClient):
 		return http.StatusNotFound
 	case errors.Is(err, adminapi.ErrClientName):
 		return http.StatusBadRequest
@@ -101,11 +101,11 @@ func statusOfChange(err error) int {
 	return http.StatusConflict
 }
 
-// fleetOf is the fleet of a gate; nil without one.
-func fleetOf(gate string) (found *fleet) {
-	fleets.Range(func(name, value any) bool {
+// rosterOf is the roster of a gate; nil without one.
+func rosterOf(gate string) (found *roster) {
+	rosters.Range(func(name, value any) bool {
 		if name == gate {
-			found = value.(*fleet)
+			found = value.(*roster)
 		}
 		return found == nil
 	})
@@ -113,7 +113,7 @@ func fleetOf(gate string) (found *fleet) {
 }
 
 // status describes the shared clients as this replica knows them.
-func (f *fleet) status(now time.Time) (storage *adminapi.Storage, clients []adminapi.Client) {
+func (f *roster) status(now time.Time) (storage *adminapi.Storage, clients []adminapi.Client) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	storage = new(adminapi.Storage)

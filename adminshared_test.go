@@ -109,7 +109,7 @@ func TestTheAdminEndpointRefusesChangesThatItCannotMake(t *testing.T) {
 			t.Errorf("%s: %d %s, want %d", name, got.Code, got.Body, attempt.status)
 		}
 	}
-	if n := len(h.fleet.clients()); n != 1 {
+	if n := len(h.roster.clients()); n != 1 {
 		t.Errorf("there are %d clients after all that", n)
 	}
 }

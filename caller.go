@@ -398,7 +398,7 @@ func (c *caller) Destruct() error {
 	c.mu.Unlock()
 	generatedTokens.replace(&c.ring, c.ring.tokens(), nil)
 	claims.drop(c)
-	if !fleetOf(c.id.gate).has(c.id.name()) { // or it goes on under its name
+	if !rosterOf(c.id.gate).has(c.id.name()) { // or it goes on under its name
 		forgetCaller(c.id.gate, c.id.name())
 	}
 	if stopped {

@@ -5,17 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
-	"go.uber.org/zap"
 	"go.uber.org/zap/buffer"
 	"go.uber.org/zap/zapcore"
 
 	_ "github.com/caddyserver/caddy/v2/modules/logging" // the formats that LogFormat wraps
 
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/logfields"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/surroundings"
 )
 
@@ -48,11 +47,13 @@ type LogFormat struct {
 	// (Caddy itself redacts Authorization, Proxy-Authorization and Cookie).
 	WrappedRaw json.RawMessage `json:"wrap,omitempty" caddy:"namespace=caddy.logging.encoders inline_key=format"`
 
-	wrapped zapcore.Encoder
-	parent  *LogFormat       // that of the logger from which this one's was made
-	fields  []zapcore.Field  // what this one's logger adds to its parent's, not yet encoded
-	few     [3]zapcore.Field // room for what reverse_proxy adds for each request
+	wrapped     zapcore.Encoder
+	parent      *LogFormat // that of the logger from which this one's was made
+	addedFields            // what this one's logger adds to its parent's, not yet encoded
 }
+
+// addedFields makes LogFormat a zapcore.ObjectEncoder.
+type addedFields = logfields.Fields
 
 // CaddyModule returns the Caddy module information.
 func (*LogFormat) CaddyModule() caddy.ModuleInfo {
@@ -136,108 +137,16 @@ func (f *LogFormat) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 // Clone implements zapcore.Encoder. Neither the wrapped encoder nor a logger
 // that has others made from it is added to any more, so all share them.
 func (f *LogFormat) Clone() zapcore.Encoder {
-	clone := &LogFormat{wrapped: f.wrapped, parent: f}
-	clone.fields = clone.few[:0]
-	return clone
+	return &LogFormat{wrapped: f.wrapped, parent: f}
 }
 
 // EncodeEntry implements zapcore.Encoder.
 func (f *LogFormat) EncodeEntry(entry zapcore.Entry, fields []zapcore.Field) (*buffer.Buffer, error) {
 	for ; f.parent != nil; f = f.parent {
-		fields = slices.Concat(f.fields, fields)
+		fields = slices.Concat(f.Added(), fields)
 	}
-	return f.wrapped.EncodeEntry(entry, shownFields(slices.Concat(f.fields, fields)))
+	return f.wrapped.EncodeEntry(entry, logfields.Shown(slices.Concat(f.Added(), fields)))
 }
-
-func (f *LogFormat) add(field zapcore.Field) { f.fields = append(f.fields, field) }
-
-// What follows implements zapcore.ObjectEncoder.
-
-// AddArray keeps a field of the logger.
-func (f *LogFormat) AddArray(key string, value zapcore.ArrayMarshaler) error {
-	f.add(zap.Array(key, value))
-	return nil
-}
-
-// AddObject keeps a field of the logger.
-func (f *LogFormat) AddObject(key string, value zapcore.ObjectMarshaler) error {
-	f.add(zap.Object(key, value))
-	return nil
-}
-
-// AddReflected keeps a field of the logger.
-func (f *LogFormat) AddReflected(key string, value any) error {
-	f.add(zap.Reflect(key, value))
-	return nil
-}
-
-// AddBinary keeps a copy: whoever logs bytes may use their buffer again.
-func (f *LogFormat) AddBinary(key string, value []byte) { f.add(zap.Binary(key, slices.Clone(value))) }
-
-// AddByteString keeps a copy, as AddBinary does.
-func (f *LogFormat) AddByteString(key string, value []byte) {
-	f.add(zap.ByteString(key, slices.Clone(value)))
-}
-
-// AddBool keeps a field of the logger.
-func (f *LogFormat) AddBool(key string, value bool) { f.add(zap.Bool(key, value)) }
-
-// AddComplex128 keeps a field of the logger.
-func (f *LogFormat) AddComplex128(key string, value complex128) { f.add(zap.Complex128(key, value)) }
-
-// AddComplex64 keeps a field of the logger.
-func (f *LogFormat) AddComplex64(key string, value complex64) { f.add(zap.Complex64(key, value)) }
-
-// AddDuration keeps a field of the logger.
-func (f *LogFormat) AddDuration(key string, value time.Duration) { f.add(zap.Duration(key, value)) }
-
-// AddFloat64 keeps a field of the logger.
-func (f *LogFormat) AddFloat64(key string, value float64) { f.add(zap.Float64(key, value)) }
-
-// AddFloat32 keeps a field of the logger.
-func (f *LogFormat) AddFloat32(key string, value float32) { f.add(zap.Float32(key, value)) }
-
-// AddInt keeps a field of the logger.
-func (f *LogFormat) AddInt(key string, value int) { f.add(zap.Int(key, value)) }
-
-// AddInt64 keeps a field of the logger.
-func (f *LogFormat) AddInt64(key string, value int64) { f.add(zap.Int64(key, value)) }
-
-// AddInt32 keeps a field of the logger.
-func (f *LogFormat) AddInt32(key string, value int32) { f.add(zap.Int32(key, value)) }
-
-// AddInt16 keeps a field of the logger.
-func (f *LogFormat) AddInt16(key string, value int16) { f.add(zap.Int16(key, value)) }
-
-// AddInt8 keeps a field of the logger.
-func (f *LogFormat) AddInt8(key string, value int8) { f.add(zap.Int8(key, value)) }
-
-// AddString keeps a field of the logger.
-func (f *LogFormat) AddString(key, value string) { f.add(zap.String(key, value)) }
-
-// AddTime keeps a field of the logger.
-func (f *LogFormat) AddTime(key string, value time.Time) { f.add(zap.Time(key, value)) }
-
-// AddUint keeps a field of the logger.
-func (f *LogFormat) AddUint(key string, value uint) { f.add(zap.Uint(key, value)) }
-
-// AddUint64 keeps a field of the logger.
-func (f *LogFormat) AddUint64(key string, value uint64) { f.add(zap.Uint64(key, value)) }
-
-// AddUint32 keeps a field of the logger.
-func (f *LogFormat) AddUint32(key string, value uint32) { f.add(zap.Uint32(key, value)) }
-
-// AddUint16 keeps a field of the logger.
-func (f *LogFormat) AddUint16(key string, value uint16) { f.add(zap.Uint16(key, value)) }
-
-// AddUint8 keeps a field of the logger.
-func (f *LogFormat) AddUint8(key string, value uint8) { f.add(zap.Uint8(key, value)) }
-
-// AddUintptr keeps a field of the logger.
-func (f *LogFormat) AddUintptr(key string, value uintptr) { f.add(zap.Uintptr(key, value)) }
-
-// OpenNamespace puts the fields that follow under key.
-func (f *LogFormat) OpenNamespace(key string) { f.add(zap.Namespace(key)) }
 
 // Interface guards
 var (

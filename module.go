@@ -182,7 +182,7 @@ type Handler struct {
 	credential     *credential
 	metrics        *gateMetrics
 	callers        []*configuredCaller
-	fleet          *fleet       // nil: no shared clients
+	roster         *roster      // nil: no shared clients
 	rotation       *rotation    // nil: only on demand
 	dumper         *dump.Dumper // nil: no dumps
 	trail          *auditTrail
@@ -255,7 +255,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.openCallers(); err != nil {
 		return err
 	}
-	if err := h.openFleet(ctx); err != nil {
+	if err := h.openRoster(ctx); err != nil {
 		return err
 	}
 	if err := h.openDumps(); err != nil {
@@ -267,7 +267,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		routes:       h.AllowRoute,
 		shutdownPath: h.ShutdownEndpoint,
 		forms:        takesForms(h.AllowRoute),
-		tokens:       newTokenSet(h.callers, h.fleet),
+		tokens:       newTokenSet(h.callers, h.roster),
 		unixIsReal:   h.trustsUnixAddr,
 	}
 	h.openAuditTrail()
@@ -352,8 +352,8 @@ func (h *Handler) Cleanup() error {
 	h.dumper.Close()
 	h.trail.close()
 	errs := []error{closeCallers(h.config, h.Name, h.callers), h.closeIdentity()}
-	if h.fleet != nil {
-		errs = append(errs, leaveFleet(h.config, h.fleet))
+	if h.roster != nil {
+		errs = append(errs, leaveRoster(h.config, h.roster))
 	}
 	if h.metrics != nil {
 		if h.policy != nil { // if this config has failed after it was started, what holds is what the one before says
@@ -364,7 +364,7 @@ func (h *Handler) Cleanup() error {
 		_, err := gates.Delete(h.Name)
 		errs = append(errs, err)
 	}
-	h.callers, h.fleet = nil, nil // (the policy keeps its own: requests may still be under way)
+	h.callers, h.roster = nil, nil // (the policy keeps its own: requests may still be under way)
 	return errors.Join(errs...)
 }
 

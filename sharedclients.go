@@ -1,10 +1,13 @@
 package responsesproxygate
 
 import (
+	"context"
 	"fmt"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/sharedstore"
+	"go.uber.org/zap"
 )
 
 // SharedClients has the gate accept clients that are registered in Caddy's
@@ -46,4 +49,72 @@ func (s *SharedClients) resolve() (syncEvery time.Duration, err error) {
 		return 0, fmt.Errorf("shared_clients %v: read the storage once a second at most", every)
 	}
 	return every, nil
+}
+
+// rosters holds what gates know of their shared clients, across config reloads,
+// by the gate's name: a *roster.
+var rosters = caddy.NewUsagePool()
+
+// rosterConfig is what a config says of the shared clients.
+type rosterConfig struct {
+	store    *sharedstore.Store
+	every    time.Duration
+	reserved map[string]bool // names of the gate and of configured clients
+	logger   *zap.Logger
+	first    *sharedstore.Reading // what the storage had when the config was loaded; nil: it is the former config's storage
+}
+
+// openRoster finds what the gate knows of its shared clients, or begins to learn.
+func (h *Handler) openRoster(ctx caddy.Context) error {
+	if h.SharedClients == nil {
+		return nil
+	}
+	every, err := h.SharedClients.resolve()
+	if err != nil {
+		return h.gateError(err)
+	}
+	c := &rosterConfig{
+		store:    sharedstore.New(ctx.Storage(), h.Name),
+		every:    every,
+		reserved: map[string]bool{h.Name: true},
+		logger:   h.logger,
+	}
+	for _, client := range h.Client {
+		c.reserved[client.Name] = true
+	}
+	if err := c.store.Audit(); err != nil {
+		return h.gateError(err)
+	}
+	h.roster = joinRoster(ctx, h.config, c)
+	return nil
+}
+
+// joinRoster adds a config to those that use a gate's roster. It needs one leaveRoster.
+func joinRoster(ctx context.Context, config configID, c *rosterConfig) *roster {
+	value, _, _ := rosters.LoadOrNew(c.store.Gate(), func() (caddy.Destructor, error) {
+		return newRoster(c.store.Gate()), nil
+	})
+	f := value.(*roster)
+	f.join(ctx, config, c)
+	return f
+}
+
+// leaveRoster is for a config that ends. If the gate goes on without shared
+// clients, their WebSockets end.
+func leaveRoster(config configID, f *roster) error {
+	f.mu.Lock()
+	left := f.configs[config]
+	delete(f.configs, config)
+	if f.current == left {
+		for _, remaining := range f.configs {
+			// The new config has failed, and this is the old one.
+			f.useLocked(remaining)
+		}
+	}
+	f.mu.Unlock()
+	gone, err := rosters.Delete(f.gate)
+	if gone && gateRunsWithout(config, f.gate) {
+		f.end()
+	}
+	return err
 }

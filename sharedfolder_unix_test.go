@@ -82,7 +82,7 @@ func TestMoreClientsThanMayBeAddedLockNobodyOut(t *testing.T) {
 	for i := range maxSharedClients + 14 {
 		name := fmt.Sprint("client", i)
 		record := &sharedstore.Record{
-			Version: sharedstore.Version, Gate: fleetGate, Client: name, Created: a.clients()[0].began,
+			Version: sharedstore.Version, Gate: sharingGate, Client: name, Created: a.clients()[0].began,
 			Tokens: []sharedstore.Token{sharedstore.NewToken(secret.DigestOf("token of " + name))},
 		}
 		content, err := record.Encode()

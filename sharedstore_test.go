@@ -156,7 +156,7 @@ func (s *memoryStorage) swap(values map[string]string) (former map[string]string
 func (s *memoryStorage) put(client, content string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	place := sharedstore.New(s, fleetGate)
+	place := sharedstore.New(s, sharingGate)
 	s.values[place.Key(client)], s.values[place.MarkKey()] = content, secret.NewToken().Reveal()
 }
 
@@ -171,13 +171,13 @@ func (s *memoryStorage) all() string {
 	return b.String()
 }
 
-const fleetGate = "fleet"
+const sharingGate = "fleet"
 
 // testReplica is one replica of a gate: all that concerns shared clients.
 type testReplica struct {
-	*fleet
+	*roster
 	tokens *tokenSet
-	config *fleetConfig
+	config *rosterConfig
 	logs   *observer.ObservedLogs
 }
 
@@ -185,18 +185,18 @@ type testReplica struct {
 func newReplica(t *testing.T, storage certmagic.Storage, configured ...string) *testReplica {
 	t.Helper()
 	core, logs := observer.New(zap.InfoLevel)
-	r := &testReplica{fleet: newFleet(fleetGate), logs: logs}
-	r.config = &fleetConfig{
+	r := &testReplica{roster: newRoster(sharingGate), logs: logs}
+	r.config = &rosterConfig{
 		store: sameStore(storage),
-		every: defaultSyncEvery, reserved: map[string]bool{fleetGate: true}, logger: zap.New(core),
+		every: defaultSyncEvery, reserved: map[string]bool{sharingGate: true}, logger: zap.New(core),
 	}
 	var callers []*configuredCaller
 	for _, name := range configured {
 		r.config.reserved[name] = true
-		c := &configuredCaller{caller: &caller{id: callerID{gate: fleetGate, client: name}}, name: name}
+		c := &configuredCaller{caller: &caller{id: callerID{gate: sharingGate, client: name}}, name: name}
 		callers = append(callers, c)
 	}
-	r.tokens = newTokenSet(callers, r.fleet)
+	r.tokens = newTokenSet(callers, r.roster)
 	t.Cleanup(func() { _ = r.Destruct() })
 	r.join(t.Context(), 1, r.config)
 	return r
@@ -241,7 +241,7 @@ func (r *testReplica) logged(t *testing.T, want ...string) {
 
 // sameStore is one that replicas take for each other's.
 func sameStore(storage certmagic.Storage) *sharedstore.Store {
-	store := sharedstore.New(storage, fleetGate)
+	store := sharedstore.New(storage, sharingGate)
 	store.Identity = "the same"
 	return store
 }

@@ -2,7 +2,11 @@ package responsesproxygate
 
 import (
 	"net/http"
+	"sync"
+	"time"
 
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
 	refusals "github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/refusal"
 	"go.uber.org/zap"
@@ -26,4 +30,62 @@ func (h *Handler) shutDown(w http.ResponseWriter, r *http.Request, caller *confi
 	_ = http.NewResponseController(w).Flush()
 	go process.ExitGracefully(h.logger)
 	return nil
+}
+
+// exitPatience is how long an exit waits for requests that have passed a gate,
+// where the operator has set no grace_period: Caddy alone would wait for ever,
+// and a stream need not end.
+const exitPatience = 30 * time.Second
+
+// underWay are the requests that have passed a gate, of this config or of
+// former ones.
+var underWay = requests{all: make(map[*answerWriter]struct{})}
+
+type requests struct {
+	mu  sync.Mutex
+	all map[*answerWriter]struct{}
+}
+
+// begin notes a request. Done must be called before its handler returns.
+func (q *requests) begin(a *answerWriter) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.all[a] = struct{}{}
+}
+
+func (q *requests) done(a *answerWriter) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	delete(q.all, a)
+}
+
+// cutOff ends all of them, also those that wait for a caller who neither reads
+// nor writes.
+func (q *requests) cutOff() (n int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := time.Now()
+	for a := range q.all {
+		a.access.cancel()
+		conn := http.NewResponseController(a.ResponseWriter)
+		_, _ = conn.SetReadDeadline(now), conn.SetWriteDeadline(now) // (an error: there is no connection any more)
+	}
+	return len(q.all)
+}
+
+// boundExit sees to it that an exit has a bound.
+func (h *Handler) boundExit(ctx caddy.Context) {
+	if !caddy.Exiting() {
+		return // a reload cuts nothing
+	}
+	app, err := ctx.AppIfConfigured("http")
+	if app, ok := app.(*caddyhttp.App); err != nil || !ok || app.GracePeriod > 0 {
+		return // Caddy does it
+	}
+	time.AfterFunc(exitPatience, func() {
+		if n := underWay.cutOff(); n > 0 {
+			h.logger.Warn("requests were still under way and are cut off; the global option grace_period says how long an exit waits",
+				zap.Int("requests", n), zap.Duration("after", exitPatience))
+		}
+	})
 }

@@ -72,14 +72,14 @@ type tokenSet struct {
 	changing sync.Mutex                                     // for who changes one of them
 	rings    map[*tokenRing]*configuredCaller               // those with generated ones
 	names    map[string]bool
-	fleet    *fleet // nil: there are no shared clients
+	roster   *roster // nil: there are no shared clients
 }
 
 var tokenSets atomic.Uint64
 
-func newTokenSet(callers []*configuredCaller, fleet *fleet) *tokenSet {
+func newTokenSet(callers []*configuredCaller, roster *roster) *tokenSet {
 	s := &tokenSet{
-		number: tokenSets.Add(1), callers: callers, fleet: fleet,
+		number: tokenSets.Add(1), callers: callers, roster: roster,
 		rings: make(map[*tokenRing]*configuredCaller), names: make(map[string]bool),
 	}
 	for _, c := range callers {
@@ -119,7 +119,7 @@ func (s *tokenSet) matchDigest(digest secret.Digest) (*configuredCaller, bool) {
 	c := s.configured(key)
 	token, ok := c.holds(digest)
 	if !ok {
-		c = s.fleet.clientWith(key)
+		c = s.roster.clientWith(key)
 		if token, ok = c.holds(digest); ok && s.isTaken(c) {
 			ok = false
 		}

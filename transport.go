@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/tcp"
 )
 
 func init() {
@@ -214,7 +215,7 @@ func lookAfter(conn net.Conn, keepAlive net.KeepAliveConfig) {
 	if encrypted, ok := conn.(*tls.Conn); ok {
 		conn = encrypted.NetConn()
 	}
-	tcp, ok := conn.(interface {
+	connection, ok := conn.(interface {
 		syscall.Conn
 		SetKeepAliveConfig(net.KeepAliveConfig) error
 	})
@@ -222,10 +223,10 @@ func lookAfter(conn net.Conn, keepAlive net.KeepAliveConfig) {
 		return
 	}
 	if keepAlive.Enable {
-		_ = tcp.SetKeepAliveConfig(keepAlive)
+		_ = connection.SetKeepAliveConfig(keepAlive)
 	}
-	if raw, err := tcp.SyscallConn(); err == nil {
-		_ = raw.Control(limitUnacknowledged)
+	if raw, err := connection.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { tcp.LimitUnacknowledged(fd, unacknowledgedTimeout) })
 	}
 }
 

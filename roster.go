@@ -15,12 +15,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// fleets holds what gates know of their shared clients, across config reloads,
-// by the gate's name: a *fleet.
-var fleets = caddy.NewUsagePool()
-
-// fleet is what a gate knows of the clients that it shares with other replicas.
-type fleet struct {
+// roster is what a gate knows of the clients that it shares with other replicas.
+type roster struct {
 	gate    string
 	known   atomic.Pointer[sharedList] // nil: nothing yet, so nobody passes
 	wake    chan struct{}              // something is due earlier than planned
@@ -28,22 +24,13 @@ type fleet struct {
 	stopped chan struct{} // closed when the loop has ended
 
 	mu       sync.Mutex
-	configs  map[configID]*fleetConfig
-	current  *fleetConfig // the one that holds
-	changes  uint64       // made here, so that what was read before one is not taken for news
-	lastRead time.Time    // when the storage last had what is known
-	trouble  string       // what kind of trouble was logged; "" is none
-	failure  error        // the trouble as it is now
+	configs  map[configID]*rosterConfig
+	current  *rosterConfig // the one that holds
+	changes  uint64        // made here, so that what was read before one is not taken for news
+	lastRead time.Time     // when the storage last had what is known
+	trouble  string        // what kind of trouble was logged; "" is none
+	failure  error         // the trouble as it is now
 	ignored  map[string]bool
-}
-
-// fleetConfig is what a config says of the shared clients.
-type fleetConfig struct {
-	store    *sharedstore.Store
-	every    time.Duration
-	reserved map[string]bool // names of the gate and of configured clients
-	logger   *zap.Logger
-	first    *sharedstore.Reading // what the storage had when the config was loaded; nil: it is the former config's storage
 }
 
 // sharedList is what is known of the shared clients. It is replaced as a whole.
@@ -57,44 +44,9 @@ type sharedList struct {
 	records map[string]*sharedstore.Record
 }
 
-// openFleet finds what the gate knows of its shared clients, or begins to learn.
-func (h *Handler) openFleet(ctx caddy.Context) error {
-	if h.SharedClients == nil {
-		return nil
-	}
-	every, err := h.SharedClients.resolve()
-	if err != nil {
-		return h.gateError(err)
-	}
-	c := &fleetConfig{
-		store:    sharedstore.New(ctx.Storage(), h.Name),
-		every:    every,
-		reserved: map[string]bool{h.Name: true},
-		logger:   h.logger,
-	}
-	for _, client := range h.Client {
-		c.reserved[client.Name] = true
-	}
-	if err := c.store.Audit(); err != nil {
-		return h.gateError(err)
-	}
-	h.fleet = joinFleet(ctx, h.config, c)
-	return nil
-}
-
-// joinFleet adds a config to those that use a gate's fleet. It needs one leaveFleet.
-func joinFleet(ctx context.Context, config configID, c *fleetConfig) *fleet {
-	value, _, _ := fleets.LoadOrNew(c.store.Gate(), func() (caddy.Destructor, error) {
-		return newFleet(c.store.Gate()), nil
-	})
-	f := value.(*fleet)
-	f.join(ctx, config, c)
-	return f
-}
-
 // join adds a config. It holds at once if there is no other, and else when it
 // is started.
-func (f *fleet) join(ctx context.Context, config configID, c *fleetConfig) {
+func (f *roster) join(ctx context.Context, config configID, c *rosterConfig) {
 	f.mu.Lock()
 	former := f.current
 	f.mu.Unlock()
@@ -114,38 +66,18 @@ func (f *fleet) join(ctx context.Context, config configID, c *fleetConfig) {
 	}
 }
 
-// leaveFleet is for a config that ends. If the gate goes on without shared
-// clients, their WebSockets end.
-func leaveFleet(config configID, f *fleet) error {
-	f.mu.Lock()
-	left := f.configs[config]
-	delete(f.configs, config)
-	if f.current == left {
-		for _, remaining := range f.configs {
-			// The new config has failed, and this is the old one.
-			f.useLocked(remaining)
-		}
-	}
-	f.mu.Unlock()
-	gone, err := fleets.Delete(f.gate)
-	if gone && gateRunsWithout(config, f.gate) {
-		f.end()
-	}
-	return err
-}
-
-func newFleet(gate string) *fleet {
+func newRoster(gate string) *roster {
 	ctx, stop := context.WithCancel(context.Background())
-	f := &fleet{
+	f := &roster{
 		gate: gate, wake: make(chan struct{}, 1), stop: stop, stopped: make(chan struct{}),
-		configs: make(map[configID]*fleetConfig), ignored: make(map[string]bool),
+		configs: make(map[configID]*rosterConfig), ignored: make(map[string]bool),
 	}
 	go f.run(ctx)
 	return f
 }
 
 // start has a config hold.
-func (f *fleet) start(config configID) {
+func (f *roster) start(config configID) {
 	if f == nil {
 		return
 	}
@@ -156,7 +88,7 @@ func (f *fleet) start(config configID) {
 
 // useLocked has a config hold. From another storage than before, nothing of
 // what was known counts.
-func (f *fleet) useLocked(c *fleetConfig) {
+func (f *roster) useLocked(c *rosterConfig) {
 	if c == f.current {
 		return
 	}
@@ -175,7 +107,7 @@ func (f *fleet) useLocked(c *fleetConfig) {
 }
 
 // nudge has the loop look what is due.
-func (f *fleet) nudge() {
+func (f *roster) nudge() {
 	select {
 	case f.wake <- struct{}{}:
 	default:
@@ -184,7 +116,7 @@ func (f *fleet) nudge() {
 
 // Destruct implements caddy.Destructor: no config has shared clients in this
 // gate any more, or Caddy exits.
-func (f *fleet) Destruct() error {
+func (f *roster) Destruct() error {
 	f.stop()
 	if list := f.known.Load(); list != nil {
 		for _, c := range list.clients {
@@ -196,14 +128,14 @@ func (f *fleet) Destruct() error {
 }
 
 // end ends all sessions.
-func (f *fleet) end() {
+func (f *roster) end() {
 	for _, c := range f.clients() {
 		c.sessions.end()
 	}
 }
 
 // clients are the shared clients as they are known.
-func (f *fleet) clients() []*configuredCaller {
+func (f *roster) clients() []*configuredCaller {
 	if f == nil {
 		return nil
 	}
@@ -214,7 +146,7 @@ func (f *fleet) clients() []*configuredCaller {
 }
 
 // has tells whether a shared client of this name is known.
-func (f *fleet) has(client string) bool {
+func (f *roster) has(client string) bool {
 	if f == nil {
 		return false
 	}
@@ -223,7 +155,7 @@ func (f *fleet) has(client string) bool {
 }
 
 // clientWith is the shared client that a token may be of; nil for none.
-func (f *fleet) clientWith(key indexKey) *configuredCaller {
+func (f *roster) clientWith(key indexKey) *configuredCaller {
 	if f == nil {
 		return nil
 	}
@@ -236,7 +168,7 @@ func (f *fleet) clientWith(key indexKey) *configuredCaller {
 var errVanished = errors.New("the shared clients are no longer in it; put them back, or restart every replica to begin anew")
 
 // takeLocked takes what was read for the truth.
-func (f *fleet) takeLocked(r sharedstore.Reading) {
+func (f *roster) takeLocked(r sharedstore.Reading) {
 	known := f.known.Load()
 	switch {
 	case r.Err != nil:
@@ -267,7 +199,7 @@ func (f *fleet) takeLocked(r sharedstore.Reading) {
 
 // replaceLocked replaces what is known, and ends the sessions of those whose
 // access has been taken away.
-func (f *fleet) replaceLocked(list *sharedList) {
+func (f *roster) replaceLocked(list *sharedList) {
 	f.changes++
 	former := make(map[string]*configuredCaller)
 	for _, c := range f.clients() {
@@ -309,7 +241,7 @@ func (f *fleet) replaceLocked(list *sharedList) {
 // client is a client as its record has it now. What is counted of it, and its
 // sessions, are those of before, unless it was removed and added again.
 // lost says that a token was taken away from it ahead of its time.
-func (f *fleet) client(record *sharedstore.Record, former *configuredCaller) (c *configuredCaller, lost bool) {
+func (f *roster) client(record *sharedstore.Record, former *configuredCaller) (c *configuredCaller, lost bool) {
 	if former != nil && former.record == record {
 		return former, false
 	}
@@ -341,7 +273,7 @@ func acceptedOf(r *sharedstore.Record) []acceptedToken {
 }
 
 // warnOfReservedLocked says, once, that a client is ignored.
-func (f *fleet) warnOfReservedLocked(name string) {
+func (f *roster) warnOfReservedLocked(name string) {
 	if !f.current.reserved[name] || f.ignored[name] {
 		return
 	}
@@ -351,7 +283,7 @@ func (f *fleet) warnOfReservedLocked(name string) {
 }
 
 // troubleLocked logs the beginning of each outage, once, and its end.
-func (f *fleet) troubleLocked(kind string, err error) {
+func (f *roster) troubleLocked(kind string, err error) {
 	f.failure = err
 	if kind != "storage" {
 		f.lastRead = time.Now()
@@ -373,10 +305,10 @@ func (f *fleet) troubleLocked(kind string, err error) {
 }
 
 // run reads the storage again and again, and ends what expires in between.
-func (f *fleet) run(ctx context.Context) {
+func (f *roster) run(ctx context.Context) {
 	defer close(f.stopped)
 	var (
-		reader  *fleetConfig               // whose storage is being read
+		reader  *rosterConfig              // whose storage is being read
 		pending <-chan sharedstore.Reading // nil: none is
 		began   time.Time                  // when the last read began
 		changes uint64                     // made before it
@@ -385,7 +317,7 @@ func (f *fleet) run(ctx context.Context) {
 		f.mu.Lock()
 		c, now := f.current, time.Now()
 		if c == nil {
-			c = &fleetConfig{every: time.Hour}
+			c = &rosterConfig{every: time.Hour}
 		}
 		if reader != c && reader != nil {
 			pending, began = nil, time.Time{} // (its goroutine ends by itself)
@@ -439,7 +371,7 @@ func (f *fleet) run(ctx context.Context) {
 const fullReadEvery = time.Minute
 
 // sinceLocked is the mark of what is known; "" is for all to be read.
-func (f *fleet) sinceLocked(now time.Time) string {
+func (f *roster) sinceLocked(now time.Time) string {
 	known := f.known.Load()
 	if known == nil || known.again || known.isOld(now) {
 		return ""
@@ -452,7 +384,7 @@ func (l *sharedList) isOld(now time.Time) bool { return now.Sub(l.read) >= fullR
 
 // endExpired ends the sessions of clients whose access has expired, and tells
 // when the next one's does. Whether a request passes does not depend on it.
-func (f *fleet) endExpired(now time.Time) (next time.Time) {
+func (f *roster) endExpired(now time.Time) (next time.Time) {
 	for _, c := range f.clients() {
 		switch {
 		case c.ends.IsZero():
@@ -466,4 +398,4 @@ func (f *fleet) endExpired(now time.Time) (next time.Time) {
 }
 
 // Interface guard
-var _ caddy.Destructor = (*fleet)(nil)
+var _ caddy.Destructor = (*roster)(nil)

@@ -1,4 +1,4 @@
-package responsesproxygate
+package logfields
 
 import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -23,7 +23,7 @@ func shownField(field zapcore.Field) zapcore.Field {
 	return field
 }
 
-func shownFields(fields []zapcore.Field) []zapcore.Field {
+func Shown(fields []zapcore.Field) []zapcore.Field {
 	shown := make([]zapcore.Field, len(fields))
 	for i, field := range fields {
 		shown[i] = shownField(field)

@@ -36,14 +36,14 @@ func (c *configuration) starts(t *testing.T, name, members string) *Handler {
 	for _, caller := range h.callers {
 		caller.start(h.config)
 	}
-	h.fleet.start(h.config)
+	h.roster.start(h.config)
 	return h
 }
 
 func addsTo(t *testing.T, h *Handler, client string) (token string) {
 	t.Helper()
 	token = secret.NewToken().Reveal()
-	if err := h.fleet.add(t.Context(), client, secret.DigestOf(token), 0); err != nil {
+	if err := h.roster.add(t.Context(), client, secret.DigestOf(token), 0); err != nil {
 		t.Fatal(err)
 	}
 	return token
@@ -54,7 +54,7 @@ func TestAReloadKeepsWhatIsKnownOfSharedClients(t *testing.T) {
 	running := withStorage(t, folder)
 	first := running.starts(t, t.Name(), sharing)
 	token := addsTo(t, first, "ci")
-	session, done := first.fleet.clients()[0].sessions.begin(t.Context())
+	session, done := first.roster.clients()[0].sessions.begin(t.Context())
 	defer done()
 	// An outage: only what is known can be of help.
 	if err := os.Rename(folder, folder+"-away"); err != nil {
@@ -79,7 +79,7 @@ func TestSharedClientsPassAsSoonAsAGateStarts(t *testing.T) {
 	first := withStorage(t, folder)
 	token := addsTo(t, first.starts(t, t.Name(), sharing), "ci")
 	first.discard()
-	if got, _ := fleets.References(t.Name()); got != 0 {
+	if got, _ := rosters.References(t.Name()); got != 0 {
 		t.Fatalf("%d references are left", got)
 	}
 	h := withStorage(t, folder).mustLoad(t, t.Name(), sharing)
@@ -118,7 +118,7 @@ func TestWithoutTheOptionSharedClientsAreRefusedAndTheirSessionsEnd(t *testing.T
 	running := withStorage(t, folder)
 	first := running.starts(t, t.Name(), sharing)
 	token := addsTo(t, first, "ci")
-	session, done := first.fleet.clients()[0].sessions.begin(t.Context())
+	session, done := first.roster.clients()[0].sessions.begin(t.Context())
 	defer done()
 	h := withStorage(t, folder).starts(t, t.Name(), "")
 	running.discard()
@@ -132,10 +132,10 @@ func TestWithoutTheOptionSharedClientsAreRefusedAndTheirSessionsEnd(t *testing.T
 	}
 }
 
-func TestTheLoopOfAFleetEndsWithItsGate(t *testing.T) {
+func TestTheLoopOfARosterEndsWithItsGate(t *testing.T) {
 	folder := t.TempDir()
 	c := withStorage(t, folder)
-	f := c.starts(t, t.Name(), sharing).fleet
+	f := c.starts(t, t.Name(), sharing).roster
 	c.discard()
 	select {
 	case <-f.stopped:

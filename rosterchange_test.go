@@ -34,7 +34,7 @@ func TestAChangeThatCannotBeMadeIsRefusedWithTheReason(t *testing.T) {
 			}, errTokenInUse},
 			"rotating one that is not": {func(ctx context.Context) error { return a.rotate(ctx, "none", fresh, 0) }, errNoSharedClient},
 			"removing one that is not": {func(ctx context.Context) error { return a.remove(ctx, "none") }, errNoSharedClient},
-			"without shared clients":   {func(ctx context.Context) error { return (*fleet)(nil).add(ctx, "ci", fresh, 0) }, errNoFleet},
+			"without shared clients":   {func(ctx context.Context) error { return (*roster)(nil).add(ctx, "ci", fresh, 0) }, errNoRoster},
 		} {
 			if err := attempt.change(t.Context()); !errors.Is(err, attempt.want) {
 				t.Errorf("%s: %v, want %v", name, err, attempt.want)

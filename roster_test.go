@@ -161,7 +161,7 @@ func TestAnOutageKeepsThoseWhoAreKnownAndLetsNobodyElseIn(t *testing.T) {
 			return func() { s.hang(false) }
 		},
 		"the mark is torn": func(s *memoryStorage) func() {
-			former := s.swap(map[string]string{"responses_proxy_gate/" + fleetGate + ".clients/changed": ""})
+			former := s.swap(map[string]string{"responses_proxy_gate/" + sharingGate + ".clients/changed": ""})
 			return func() { s.swap(former) }
 		},
 	} {
@@ -199,7 +199,7 @@ func TestAnOutageKeepsThoseWhoAreKnownAndLetsNobodyElseIn(t *testing.T) {
 func TestADamagedRecordIsAnOutageOfItsClientAndOfNoOther(t *testing.T) {
 	good := func(client string) string {
 		record := &sharedstore.Record{
-			Version: sharedstore.Version, Gate: fleetGate, Client: client, Created: time.Now(),
+			Version: sharedstore.Version, Gate: sharingGate, Client: client, Created: time.Now(),
 			Tokens: []sharedstore.Token{sharedstore.NewToken(secret.DigestOf("changed"))},
 		}
 		content, err := record.Encode()
@@ -216,7 +216,7 @@ func TestADamagedRecordIsAnOutageOfItsClientAndOfNoOther(t *testing.T) {
 		"of no version":               strings.Replace(record, `"version":1,`, "", 1),
 		"with a limit that is new":    strings.Replace(record, `"client"`, `"routes":[],"client"`, 1),
 		"of another client":           good("other"),
-		"of another gate":             strings.Replace(record, fleetGate, "gate", 1),
+		"of another gate":             strings.Replace(record, sharingGate, "gate", 1),
 		"without tokens":              record[:strings.Index(record, "[")] + "[]}",
 		"with a token in the clear":   strings.Replace(record, `"sha256":"`, `"sha256":"`+strings.Repeat("A", 43), 1),
 		"twice":                       record + record,
@@ -259,7 +259,7 @@ func TestASharedClientCannotTakeTheNameOfAConfiguredOne(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage := newMemoryStorage()
 		a, b := newReplica(t, storage), newReplica(t, storage, "codex")
-		for _, name := range []string{"codex", fleetGate} {
+		for _, name := range []string{"codex", sharingGate} {
 			if err := b.add(t.Context(), name, secret.DigestOf("x"), 0); !errors.Is(err, errReservedName) {
 				t.Errorf("adding %s: %v", name, err)
 			}

@@ -3,10 +3,17 @@ package responsesproxygate
 import (
 	"context"
 	"errors"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 	"go.uber.org/zap"
 )
@@ -91,7 +98,7 @@ func (h *Handler) publish() error {
 	for _, c := range h.callers {
 		c.start(h.config)
 	}
-	h.fleet.start(h.config)
+	h.roster.start(h.config)
 	h.metrics.running.Store(h.policy.tokens)
 	h.metrics.identity.Store(h.credential.exchanger())
 	info, err := describeServer(h.server, h.AllowHost, h.AllowRoute)
@@ -156,4 +163,142 @@ func (c *caller) lookAtFile() {
 	}
 	c.exchanged = exchanged
 	c.watchFile()
+}
+
+// claims finds the callers that have claimed a server-info file, in any config.
+var claims = fileClaims{callers: make(map[string][]*caller)}
+
+type fileClaims struct {
+	mu      sync.Mutex
+	callers map[string][]*caller // by the file's path
+}
+
+// of are the callers that may be told through the file at a path.
+func (x *fileClaims) of(path string) []*caller {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return slices.Clone(x.callers[path])
+}
+
+// add notes a claim, which lasts until the caller is gone.
+func (x *fileClaims) add(path string, c *caller) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if !slices.Contains(x.callers[path], c) {
+		x.callers[path] = append(x.callers[path], c)
+		c.claimed = append(c.claimed, path)
+	}
+}
+
+// drop forgets a caller's claims.
+func (x *fileClaims) drop(c *caller) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, path := range c.claimed {
+		if rest := slices.DeleteFunc(x.callers[path], func(other *caller) bool { return other == c }); len(rest) > 0 {
+			x.callers[path] = rest
+			continue
+		}
+		delete(x.callers, path)
+	}
+	c.claimed = nil
+}
+
+// holds are the places for server-info files that this process holds against
+// others, by path: an *infofile.Hold. Two configs share one during a reload.
+var holds = caddy.NewUsagePool()
+
+// hold keeps other processes from publishing the file that a config claims, and
+// refuses one that another publishes. Without a lock for another reason (the
+// disk is full, another user has put something in its place) the gate runs as well.
+func (c *caller) hold(config configID, file *infofile.File, logger *zap.Logger) error {
+	path := file.Resolved()
+	_, _, err := holds.LoadOrNew(path, func() (caddy.Destructor, error) { return file.Hold() })
+	if errors.Is(err, infofile.ErrInUse) {
+		return err
+	}
+	if err != nil {
+		logger.Warn("the place of a server-info file cannot be locked: a second gate could take it over", zap.Error(err))
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.configs[config].held = true
+	return nil
+}
+
+// giveBack ends what hold began.
+func (p *publication) giveBack() {
+	if p != nil && p.held {
+		p.held = false
+		_, _ = holds.Delete(p.path)
+	}
+}
+
+// describeServer tells how to reach the gate through the listeners that its
+// server really has: the port of ":0" is known only now.
+func describeServer(server *caddyhttp.Server, hosts []string, routes []Route) (infofile.Info, error) {
+	info := infofile.Info{PID: os.Getpid()}
+	addr := callerAddress(server.Listeners())
+	scheme, host := "http", "localhost"
+	if len(server.TLSConnPolicies) > 0 {
+		scheme = "https"
+	}
+	switch addr := addr.(type) {
+	case *net.TCPAddr:
+		info.Port = addr.Port
+		ip := addr.IP
+		switch {
+		case ip.IsUnspecified() && ip.To4() == nil:
+			ip = net.IPv6loopback // it may listen on IPv6 alone
+		case ip.IsUnspecified():
+			ip = net.IPv4(127, 0, 0, 1)
+		}
+		host = ip.String()
+		if scheme == "https" {
+			host = certificateName(hosts)
+		}
+		host = net.JoinHostPort(host, strconv.Itoa(addr.Port))
+	case *net.UnixAddr:
+		info.Socket = addr.Name
+	default:
+		return infofile.Info{}, errors.New("server_info: the gate's server has no TCP or unix listener to tell about")
+	}
+	info.BaseURL = scheme + "://" + host + basePath(routes)
+	return info, nil
+}
+
+// callerAddress picks the listener to tell callers about: a loopback one, or
+// else the first.
+func callerAddress(listeners []net.Listener) net.Addr {
+	var first net.Addr
+	for _, listener := range listeners {
+		addr := listener.Addr()
+		if tcp, ok := addr.(*net.TCPAddr); ok && tcp.IP.IsLoopback() {
+			return addr
+		}
+		if first == nil {
+			first = addr
+		}
+	}
+	return first
+}
+
+// certificateName is a name that the gate's certificate is likely to have.
+func certificateName(hosts []string) string {
+	if len(hosts) > 0 {
+		return strings.Trim(hosts[0], "[]")
+	}
+	return "localhost"
+}
+
+// basePath is what clients call the API's base: the path of the Responses
+// route without its last segment.
+func basePath(routes []Route) string {
+	for _, route := range routes {
+		if base, ok := strings.CutSuffix(route.Path, "/responses"); ok && !strings.Contains(base, "*") {
+			return base
+		}
+	}
+	return "/v1"
 }

@@ -15,7 +15,7 @@ import (
 
 // Why a change of the shared clients is refused. None of them has changed then.
 var (
-	errNoFleet        = errors.New("the gate has no shared clients; write shared_clients in it and reload")
+	errNoRoster       = errors.New("the gate has no shared clients; write shared_clients in it and reload")
 	errClientExists   = errors.New("there is a shared client of this name; rotate it, or remove it first")
 	errNoSharedClient = errors.New("there is no shared client of this name")
 	errReservedName   = errors.New("this is the name of the gate or of a client in its config; choose another")
@@ -28,8 +28,8 @@ var (
 // add registers a client by the digest of its token. Its access ends after a
 // time; zero is never. When it returns, the token is good here, and on other
 // replicas by their next read.
-func (f *fleet) add(ctx context.Context, client string, digest secret.Digest, expires time.Duration) error {
-	return f.change(ctx, client, false, func(c *fleetConfig, known *sharedList, current *sharedstore.Record, now time.Time) (*sharedstore.Record, error) {
+func (f *roster) add(ctx context.Context, client string, digest secret.Digest, expires time.Duration) error {
+	return f.change(ctx, client, false, func(c *rosterConfig, known *sharedList, current *sharedstore.Record, now time.Time) (*sharedstore.Record, error) {
 		if c.reserved[client] {
 			return nil, errReservedName
 		}
@@ -55,8 +55,8 @@ func (f *fleet) add(ctx context.Context, client string, digest secret.Digest, ex
 
 // rotate gives a client another token, by its digest. The former ones end after
 // grace; with 0 at once, and the client's WebSockets with them.
-func (f *fleet) rotate(ctx context.Context, client string, digest secret.Digest, grace time.Duration) error {
-	return f.change(ctx, client, false, func(_ *fleetConfig, known *sharedList, current *sharedstore.Record, now time.Time) (*sharedstore.Record, error) {
+func (f *roster) rotate(ctx context.Context, client string, digest secret.Digest, grace time.Duration) error {
+	return f.change(ctx, client, false, func(_ *rosterConfig, known *sharedList, current *sharedstore.Record, now time.Time) (*sharedstore.Record, error) {
 		switch {
 		case current == nil:
 			return nil, errNoSharedClient
@@ -76,8 +76,8 @@ func (f *fleet) rotate(ctx context.Context, client string, digest secret.Digest,
 // remove takes a client's access away: its tokens and its WebSockets end here
 // at once, and on other replicas by their next read. A record that cannot be
 // read or understood is removed too.
-func (f *fleet) remove(ctx context.Context, client string) error {
-	return f.change(ctx, client, true, func(_ *fleetConfig, known *sharedList, current *sharedstore.Record, _ time.Time) (*sharedstore.Record, error) {
+func (f *roster) remove(ctx context.Context, client string) error {
+	return f.change(ctx, client, true, func(_ *rosterConfig, known *sharedList, current *sharedstore.Record, _ time.Time) (*sharedstore.Record, error) {
 		// (a record that was deleted by other means may be known all the same)
 		if current == nil && known.records[client] == nil {
 			return nil, errNoSharedClient
@@ -87,14 +87,14 @@ func (f *fleet) remove(ctx context.Context, client string) error {
 }
 
 // edit decides on a change: what the record becomes, nil for none.
-type edit func(c *fleetConfig, known *sharedList, current *sharedstore.Record, now time.Time) (*sharedstore.Record, error)
+type edit func(c *rosterConfig, known *sharedList, current *sharedstore.Record, now time.Time) (*sharedstore.Record, error)
 
 // change changes one client, in the storage and then here. Removing one does
 // not depend on any other, nor on the client's lock: it must be possible
 // whatever has happened.
-func (f *fleet) change(ctx context.Context, client string, removes bool, decide edit) error {
+func (f *roster) change(ctx context.Context, client string, removes bool, decide edit) error {
 	if f == nil {
-		return errNoFleet
+		return errNoRoster
 	}
 	if !adminapi.IsName(client) || client == "." || client == ".." {
 		return adminapi.ErrClientName
@@ -134,7 +134,7 @@ func (f *fleet) change(ctx context.Context, client string, removes bool, decide 
 // removeAgain makes sure that a client that was removed without its lock stays
 // away: who had the lock may have read its record before, and write it again
 // as long as a lock may be used.
-func (f *fleet) removeAgain(ctx context.Context, c *fleetConfig, client string, removed *sharedstore.Record) error {
+func (f *roster) removeAgain(ctx context.Context, c *rosterConfig, client string, removed *sharedstore.Record) error {
 	time.Sleep(sharedstore.LockUse)
 	next, mark, err := c.store.Change(ctx, client, func(current *sharedstore.Record, _ time.Time) (*sharedstore.Record, error) {
 		if current == nil || removed == nil || !current.Created.Equal(removed.Created) {
@@ -151,7 +151,7 @@ func (f *fleet) removeAgain(ctx context.Context, c *fleetConfig, client string, 
 
 // upToDate are the clients to decide on a change by. It fails if the storage
 // does not have what it had: a change then would begin a second set of clients.
-func (f *fleet) upToDate(ctx context.Context, c *fleetConfig, client string, removes bool) (*sharedList, error) {
+func (f *roster) upToDate(ctx context.Context, c *rosterConfig, client string, removes bool) (*sharedList, error) {
 	if removes {
 		return f.upToDateFor(ctx, c, client)
 	}
@@ -182,7 +182,7 @@ func (f *fleet) upToDate(ctx context.Context, c *fleetConfig, client string, rem
 
 // upToDateFor is upToDate for the removal of a client, whatever is wrong with
 // the others.
-func (f *fleet) upToDateFor(ctx context.Context, c *fleetConfig, client string) (*sharedList, error) {
+func (f *roster) upToDateFor(ctx context.Context, c *rosterConfig, client string) (*sharedList, error) {
 	known := f.known.Load()
 	if known == nil {
 		known = new(sharedList)
@@ -209,7 +209,7 @@ func (f *fleet) upToDateFor(ctx context.Context, c *fleetConfig, client string) 
 
 // adopt makes a change hold here. Everything is read again soon: there may have
 // been others at the same time.
-func (f *fleet) adopt(c *fleetConfig, client string, record *sharedstore.Record, mark string, err error) {
+func (f *roster) adopt(c *rosterConfig, client string, record *sharedstore.Record, mark string, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	known := f.known.Load()

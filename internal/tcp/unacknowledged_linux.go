@@ -1,0 +1,14 @@
+// Package tcp sets what Go's net package has no word for.
+package tcp
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// LimitUnacknowledged has a connection end if what was sent on it stays
+// unacknowledged for so long. What fails is no worse than before.
+func LimitUnacknowledged(fd uintptr, timeout time.Duration) {
+	_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(timeout.Milliseconds()))
+}
