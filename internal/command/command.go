@@ -107,6 +107,8 @@ func addGateFlags(cmd *cobra.Command) {
 	flags.StringArray("allow-route", nil, "Further route, as \"METHOD PATH\", behind which any_query and multipart may stand, or \"codex\" for all that Codex uses (repeatable)")
 	flags.StringArray("allow-host", nil, "Further Host by which callers may address the proxy, such as host.docker.internal (repeatable)")
 	flags.StringArray("allow-header", nil, "Caller's header that chooses whose account the key works for and may go upstream: OpenAI-Organization, OpenAI-Project (repeatable)")
+	flags.StringArray("budget", nil, "What may be spent, as \"200000 tokens per 24h\", \"50 requests per 1h\" or \"4 at once\" (repeatable; docs/budgets.md)")
+	flags.String("budget-dir", "", "Directory for the counts of --budget, which outlive a launch (default: responses-proxy in Caddy's data directory)")
 	flags.Bool("websocket", false, "Allow WebSocket on /v1/responses")
 	flags.Bool("access-log", false, "Log every request to stderr, without its secrets")
 	flags.String("rotate-every", "", "Replace the token regularly, as \"INTERVAL\" or \"INTERVAL GRACE\", such as \"12h 5m\" (needs --server-info)")
@@ -148,6 +150,9 @@ func runProxyCommand(flags caddycmd.Flags) (int, error) {
 	caddy.TrapSignals()
 	if err := options.start(); err != nil {
 		return caddy.ExitCodeFailedStartup, err
+	}
+	if options.budget != nil {
+		fmt.Fprintf(os.Stderr, "responses-proxy counts what is spent in %s\n", options.budget.dir)
 	}
 	info, err := gate.Published(commandGate)
 	if err != nil {
@@ -200,6 +205,7 @@ type proxyOptions struct {
 	rotateEvery    object
 	adminSocket    string
 	insecureAllow  []string
+	budget         *budgetOptions
 
 	// What only run sets.
 	keyFile    string
@@ -214,7 +220,8 @@ func proxyOptionsFrom(flags caddycmd.Flags) (*proxyOptions, error) {
 	hosts, hostErr := flags.GetStringArray("allow-host")
 	headers, headerErr := flags.GetStringArray("allow-header")
 	risks, riskErr := flags.GetStringArray("insecure-allow")
-	err := errors.Join(portErr, originErr, routeErr, hostErr, headerErr, riskErr)
+	budgets, budgetErr := flags.GetStringArray("budget")
+	err := errors.Join(portErr, originErr, routeErr, hostErr, headerErr, riskErr, budgetErr)
 	if err != nil {
 		return nil, err
 	}
@@ -238,6 +245,9 @@ func proxyOptionsFrom(flags caddycmd.Flags) (*proxyOptions, error) {
 	}
 	if options.owner != "" && options.serverInfo == "" {
 		return nil, errors.New("--owner says who owns the server-info file; it needs --server-info")
+	}
+	if options.budget, err = budgetFlags(budgets, flags.String("budget-dir")); err != nil {
+		return nil, err
 	}
 	if options.rotateEvery, err = rotationFlag(flags.String("rotate-every")); err != nil {
 		return nil, err

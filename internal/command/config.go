@@ -69,13 +69,17 @@ func (o *proxyOptions) config() (*caddy.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	handlers := []json.RawMessage{rawJSON(o.gateConfig(routes))}
+	handlers := []json.RawMessage{
+		rawJSON(o.gateConfig(routes)),
+		rawJSON(object{"handler": "request_body", "max_size": commandMaxBody}),
+	}
+	if o.budget != nil { // (before the path is the upstream's own)
+		handlers = append(handlers, rawJSON(o.budget.handler))
+	}
 	if len(rewrites) > 0 {
 		handlers = append(handlers, rawJSON(object{"handler": "subroute", "routes": rewrites}))
 	}
-	handlers = append(handlers,
-		rawJSON(object{"handler": "request_body", "max_size": commandMaxBody}),
-		rawJSON(upstream.reverseProxy()))
+	handlers = append(handlers, rawJSON(upstream.reverseProxy()))
 
 	server := &caddyhttp.Server{
 		Listen:            o.listen(),
@@ -98,9 +102,14 @@ func (o *proxyOptions) config() (*caddy.Config, error) {
 	if o.adminSocket != "" {
 		admin.Listen = "unix/" + o.adminSocket
 	}
+	var storage json.RawMessage
+	if o.budget != nil {
+		storage = rawJSON(object{"module": "file_system", "root": o.budget.dir})
+	}
 	return &caddy.Config{
-		Admin:   admin,
-		Logging: o.logging(),
+		Admin:      admin,
+		Logging:    o.logging(),
+		StorageRaw: storage,
 		AppsRaw: caddy.ModuleMap{
 			"http": rawJSON(app),
 			// There are no certificates to keep. Without this, Caddy looks
