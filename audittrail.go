@@ -211,6 +211,9 @@ func spentOf(r *http.Request) []zap.Field {
 		n, _ := budgetSays(r, name).(int64)
 		fields = append(fields, zap.Int64(name, n))
 	}
+	if cost, ok := budgetSays(r, "cost").(string); ok {
+		fields = append(fields, zap.String("cost", cost))
+	}
 	if estimated, _ := budgetSays(r, "estimated").(bool); estimated {
 		fields = append(fields, zap.Bool("estimated", true))
 	}

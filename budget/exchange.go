@@ -1,6 +1,7 @@
 package budget
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"mime"
@@ -178,6 +179,7 @@ func (e *exchange) book(told usage) {
 	}
 	cost.Cost = e.request.cost(cost, told.calls)
 	e.reservation.book(cost, now)
+	e.reservation.bookModel(models.label(cmp.Or(told.model, "unknown")), cost, now)
 	e.handler.note(e.user, e.handler.limitsOf(e.user))
 	e.handler.spent(e, told.model, cost)
 }

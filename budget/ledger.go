@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -243,8 +244,10 @@ func (l *ledger) users(now time.Time) map[string]bool {
 	}
 	for w := range l.windows {
 		for _, spent := range []spending{l.own[w.slot(now)], l.elsewhere[w.slot(now)]} {
-			for user := range spent {
-				found[user] = true
+			for key := range spent {
+				if _, _, ofModel := strings.Cut(key, modelMark); !ofModel {
+					found[key] = true
+				}
 			}
 		}
 	}

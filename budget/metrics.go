@@ -2,6 +2,7 @@ package budget
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"sync"
 	"time"
@@ -59,8 +60,8 @@ func (s *standing) Describe(to chan<- *prometheus.Desc) { to <- s.spent; to <- s
 
 // Collect implements prometheus.Collector.
 func (s *standing) Collect(to chan<- prometheus.Metric) {
-	tell := func(desc *prometheus.Desc, n int64, labels ...string) {
-		to <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(n), labels...)
+	tell := func(desc *prometheus.Desc, n float64, labels ...string) {
+		to <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, n, labels...)
 	}
 	told := make(map[string]bool)
 	for _, b := range Usage(time.Now()).Budgets {
@@ -73,8 +74,15 @@ func (s *standing) Collect(to chan<- prometheus.Metric) {
 			for _, w := range c.Windows {
 				for _, unit := range []struct {
 					name         string
-					spent, limit int64
-				}{{"requests", w.Requests, w.RequestsLimit}, {"tokens", w.Tokens, w.TokensLimit}} {
+					spent, limit float64
+				}{
+					{"requests", float64(w.Requests), float64(w.RequestsLimit)},
+					{"tokens", float64(w.Tokens), float64(w.TokensLimit)},
+					{"cost", float(w.Cost), float(w.CostLimit)},
+				} {
+					if unit.name == "cost" && w.CostLimit == "" {
+						continue
+					}
 					tell(s.spent, unit.spent, b.Name, c.Name, w.Window, unit.name)
 					if unit.limit > 0 {
 						tell(s.limit, unit.limit, b.Name, c.Name, w.Window, unit.name)
@@ -83,6 +91,12 @@ func (s *standing) Collect(to chan<- prometheus.Metric) {
 			}
 		}
 	}
+}
+
+// float is a number for Prometheus, which has no others.
+func float(n json.Number) float64 {
+	f, _ := n.Float64()
+	return f
 }
 
 // count counts a request that has ended.

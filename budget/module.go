@@ -190,7 +190,8 @@ func userOf(r *http.Request) string {
 		return ""
 	}
 	user, _ := replacer.GetString("http.auth.user.id")
-	return strings.ToValidUTF8(user, "\ufffd") // (metrics and records have nothing else)
+	user = strings.ToValidUTF8(user, "\ufffd") // (metrics and records have nothing else)
+	return strings.ReplaceAll(user, modelMark, "\ufffd")
 }
 
 // refuse answers in place of what is behind the budget.

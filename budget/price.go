@@ -1,6 +1,7 @@
 package budget
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/bits"
@@ -63,6 +64,14 @@ func (m Money) String() string {
 	}
 	text := fmt.Sprintf("%d.%06d", m/unit, m%unit)
 	return strings.TrimSuffix(strings.TrimRight(text, "0"), ".")
+}
+
+// number is the amount for a program; "" if there is none.
+func (m Money) number() json.Number {
+	if m == 0 {
+		return ""
+	}
+	return json.Number(m.String())
 }
 
 // Price is what a model's tokens cost.

@@ -73,9 +73,11 @@ func (b *book) spending(user string, limits *limits, now time.Time) adminapi.Spe
 		window := adminapi.Window{
 			Window: w.name, Began: start, Resets: w.end(start), Requests: spent.Calls(), Tokens: spent.Tokens(),
 			Input: spent.Input, Cached: spent.Cached, Output: spent.Output, Reasoning: spent.Reasoning, Estimated: spent.Estimated,
+			Cost: spent.Costs().number(), Models: b.models(user, w, now),
 		}
 		if i := slices.IndexFunc(limits.per, func(l limit) bool { return l.window == w }); i >= 0 {
 			window.RequestsLimit, window.TokensLimit = limits.per[i].requests, limits.per[i].tokens
+			window.CostLimit = limits.per[i].cost.number()
 		}
 		tells.Windows = append(tells.Windows, window)
 		tells.UnderWay, tells.Reserved = open.requests, open.tokens

@@ -1,6 +1,7 @@
 package adminapi
 
 import (
+	"encoding/json"
 	"net/url"
 	"time"
 )
@@ -49,6 +50,10 @@ type Window struct {
 	Tokens        int64 `json:"tokens"`
 	TokensLimit   int64 `json:"tokens_limit,omitempty"`
 
+	// In the unit of the operator's prices; "" as the limit is none.
+	Cost      json.Number `json:"cost,omitempty"`
+	CostLimit json.Number `json:"cost_limit,omitempty"`
+
 	// What the tokens were, before anything was forgiven. Cached tokens are a
 	// part of the input, reasoning ones of the output, estimated ones of both.
 	Input     int64 `json:"input_tokens"`
@@ -56,4 +61,15 @@ type Window struct {
 	Output    int64 `json:"output_tokens"`
 	Reasoning int64 `json:"reasoning_tokens"`
 	Estimated int64 `json:"estimated_tokens"`
+
+	// The same by the models that answered, before anything was forgiven.
+	Models []Model `json:"models,omitempty"`
+}
+
+// Model is what a caller has spent on one model.
+type Model struct {
+	Model    string      `json:"model"`
+	Requests int64       `json:"requests"`
+	Tokens   int64       `json:"tokens"`
+	Cost     json.Number `json:"cost,omitempty"`
 }

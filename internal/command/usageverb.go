@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,11 +22,12 @@ import (
 // addUsageVerb adds what tells who has spent what.
 func addUsageVerb(parent *cobra.Command) {
 	cmd := &cobra.Command{
-		Use:   "usage [--json] [--budget <name>] [--client <name>] [--reset] [--config <path>] [--adapter <name>] [--address <interface>]",
+		Use:   "usage [--json] [--models] [--budget <name>] [--client <name>] [--reset] [--config <path>] [--adapter <name>] [--address <interface>]",
 		Short: "Tells what callers have spent, and forgives it",
 		Long: `
 Lists what the callers of each responses_budget have spent in the present
-windows, all replicas together, and what is left of their limits.
+windows, all replicas together, and what their limits are. --models also lists
+each caller's models. Cost is in the unit of the operator's prices.
 
 With --reset and --client, the caller begins anew: what it has spent so far no
 longer counts against its limits. Other replicas know it some seconds later.
@@ -35,6 +37,7 @@ longer counts against its limits. Other replicas know it some seconds later.
 	}
 	flags := cmd.Flags()
 	flags.Bool("json", false, "Print JSON, for programs")
+	flags.Bool("models", false, "Also list what was spent on each model")
 	flags.String("budget", "", "The budget's name (default: all; with --reset: default)")
 	flags.String("client", "", "The caller's name (default: all)")
 	flags.Bool("reset", false, "Forgive the caller what it has spent")
@@ -71,7 +74,7 @@ func runUsage(flags caddycmd.Flags) (int, error) {
 		encoder.SetIndent("", "\t")
 		err = encoder.Encode(found)
 	} else {
-		err = writeUsage(os.Stdout, found, time.Now())
+		err = writeUsage(os.Stdout, found, flags.Bool("models"), time.Now())
 	}
 	return exitCodeOf(err), err
 }
@@ -91,19 +94,35 @@ func resetUsage(flags caddycmd.Flags, budget, client string) (int, error) {
 }
 
 // writeUsage writes what is spent as a table for people.
-func writeUsage(out io.Writer, found adminapi.Budgets, now time.Time) error {
+func writeUsage(out io.Writer, found adminapi.Budgets, models bool, now time.Time) error {
 	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "BUDGET\tCLIENT\tPER\tREQUESTS\tTOKENS\tINPUT\tCACHED\tOUTPUT\tREASONING\tESTIMATED\tUNDER WAY\tRESETS")
+	fmt.Fprintln(table, "BUDGET\tCLIENT\tPER\tREQUESTS\tTOKENS\tCOST\tINPUT\tCACHED\tOUTPUT\tREASONING\tESTIMATED\tUNDER WAY\tRESETS")
 	for _, b := range found.Budgets {
 		for _, c := range b.Clients {
 			for _, w := range c.Windows {
-				fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%s\n", b.Name, c.Name, w.Window,
-					ofLimit(w.Requests, w.RequestsLimit), ofLimit(w.Tokens, w.TokensLimit),
+				fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%s\n", b.Name, c.Name, w.Window,
+					ofLimit(w.Requests, w.RequestsLimit), ofLimit(w.Tokens, w.TokensLimit), costOf(w.Cost, w.CostLimit),
 					w.Input, w.Cached, w.Output, w.Reasoning, w.Estimated, c.UnderWay, relative(&w.Resets, now))
+				for _, m := range w.Models {
+					if models {
+						fmt.Fprintf(table, "\t\t  %s\t%d\t%d\t%s\t\t\t\t\t\t\t\n", m.Model, m.Requests, m.Tokens, costOf(m.Cost, ""))
+					}
+				}
 			}
 		}
 	}
 	return table.Flush()
+}
+
+// costOf is what is spent, and of how much; "-" where no cost is counted.
+func costOf(spent, limit json.Number) string {
+	switch {
+	case limit != "":
+		return fmt.Sprintf("%s of %s", cmp.Or(spent, "0"), limit)
+	case spent == "":
+		return "-"
+	}
+	return spent.String()
 }
 
 // ofLimit is what is spent, and of how much.
