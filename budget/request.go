@@ -67,6 +67,9 @@ func (h *Handler) inspect(r *http.Request, limits *limits) (*request, *refusal.A
 		delete(r.Header, "Upgrade") // nor what is not HTTP
 	}
 	found := &request{maxOutput: defaultOutput, body: &countedBody{}, free: webSocket || isFree(r)}
+	if refused := limits.rules.judgePath(r.URL.Path); refused != nil {
+		return nil, refused
+	}
 	if !limits.capsTokens() && !limits.rules.judges() {
 		found.body.watch(r)
 		return found, nil

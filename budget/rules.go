@@ -78,16 +78,18 @@ type Rules struct {
 	//   its cost to nobody who waits for it.
 	// - `store`: a response that the API keeps, for every caller of the same key
 	//   to read. Requests must say `"store": false`: the API keeps by default.
-	// - `previous_response_id`: to go on with a stored response, of any caller.
+	// - `previous_response_id`: stored responses, of any caller: to go on with
+	//   one, and the routes below /v1/responses/ that read and delete them.
 	// - `item_reference`: stored items as input, of any caller.
-	// - `conversation`: a stored conversation, of any caller.
+	// - `conversation`: stored conversations, of any caller; also their routes.
 	// - `prompt`: a stored prompt, which brings a model and tools of its own.
 	// - `service_tier`: a tier with another price or speed than the default one.
 	// - `hosted_tools`: tools that run at the API: they search the web and
 	//   files, run code and cost fees. `mcp` is among them.
 	// - `mcp`: tools of other servers, which the API calls in the caller's stead,
 	//   with what the caller gives it to log in.
-	// - `files`: files, vector stores and containers at the API, of any caller.
+	// - `files`: files, vector stores and containers at the API, of any caller;
+	//   also their routes.
 	// - `urls`: addresses of images, files and servers, which the API fetches.
 	//
 	// With `models`, `cost` or `refuse`, also `prompt`, `service_tier` and
@@ -212,6 +214,29 @@ func wordsOf(set opening) string {
 // judges reports whether a body must be read.
 func (r *rules) judges() bool {
 	return len(r.models) > 0 || r.maxOutput > 0 || r.refused != 0 || r.costs
+}
+
+// judgePath finds what a path may not open: what is stored can be read, and
+// deleted, without a body, too.
+func (r *rules) judgePath(path string) *refusal.Answer {
+	segments := strings.Split(path, "/")
+	for i, segment := range segments {
+		var opens opening
+		switch segment {
+		case "responses":
+			if below := strings.Join(segments[i+1:], "/"); below != "" && below != "compact" && below != "input_tokens" {
+				opens = openPreviousResponse
+			}
+		case "conversations":
+			opens = openConversation
+		case "files", "uploads", "vector_stores", "containers":
+			opens = openFiles
+		}
+		if opens&r.refused != 0 {
+			return refusedOpenings[opens]
+		}
+	}
+	return nil
 }
 
 // judge finds what a body may not ask for. It also takes over the price and

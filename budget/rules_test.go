@@ -43,6 +43,10 @@ func openPriced(t *testing.T, limits Limits, prices []Price, fees []Fee) *Handle
 	return h
 }
 
+func at(method, path string) func(*http.Request) {
+	return func(r *http.Request) { r.Method, r.URL.Path = method, path }
+}
+
 func header(name string, values ...string) func(*http.Request) {
 	return func(r *http.Request) { r.Header[name] = values }
 }
@@ -121,6 +125,11 @@ func TestABodyThatAsksForMoreThanItMayReachesNoUpstream(t *testing.T) {
 		"a shell at the API":                 {`{"model":"gpt-5-mini","tools":[{"type":"shell","environment":{"type":"container_auto"}}],` + rest, nil, 400, "hosted_tools_refused"},
 		"another's file":                     {`{"model":"gpt-5-mini","input":[{"role":"user","content":[{"type":"input_file","file_id":"file_1"}]}],` + rest, nil, 400, "files_refused"},
 		"another's screenshot":               {`{"model":"gpt-5-mini","input":[{"type":"computer_call_output","call_id":"c","output":{"type":"computer_screenshot","file_id":"file_1"}}],` + rest, nil, 400, "files_refused"},
+		"another's response, read":           {``, at("GET", "/v1/responses/resp_1"), 400, "previous_response_id_refused"},
+		"another's response, deleted":        {``, at("DELETE", "/v1/responses/resp_1/"), 400, "previous_response_id_refused"},
+		"another's response, ended":          {``, at("POST", "/v1/responses/resp_1/cancel"), 400, "previous_response_id_refused"},
+		"another's conversation, read":       {``, at("GET", "/v1/conversations/conv_1/items"), 400, "conversation_refused"},
+		"another's file, read":               {``, at("GET", "/v1/files/file_1/content"), 400, "files_refused"},
 		"an address":                         {`{"model":"gpt-5-mini","input":[{"role":"user","content":[{"type":"input_image","image_url":"https://example.com/x.png"}]}],` + rest, nil, 400, "urls_refused"},
 		"an address in an object":            {`{"model":"gpt-5-mini","input":[{"role":"user","content":[{"type":"input_image","image_url":{"url":"https://example.com","type":"data:"}}]}],` + rest, nil, 400, "urls_refused"},
 	} {
