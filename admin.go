@@ -99,7 +99,7 @@ func statusOfGates(now time.Time) []adminapi.Gate {
 	return gates
 }
 
-// runs tells whether a config that has the caller was started.
+// runs reports whether a config that has the caller was started.
 func (c *caller) runs() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -28,7 +28,7 @@ var risks = []string{riskRemoteListener, riskTCPAdmin, riskLoggedToken, riskLite
 // configID tells one config from another while both exist.
 type configID = surroundings.ConfigID
 
-// allows tells whether the operator takes a risk knowingly.
+// allows reports whether the operator takes a risk knowingly.
 func (h *Handler) allows(risk string) bool { return slices.Contains(h.InsecureAllow, risk) }
 
 // audit refuses surroundings that would undo the gate, unless the operator

@@ -84,7 +84,7 @@ func (t *auditTrail) refused(r *http.Request, caller *configuredCaller, refused 
 	return true
 }
 
-// admits tells whether a refusal is to be written. It neither allocates nor
+// admits reports whether a refusal is to be written. It neither allocates nor
 // looks at a clock, except for the first one in a window.
 func (t *auditTrail) admits(caller *configuredCaller, refused *refusal) bool {
 	if t.closed.Load() {
@@ -277,7 +277,7 @@ func (t *auditTrail) loggedPath(r *http.Request) string {
 	return secret.ShownPath(r.URL.EscapedPath())
 }
 
-// hasSecret tells whether r's path has a secret of the gate's in it, or what r
+// hasSecret reports whether r's path has a secret of the gate's in it, or what r
 // presents as a token. Secrets may have a slash in them, so that their
 // segments look harmless.
 func (t *auditTrail) hasSecret(r *http.Request) bool {

@@ -83,7 +83,7 @@ func (p *policy) checkCaller(r *http.Request) (caller *configuredCaller, refused
 	return caller, p.checkRoute(r)
 }
 
-// inEarlyData tells whether r came before the TLS handshake was complete (which
+// inEarlyData reports whether r came before the TLS handshake was complete (which
 // Caddy allows over HTTP/3), here or at a server in front (RFC 8470 §5.1). It
 // may be one that somebody on the network recorded: token and all, it could be
 // sent again, and be paid for, as often as they like.
@@ -91,13 +91,13 @@ func inEarlyData(r *http.Request) bool {
 	return r.TLS != nil && !r.TLS.HandshakeComplete || r.Header["Early-Data"] != nil
 }
 
-// allowsOrigin tells whether the one Origin header is an allowed one. Origins
+// allowsOrigin reports whether the one Origin header is an allowed one. Origins
 // are compared byte by byte, as the Fetch standard serializes them.
 func (p *policy) allowsOrigin(values []string) bool {
 	return len(values) == 1 && slices.Contains(p.origins, values[0])
 }
 
-// allowsHost tells whether a Host header (RFC 9110 §7.2), with or without a
+// allowsHost reports whether a Host header (RFC 9110 §7.2), with or without a
 // port, is loopback or one of the operator's names.
 func (p *policy) allowsHost(host string) bool {
 	name, ok := hostWithoutPort(host)
@@ -155,7 +155,7 @@ func hostWithoutPort(host string) (name string, ok bool) {
 	return name, true
 }
 
-// overUnixSocket tells whether r came in over a unix socket. No browser can
+// overUnixSocket reports whether r came in over a unix socket. No browser can
 // reach one, and its clients have no meaningful Host to send.
 func overUnixSocket(r *http.Request) bool {
 	addr, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
@@ -186,7 +186,7 @@ func checkContentType(r *http.Request) *refusal {
 	return nil
 }
 
-// isJSON tells whether a Content-Type is application/json, in any case and
+// isJSON reports whether a Content-Type is application/json, in any case and
 // with any well-formed parameters (RFC 9110 §8.3.1).
 func isJSON(contentType string) bool {
 	essence, params, hasParams := strings.Cut(contentType, ";")
@@ -274,13 +274,13 @@ func (p *policy) checkRoute(r *http.Request) *refusal {
 	return errRouteNotAllowed
 }
 
-// isShutdown tells whether r asks for the shutdown endpoint.
+// isShutdown reports whether r asks for the shutdown endpoint.
 func (p *policy) isShutdown(r *http.Request) bool {
 	return p.shutdownPath != "" && r.RequestURI == p.shutdownPath &&
 		(r.Method == http.MethodPost || r.Method == http.MethodGet)
 }
 
-// matchesPath tells whether r asks for the route's path. The parsed URL is
+// matchesPath reports whether r asks for the route's path. The parsed URL is
 // compared too, because it is what reverse_proxy sends on: a handler before
 // the gate may have rewritten it without touching RequestURI.
 func (route *Route) matchesPath(r *http.Request) bool {
@@ -294,7 +294,7 @@ func (route *Route) matchesPath(r *http.Request) bool {
 	return true
 }
 
-// isQuery tells whether every server reads the same in a query: it is visible
+// isQuery reports whether every server reads the same in a query: it is visible
 // ASCII (over HTTP/2, a caller can send a space, and an upstream might take
 // what follows for the protocol) and its escapes are whole.
 func isQuery(query string) bool {
@@ -305,7 +305,7 @@ func isQuery(query string) bool {
 	return err == nil
 }
 
-// isWebSocketUpgrade tells whether r is an opening handshake: of RFC 6455, or
+// isWebSocketUpgrade reports whether r is an opening handshake: of RFC 6455, or
 // of RFC 8441 over HTTP/2 and RFC 9220 over HTTP/3 (extended CONNECT).
 func isWebSocketUpgrade(r *http.Request) bool {
 	switch {
@@ -320,7 +320,7 @@ func isWebSocketUpgrade(r *http.Request) bool {
 	return false
 }
 
-// equalFoldASCII tells whether s is word, an ASCII one, in any case. Unicode
+// equalFoldASCII reports whether s is word, an ASCII one, in any case. Unicode
 // folds some letters beyond ASCII (ſ, K) into it; they are longer.
 func equalFoldASCII(s, word string) bool {
 	return len(s) == len(word) && strings.EqualFold(s, word)
@@ -328,7 +328,7 @@ func equalFoldASCII(s, word string) bool {
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
-// isVisible tells whether s has only visible ASCII characters, and those of also.
+// isVisible reports whether s has only visible ASCII characters, and those of also.
 func isVisible(s, also string) bool {
 	for i := range len(s) {
 		if c := s[i]; (c < 0x21 || c > 0x7e) && strings.IndexByte(also, c) < 0 {

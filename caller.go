@@ -126,7 +126,7 @@ func closeCallers(config configID, gate string, list []*configuredCaller) error 
 	return errors.Join(errs...)
 }
 
-// gateRunsWithout tells whether a gate runs in another config than this.
+// gateRunsWithout reports whether a gate runs in another config than this.
 func gateRunsWithout(config configID, gate string) (runs bool) {
 	callers.Range(func(id, value any) bool {
 		if id.(callerID).gate == gate {
@@ -174,7 +174,7 @@ func (c *caller) abandon(config configID) error {
 
 var errSameGate = errors.New("another gate in this config has the same name (a site with several ports makes one for each); give each its own: name <name>")
 
-// gateIsIn tells whether a config has a gate of this name already.
+// gateIsIn reports whether a config has a gate of this name already.
 func gateIsIn(config configID, gate string) (is bool) {
 	callers.Range(func(id, value any) bool {
 		if id.(callerID).gate == gate {
@@ -234,7 +234,7 @@ func (c *caller) guardAdmin(config configID, guard bool) {
 	c.configs[config].adminGuard = guard
 }
 
-// anyGuardsAdmin tells whether a gate runs that forbids an open admin endpoint.
+// anyGuardsAdmin reports whether a gate runs that forbids an open admin endpoint.
 func anyGuardsAdmin() (guards bool) {
 	callers.Range(func(_, value any) bool {
 		c := value.(*caller)
@@ -351,12 +351,12 @@ func (c *caller) tell(next publication) error {
 	return nil
 }
 
-// saysTheSame tells whether two configs have a caller told the same.
+// saysTheSame reports whether two configs have a caller told the same.
 func (p *publication) saysTheSame(other *publication) bool {
 	return p.info == other.info && p.fixed.Reveal() == other.fixed.Reveal()
 }
 
-// hasFixedToken tells whether the config has a token for the caller.
+// hasFixedToken reports whether the config has a token for the caller.
 func (p *publication) hasFixedToken() bool { return p.fixed != secret.Secret{} }
 
 // announce prints the token, once. It is for callers that have no server-info
@@ -417,7 +417,7 @@ func callerAt(path string, but *caller) *caller {
 	return nil
 }
 
-// isToldAt tells whether the caller is told through the file at a path.
+// isToldAt reports whether the caller is told through the file at a path.
 func (c *caller) isToldAt(path string) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -65,7 +65,7 @@ func (c *configuredCaller) accepted() []acceptedToken {
 	return c.ring.tokens()
 }
 
-// admits tells whether a token of the caller's is still good.
+// admits reports whether a token of the caller's is still good.
 func (c *configuredCaller) admits(token acceptedToken) bool {
 	if c.gone.Load() || c.isBarred(token.digest) {
 		return false
@@ -93,7 +93,7 @@ func (c *configuredCaller) identify(r *http.Request) {
 	}
 }
 
-// hasOwnToken tells whether there is a token of the gate's own, beside those
+// hasOwnToken reports whether there is a token of the gate's own, beside those
 // of clients. If clients are configured, there is one only if it is asked
 // for: a token that nobody was told of is one that nobody would miss.
 func (h *Handler) hasOwnToken() bool {

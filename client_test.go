@@ -25,7 +25,7 @@ func clientToken(h *Handler, name string) string {
 	return ""
 }
 
-// passes tells whether a gate lets a request with this token pass, and whom
+// passes reports whether a gate lets a request with this token pass, and whom
 // handlers behind it take it for.
 func passes(t *testing.T, h *Handler, token string) (user string, ok bool) {
 	t.Helper()

@@ -17,7 +17,7 @@ const corsExposedHeaders = codeHeaderName + ", X-Request-Id, Retry-After, Openai
 	"X-Ratelimit-Limit-Requests, X-Ratelimit-Limit-Tokens, X-Ratelimit-Remaining-Requests, " +
 	"X-Ratelimit-Remaining-Tokens, X-Ratelimit-Reset-Requests, X-Ratelimit-Reset-Tokens"
 
-// isPreflight tells whether r is a CORS-preflight request (Fetch standard
+// isPreflight reports whether r is a CORS-preflight request (Fetch standard
 // §4.8). Ask only after checkBrowser: an Origin it let through is an allowed one.
 func isPreflight(r *http.Request) bool {
 	return r.Method == http.MethodOptions &&

@@ -220,7 +220,7 @@ func (c *credential) dropCallerCredentials(r *http.Request) {
 	r.Trailer = nil
 }
 
-// isDropped tells whether a header field goes no further. It looks at each
+// isDropped reports whether a header field goes no further. It looks at each
 // field once (deleting a dozen names from a map takes several times as long).
 func (c *credential) isDropped(name string) bool {
 	switch name {

@@ -251,7 +251,7 @@ func (a *answerWriter) WriteHeader(status int) {
 	}
 }
 
-// isEventStream tells whether an answer is a stream of events (WHATWG HTML §9.2).
+// isEventStream reports whether an answer is a stream of events (WHATWG HTML §9.2).
 func isEventStream(header http.Header) bool {
 	for _, value := range header["Content-Type"] {
 		mediaType, _, _ := strings.Cut(value, ";")

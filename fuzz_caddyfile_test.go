@@ -57,7 +57,7 @@ func FuzzACaddyfileTellsNoSecret(f *testing.F) {
 	})
 }
 
-// secretOption tells whether every SECRET in a block stands on a line of its
+// secretOption reports whether every SECRET in a block stands on a line of its
 // own or behind an option that is for a secret. Elsewhere it is a path, a name
 // or an origin, which an error has to quote. Words that go on over several
 // lines are left alone.

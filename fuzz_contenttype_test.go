@@ -25,7 +25,7 @@ const (
 
 func isFetchToken(s string) bool { return s != "" && strings.Trim(s, httpTokens) == "" }
 
-// isFetchQuotable tells whether s solely contains HTTP quoted-string token code points.
+// isFetchQuotable reports whether s solely contains HTTP quoted-string token code points.
 func isFetchQuotable(s string) bool {
 	for _, c := range []byte(s) { // bytes: the input is an isomorphic decoding
 		if c != '\t' && (c < ' ' || c == 0x7f) {
@@ -163,7 +163,7 @@ func extractMIMEType(values []string) (extracted mimeType, ok bool) {
 
 var safelistedTypes = []string{"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"}
 
-// isCORSSafelisted tells whether a page may send this Content-Type without a
+// isCORSSafelisted reports whether a page may send this Content-Type without a
 // preflight: Fetch §2.2.2, "CORS-safelisted request-header".
 func isCORSSafelisted(value string) bool {
 	for _, c := range []byte(value) { // "CORS-unsafe request-header byte"

@@ -13,7 +13,7 @@ import (
 // callerSecret stands in every credential that the fuzzed caller sends.
 const callerSecret = "callers-own-secret"
 
-// carriesCredential tells whether some upstream would take a header of this
+// carriesCredential reports whether some upstream would take a header of this
 // name for a credential. CGI and its heirs (WSGI, Rack, PHP) read "_" as "-".
 func carriesCredential(name, upstreamHeader string) bool {
 	plain := func(name string) string { return strings.ReplaceAll(lowerASCII(name), "_", "-") }

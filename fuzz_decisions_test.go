@@ -124,7 +124,7 @@ func sixteenBytes(text string) []byte {
 	return address
 }
 
-// specifiedHost tells whether a Host header may pass a gate that allows one name.
+// specifiedHost reports whether a Host header may pass a gate that allows one name.
 func specifiedHost(host, allowed string) bool {
 	form := hostForm.FindStringSubmatch(host)
 	if form == nil {

@@ -64,8 +64,8 @@ const (
 	defaultRequestURL   = "{env.ACTIONS_ID_TOKEN_REQUEST_URL}"
 	defaultRequestToken = "{env.ACTIONS_ID_TOKEN_REQUEST_TOKEN}"
 
-	// firstTokenPatience is how long a start waits for the first token.
-	firstTokenPatience = 20 * time.Second
+	// firstTokenTimeout is how long a start waits for the first token.
+	firstTokenTimeout = 20 * time.Second
 )
 
 var (
@@ -209,7 +209,7 @@ func (h *Handler) awaitIdentity(ctx context.Context) error {
 	if h.credential.identity == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, firstTokenPatience)
+	ctx, cancel := context.WithTimeout(ctx, firstTokenTimeout)
 	defer cancel()
 	if err := h.credential.identity.First(ctx); err != nil {
 		return h.gateError(fmt.Errorf("upstream_identity: there is no token to serve with: %w", err))

@@ -525,7 +525,7 @@ func (h *Handler) tokenTexts() []string {
 	return texts
 }
 
-// isToken tells whether a text is anybody's token now, a shared client's or a
+// isToken reports whether a text is anybody's token now, a shared client's or a
 // former one's in its grace period too.
 func (h *Handler) isToken(text string) bool {
 	_, ok := h.policy.tokens.match(text)

@@ -30,7 +30,7 @@ func resolvePath(option, path string) (string, error) {
 	return resolved, nil
 }
 
-// isPath tells whether a value is a path and not, by mistake, a secret itself.
+// isPath reports whether a value is a path and not, by mistake, a secret itself.
 func isPath(value string) bool { return strings.ContainsAny(value, `/\`) }
 
 // validateOrigins refuses what no browser would ever send as an Origin: such

@@ -125,10 +125,10 @@ var (
 )
 
 const (
-	// refusedBodyPatience is how long a refused request's body may take to
+	// refusedBodyTimeout is how long a refused request's body may take to
 	// arrive. It goes nowhere; but a client that is still sending would not
 	// read an answer on a connection that is cut at once.
-	refusedBodyPatience = 250 * time.Millisecond
+	refusedBodyTimeout = 250 * time.Millisecond
 
 	// maxRefusedBody is how much of it, in bytes: what net/http is ready to
 	// skip to keep a connection open.
@@ -156,10 +156,10 @@ func leaveBody(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	// A handler around the gate may have net/http read on before Caddy is done
-	// with the request, or put another patience in force: so it is set now, and
+	// with the request, or put another deadline in force: so it is set now, and
 	// where it stays the longest that anybody waits. (An error means that there
 	// is no connection, as in a test.)
-	deadline := time.Now().Add(refusedBodyPatience)
+	deadline := time.Now().Add(refusedBodyTimeout)
 	if body, _ := caddyhttp.IdleTimeoutsFromContext(r.Context()); body != nil {
 		_ = body.SetReadDeadline(deadline)
 	} else {

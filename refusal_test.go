@@ -192,7 +192,7 @@ func TestTheBodyOfARefusedRequestIsNotWaitedFor(t *testing.T) {
 	}
 }
 
-// Caddy bounds bodies itself. A handler around the gate may put another patience
+// Caddy bounds bodies itself. A handler around the gate may put another deadline
 // in force, or have net/http skip the body before Caddy is done with the request.
 func TestNoHandlerAroundTheGateMakesARefusedBodyWaitedForLonger(t *testing.T) {
 	w := &deadlineRecorder{ResponseRecorder: httptest.NewRecorder()}
@@ -202,8 +202,8 @@ func TestNoHandlerAroundTheGateMakesARefusedBodyWaitedForLonger(t *testing.T) {
 	}
 	isShort := func(when string) {
 		t.Helper()
-		if left := time.Until(w.deadline); w.deadline.IsZero() || left > refusedBodyPatience {
-			t.Errorf("%s, the body is waited for %s, want %s at most", when, left, refusedBodyPatience)
+		if left := time.Until(w.deadline); w.deadline.IsZero() || left > refusedBodyTimeout {
+			t.Errorf("%s, the body is waited for %s, want %s at most", when, left, refusedBodyTimeout)
 		}
 	}
 	r := goodRequest()

@@ -145,7 +145,7 @@ func (f *roster) clients() []*configuredCaller {
 	return nil
 }
 
-// has tells whether a shared client of this name is known.
+// has reports whether a shared client of this name is known.
 func (f *roster) has(client string) bool {
 	if f == nil {
 		return false
@@ -379,7 +379,7 @@ func (f *roster) sinceLocked(now time.Time) string {
 	return known.mark
 }
 
-// isOld tells whether all is to be read again.
+// isOld reports whether all is to be read again.
 func (l *sharedList) isOld(now time.Time) bool { return now.Sub(l.read) >= fullReadEvery }
 
 // endExpired ends the sessions of clients whose access has expired, and tells

@@ -235,7 +235,7 @@ func (f *roster) adopt(c *rosterConfig, client string, record *sharedstore.Recor
 	f.nudge()
 }
 
-// hasElsewhere tells whether a token is another client's.
+// hasElsewhere reports whether a token is another client's.
 func (l *sharedList) hasElsewhere(digest secret.Digest, client string) bool {
 	c := l.tokens[indexKeyOf(digest)]
 	return c != nil && c.name != client

@@ -72,7 +72,7 @@ func (r *Rotation) resolve() (*rotation, error) {
 	return resolved, nil
 }
 
-// ended tells whether a caller's access has run out.
+// ended reports whether a caller's access has run out.
 func (p *publication) ended(now time.Time) bool {
 	return !p.ends.IsZero() && !now.Before(p.ends)
 }
@@ -193,7 +193,7 @@ func (c *caller) revokeLocked() {
 	c.sessions.end()
 }
 
-// withdrawn tells whether the caller's token was revoked, as far as a config
+// withdrawn reports whether the caller's token was revoked, as far as a config
 // is concerned: another fixed token than the revoked one is good.
 func (c *caller) withdrawn(p *publication) bool {
 	if p.hasFixedToken() {
@@ -202,7 +202,7 @@ func (c *caller) withdrawn(p *publication) bool {
 	return c.revoked
 }
 
-// isRevoked tells whether the caller has no token now.
+// isRevoked reports whether the caller has no token now.
 func (c *caller) isRevoked() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -20,7 +20,7 @@ const testKey = "skOperatorKeyThatNobodyMayEverSee0123456789"
 // keyOf is the key that a credential presents now.
 func keyOf(c *credential) string { return c.current().key.Reveal() }
 
-// leaks tells whether text has the key, in any of the ways that fmt has.
+// leaks reports whether text has the key, in any of the ways that fmt has.
 func leaks(text string) bool {
 	for _, form := range []string{testKey, fmt.Sprintf("%x", testKey), fmt.Sprintf("%X", testKey), strings.Trim(fmt.Sprint([]byte(testKey)), "[]")} {
 		if strings.Contains(text, form) {

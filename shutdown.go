@@ -32,10 +32,10 @@ func (h *Handler) shutDown(w http.ResponseWriter, r *http.Request, caller *confi
 	return nil
 }
 
-// exitPatience is how long an exit waits for requests that have passed a gate,
+// exitTimeout is how long an exit waits for requests that have passed a gate,
 // where the operator has set no grace_period: Caddy alone would wait for ever,
 // and a stream need not end.
-const exitPatience = 30 * time.Second
+const exitTimeout = 30 * time.Second
 
 // underWay are the requests that have passed a gate, of this config or of
 // former ones.
@@ -82,10 +82,10 @@ func (h *Handler) boundExit(ctx caddy.Context) {
 	if app, ok := app.(*caddyhttp.App); err != nil || !ok || app.GracePeriod > 0 {
 		return // Caddy does it
 	}
-	time.AfterFunc(exitPatience, func() {
+	time.AfterFunc(exitTimeout, func() {
 		if n := underWay.cutOff(); n > 0 {
 			h.logger.Warn("requests were still under way and are cut off; the global option grace_period says how long an exit waits",
-				zap.Int("requests", n), zap.Duration("after", exitPatience))
+				zap.Int("requests", n), zap.Duration("after", exitTimeout))
 		}
 	})
 }

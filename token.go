@@ -19,10 +19,10 @@ type acceptedToken struct {
 	until  time.Time // zero: there is no end yet
 }
 
-// isSame tells whether it is the same token, whatever its end.
+// isSame reports whether it is the same token, whatever its end.
 func (t acceptedToken) isSame(other acceptedToken) bool { return t.digest == other.digest }
 
-// usable tells whether the token is accepted at a time. At the end itself it
+// usable reports whether the token is accepted at a time. At the end itself it
 // no longer is.
 func (t acceptedToken) usable(now time.Time) bool {
 	return t.until.IsZero() || now.Before(t.until)
@@ -54,7 +54,7 @@ func (r *tokenRing) add(token secret.Secret) {
 	r.set(append([]acceptedToken{{digest: secret.DigestOf(token.Reveal())}}, r.tokens()...))
 }
 
-// has tells whether a token is in the ring.
+// has reports whether a token is in the ring.
 func (r *tokenRing) has(token secret.Secret) bool {
 	return slices.ContainsFunc(r.tokens(), acceptedToken{digest: secret.DigestOf(token.Reveal())}.isSame)
 }

@@ -138,7 +138,7 @@ func (s *tokenSet) configured(key indexKey) *configuredCaller {
 	return s.rings[generatedTokens.ringOf(key)]
 }
 
-// isTaken tells whether a shared client has a name that a configured caller has.
+// isTaken reports whether a shared client has a name that a configured caller has.
 func (s *tokenSet) isTaken(c *configuredCaller) bool { return c.name == c.id.gate || s.names[c.name] }
 
 // holds finds a token among the caller's own, all of which are compared.

@@ -31,15 +31,15 @@ const (
 	saveInterval = 2 * time.Second
 	readInterval = 5 * time.Second
 
-	// roundPatience is how long it may take to save or to read everything, and
-	// keyPatience how long one key may take. A call that hangs longer is not
+	// roundTimeout is how long it may take to save or to read everything, and
+	// keyTimeout how long one key may take. A call that hangs longer is not
 	// waited for, and not made again until it has come back.
-	roundPatience = 10 * time.Second
-	keyPatience   = 2 * time.Second
+	roundTimeout = 10 * time.Second
+	keyTimeout   = 2 * time.Second
 
-	// endPatience is how long the end of the last config waits for requests
+	// endTimeout is how long the end of the last config waits for requests
 	// that were cut off, so that they are counted.
-	endPatience = 2 * time.Second
+	endTimeout = 2 * time.Second
 
 	// maxLoads is how many keys are read at a time.
 	maxLoads = 16
@@ -129,7 +129,7 @@ func (b *book) keep() {
 func (b *book) Destruct() error {
 	close(b.stop)
 	<-b.done
-	for began := time.Now(); !b.isIdle() && time.Since(began) < endPatience; {
+	for began := time.Now(); !b.isIdle() && time.Since(began) < endTimeout; {
 		time.Sleep(10 * time.Millisecond)
 	}
 	return b.saveChanged()
@@ -150,7 +150,7 @@ func (b *book) report(err error) {
 
 // saveChanged writes the own windows that have changed.
 func (b *book) saveChanged() error {
-	ctx, cancel := context.WithTimeout(context.Background(), roundPatience)
+	ctx, cancel := context.WithTimeout(context.Background(), roundTimeout)
 	defer cancel()
 	var errs []error
 	for s, spent := range b.unsaved() {
@@ -168,7 +168,7 @@ func (b *book) save(ctx context.Context, key string, spent spending) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, keyPatience)
+	ctx, cancel := context.WithTimeout(ctx, keyTimeout)
 	defer cancel()
 	if err := b.storage.Put(ctx, key, value); err != nil {
 		return fmt.Errorf("%s: %w", key, err)
@@ -181,7 +181,7 @@ func (b *book) save(ctx context.Context, key string, spent spending) error {
 // older state back, is written again: one's own, and what is known of others,
 // who may have ended.
 func (b *book) readAll() error {
-	ctx, cancel := context.WithTimeout(context.Background(), roundPatience)
+	ctx, cancel := context.WithTimeout(context.Background(), roundTimeout)
 	defer cancel()
 	keys, err := b.storage.Names(ctx, folderOf(b.name))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -211,7 +211,7 @@ func (b *book) readAll() error {
 func (b *book) removeEnded(ctx context.Context, keys []string, now time.Time) (errs []error) {
 	for _, key := range keys {
 		if s, _, ok := parseKey(key); ok && s.isOver(now) {
-			ctx, cancel := context.WithTimeout(ctx, keyPatience)
+			ctx, cancel := context.WithTimeout(ctx, keyTimeout)
 			if err := b.storage.Drop(ctx, key); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				errs = append(errs, fmt.Errorf("%s: %w", key, err))
 			}
@@ -262,7 +262,7 @@ var errDamaged = errors.New("the record is damaged")
 
 // load reads one value.
 func (b *book) load(ctx context.Context, key string) (spending, error) {
-	ctx, cancel := context.WithTimeout(ctx, keyPatience)
+	ctx, cancel := context.WithTimeout(ctx, keyTimeout)
 	defer cancel()
 	value, err := b.storage.Get(ctx, key, maxValue)
 	if err != nil {

@@ -242,7 +242,7 @@ func parseUpstream(raw string) (*upstream, error) {
 	return &upstream{u}, nil
 }
 
-// isSecretName tells whether a parameter of this name is likely a credential.
+// isSecretName reports whether a parameter of this name is likely a credential.
 func isSecretName(name string) bool {
 	name = strings.ToLower(name)
 	for _, ending := range []string{"key", "token", "secret", "password", "signature", "credential"} {

@@ -245,7 +245,7 @@ func (e *Exchange) body(text bodyText, m *matcher) any {
 	return fmt.Sprintf("%s…[cut: %d bytes in all]", m.hide(text.kept, end), text.total)
 }
 
-// isPrintableJSON tells whether body is JSON that is shown as such.
+// isPrintableJSON reports whether body is JSON that is shown as such.
 func isPrintableJSON(body []byte) bool {
 	if !json.Valid(body) || !utf8.Valid(body) {
 		return false

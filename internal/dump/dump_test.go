@@ -770,7 +770,7 @@ func TestClosingLeavesNoGoroutine(t *testing.T) {
 
 func TestClosingDoesNotWaitForADiskThatHangs(t *testing.T) {
 	d, logs := blockedDumper(t, 2)
-	d.dir.patience = time.Millisecond
+	d.dir.timeout = time.Millisecond
 	d.Begin(newRequest(`{}`), false).Finish()
 	must(t, d.dir.Destruct())
 	d.Begin(newRequest(`{}`), false).Finish() // a stream that outlives its gate
@@ -806,7 +806,7 @@ func openDumper(t *testing.T, dir string) (*Dumper, *observer.ObservedLogs) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.dir.patience = time.Minute // (the race detector takes seconds for a long body)
+	d.dir.timeout = time.Minute // (the race detector takes seconds for a long body)
 	t.Cleanup(d.Close)
 	return d, logs
 }

@@ -80,7 +80,7 @@ func (m *matcher) addBase64(text string) {
 	}
 }
 
-// isIn tells whether there is a secret in value, even a short one.
+// isIn reports whether there is a secret in value, even a short one.
 func (m *matcher) isIn(value string) bool {
 	return containsAny(value, m.texts) || len(m.find([]byte(value))) > 0
 }
@@ -135,7 +135,7 @@ func (m *matcher) findIn(v view, found *[]span) {
 	}
 }
 
-// isTokenByte tells whether c may stand in a generated token: base64url.
+// isTokenByte reports whether c may stand in a generated token: base64url.
 func isTokenByte(c byte) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_'
 }

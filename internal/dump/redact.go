@@ -52,7 +52,7 @@ func isSecretResponseHeader(name string) bool {
 	return isSecretHeader(name) && !strings.HasPrefix(strings.ToLower(name), "x-ratelimit-")
 }
 
-// containsAny tells whether s contains one of parts. An empty part is in nothing.
+// containsAny reports whether s contains one of parts. An empty part is in nothing.
 func containsAny(s string, parts []string) bool {
 	return slices.ContainsFunc(parts, func(part string) bool { return part != "" && strings.Contains(s, part) })
 }

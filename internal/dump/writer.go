@@ -28,9 +28,9 @@ type directory struct {
 	path     string
 	sequence atomic.Uint64
 	held     atomic.Int64 // bytes of bodies in memory
-	patience time.Duration
+	timeout  time.Duration
 	done     chan struct{} // closed when nothing is written any more
-	hurry    atomic.Bool   // the patience is over: drop what is queued
+	hurry    atomic.Bool   // the timeout is over: drop what is queued
 
 	mu     sync.Mutex // for a moment only, never while something is written
 	closed bool
@@ -42,11 +42,11 @@ type directory struct {
 
 func newDirectory(path string) *directory {
 	return &directory{
-		path:     path,
-		patience: closePatience,
-		queue:    make(chan *Exchange, maxQueue),
-		done:     make(chan struct{}),
-		quota:    quota{limit: maxDirectory, space: diskSpace},
+		path:    path,
+		timeout: closePatience,
+		queue:   make(chan *Exchange, maxQueue),
+		done:    make(chan struct{}),
+		quota:   quota{limit: maxDirectory, space: diskSpace},
 	}
 }
 
@@ -122,11 +122,11 @@ func (d *directory) Destruct() error {
 	d.closed = true
 	close(d.queue)
 	d.mu.Unlock()
-	patience := time.NewTimer(d.patience)
-	defer patience.Stop()
+	timeout := time.NewTimer(d.timeout)
+	defer timeout.Stop()
 	select {
 	case <-d.done:
-	case <-patience.C:
+	case <-timeout.C:
 		d.hurry.Store(true)
 	}
 	return nil

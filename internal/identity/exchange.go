@@ -20,8 +20,8 @@ const (
 	// DefaultEndpoint is where OpenAI exchanges tokens.
 	DefaultEndpoint = "https://auth.openai.com/oauth/token"
 
-	// patience is how long one request of an exchange may take.
-	patience = 10 * time.Second
+	// requestTimeout is how long one request of an exchange may take.
+	requestTimeout = 10 * time.Second
 
 	// maxAnswer is how much of an answer is read, in bytes.
 	maxAnswer = 64 << 10
@@ -126,7 +126,7 @@ func newClient() *http.Client {
 
 // ask sends r and is the body of its answer, whose status was 200.
 func ask(ctx context.Context, client *http.Client, r *http.Request) ([]byte, *Failure) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	answer, err := client.Do(r.WithContext(ctx))
 	if err != nil {

@@ -63,7 +63,7 @@ func unreached(ctx context.Context, host string, err error) *Failure {
 	}
 	switch {
 	case ctx.Err() != nil, errors.As(err, &timeout) && timeout.Timeout():
-		return failed(Unavailable, "%s did not answer within %v", host, patience)
+		return failed(Unavailable, "%s did not answer within %v", host, requestTimeout)
 	case errors.As(err, &name):
 		return failed(Unavailable, "%s: its name is not known (%s)", host, name.Err)
 	case errors.As(err, &certificate):

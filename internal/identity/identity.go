@@ -89,7 +89,7 @@ const (
 
 	// maxWait is how long a request waits for an exchange: a little more than
 	// its two requests may take.
-	maxWait = 2*patience + 5*time.Second
+	maxWait = 2*requestTimeout + 5*time.Second
 )
 
 // Exchanger keeps a token fresh. There is one exchange at a time, however many

@@ -42,7 +42,7 @@ func (f *File) removeLeftovers(root *os.Root) {
 
 var tempNameLength = len(tempName())
 
-// isTempName tells whether tempName could have made a name.
+// isTempName reports whether tempName could have made a name.
 func isTempName(name string) bool {
 	return len(name) == tempNameLength && strings.HasPrefix(name, tempPrefix) && strings.HasSuffix(name, tempSuffix)
 }
@@ -66,7 +66,7 @@ func (f *File) removeLeftover(root *os.Root, name string) {
 	_ = root.Remove(name)
 }
 
-// couldBeLeft tells whether a file is as a writer may leave it: ours or the
+// couldBeLeft reports whether a file is as a writer may leave it: ours or the
 // owner's, for nobody else, under this name only.
 func (f *File) couldBeLeft(found fs.FileInfo) bool {
 	st := statOf(found)

@@ -19,7 +19,7 @@ type swept struct {
 // has the same Sweep. By default, each looks for itself.
 func (f *File) ShareSweep(s *Sweep) { f.sweep = s }
 
-// begin tells whether leftovers are still to be looked for where the file is.
+// begin reports whether leftovers are still to be looked for where the file is.
 func (s *Sweep) begin(f *File) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

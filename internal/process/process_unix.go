@@ -10,7 +10,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// Runs tells whether a process of this id exists. One that we may not
+// Runs reports whether a process of this id exists. One that we may not
 // signal exists too.
 func Runs(pid int) bool {
 	err := syscall.Kill(pid, 0)

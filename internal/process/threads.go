@@ -40,7 +40,7 @@ func TuneThreads() {
 	}
 }
 
-// hasOnlyShare tells whether a cgroup limits the process's CPU time. Go's own
+// hasOnlyShare reports whether a cgroup limits the process's CPU time. Go's own
 // number does not tell: it is rounded up, to two at least.
 func hasOnlyShare() (only bool) {
 	undo, _ := maxprocs.Set(maxprocs.RoundQuotaFunc(func(float64) int {

@@ -60,11 +60,11 @@ func (s *Store) Lock(ctx context.Context, client string, logger *zap.Logger) (un
 }
 
 // lockWithin waits so long for a lock.
-func (s *Store) lockWithin(ctx context.Context, key string, patience time.Duration, unlock func()) error {
-	waiting, cancel := context.WithTimeout(ctx, patience)
+func (s *Store) lockWithin(ctx context.Context, key string, timeout time.Duration, unlock func()) error {
+	waiting, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	// (the storage may take a moment to notice that the wait is over)
-	hanging, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience+keyTimeout)
+	hanging, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout+keyTimeout)
 	defer cancel()
 	_, err := storage.Within(hanging, s.storage.Calls, "lock "+key, func() (struct{}, error) {
 		return struct{}{}, s.storage.Lock(waiting, key)

@@ -55,7 +55,7 @@ func Within[T any](ctx context.Context, c *Calls, what string, run func() (T, er
 	return o.value, o.err
 }
 
-// finish notes that a call has come back, and tells whether that was too late.
+// finish notes that a call has come back, and reports whether that was too late.
 func (c *Calls) finish(call *call, what string) (late bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

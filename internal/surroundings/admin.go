@@ -71,7 +71,7 @@ func auditLoader(config Config) error {
 	return nil
 }
 
-// HasGateWithout tells whether a config has a gate that does not allow a risk.
+// HasGateWithout reports whether a config has a gate that does not allow a risk.
 func (c Config) HasGateWithout(risk string) bool {
 	for _, app := range c.apps() {
 		var decoded any
@@ -85,7 +85,7 @@ func (c Config) HasGateWithout(risk string) bool {
 	return false
 }
 
-// hasGateWithout tells whether a part of a config has a gate that does not
+// hasGateWithout reports whether a part of a config has a gate that does not
 // allow a risk.
 func hasGateWithout(risk string, part any) bool {
 	switch part := part.(type) {

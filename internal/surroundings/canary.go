@@ -31,7 +31,7 @@ func entry(logger string, level zapcore.Level) zapcore.Entry {
 	return zapcore.Entry{LoggerName: logger, Level: level, Time: time.Unix(0, 0), Message: fmt.Sprintf("audit %d", messages.Add(1))}
 }
 
-// accepts tells whether a log takes a logger's entries of a level.
+// accepts reports whether a log takes a logger's entries of a level.
 func (l configuredLog) accepts(logger string, level zapcore.Level) bool {
 	for range 16 { // a sampler could take one message for another that it has had enough of
 		if l.core.Check(entry(logger, level), nil) != nil {
@@ -58,7 +58,7 @@ var canaries = []string{
 // leakLength is the length of what counts as a part of a canary.
 const leakLength = 8
 
-// leaks tells whether a text has a part of a canary in it, or Caddy's short
+// leaks reports whether a text has a part of a canary in it, or Caddy's short
 // hash of it, which shows that two entries have the same token.
 func leaks(text, canary string) bool {
 	if strings.Contains(text, fmt.Sprintf("%.4x", sha256.Sum256([]byte(canary)))) {
@@ -72,7 +72,7 @@ func leaks(text, canary string) bool {
 	return false
 }
 
-// writes tells whether a log would write what is in a request's header.
+// writes reports whether a log would write what is in a request's header.
 func (l configuredLog) writes(header string) bool {
 	for _, canary := range canaries {
 		if l.writesCanary(header, canary) {
@@ -121,7 +121,7 @@ func (l configuredLog) writesCanary(header, canary string) (written bool) {
 // many loggers. Formats that share what they should copy leak in later ones.
 const entriesInARow = 5
 
-// writesOne tells whether a canary is in what an encoder makes of entries.
+// writesOne reports whether a canary is in what an encoder makes of entries.
 func writesOne(encoder zapcore.Encoder, fields []zapcore.Field, canary string) bool {
 	for range entriesInARow {
 		line, err := encoder.EncodeEntry(entry("http.log.access", zapcore.ErrorLevel), fields)

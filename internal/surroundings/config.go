@@ -146,7 +146,7 @@ func coresOf(core zapcore.Core) []zapcore.Core {
 	return cores
 }
 
-// isCoreOf tells whether a core is the one of a log, or of the log with its
+// isCoreOf reports whether a core is the one of a log, or of the log with its
 // names filtered.
 func isCoreOf(candidate zapcore.Core, log, core reflect.Value) bool {
 	value := reflect.ValueOf(candidate)

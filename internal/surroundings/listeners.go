@@ -43,7 +43,7 @@ func AuditListeners(server *caddyhttp.Server, config Config, check SocketCheck) 
 	return nil
 }
 
-// AddressesAreReal tells whether the addresses of a server's connections are
+// AddressesAreReal reports whether the addresses of a server's connections are
 // those of its own sockets. A listener wrapper such as proxy_protocol replaces
 // them by what it reads from whoever connects, who can call itself a unix
 // socket there. Behind a unix socket, that can only make it look like less.
@@ -63,7 +63,7 @@ func AddressesAreReal(config Config, server *caddyhttp.Server) bool {
 	return true
 }
 
-// isLoopback tells whether an address can be reached from this host only. A
+// isLoopback reports whether an address can be reached from this host only. A
 // listener handed over as a file descriptor could be anything.
 func isLoopback(addr caddy.NetworkAddress) bool {
 	if addr.IsFdNetwork() {

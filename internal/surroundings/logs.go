@@ -140,7 +140,7 @@ func loggerNames(base string, server *caddyhttp.Server, configured map[string]an
 	return names
 }
 
-// mapsToDefault tells whether some host's access goes to the unnamed logger.
+// mapsToDefault reports whether some host's access goes to the unnamed logger.
 func mapsToDefault(logs *caddyhttp.ServerLogConfig) bool {
 	for _, names := range logs.LoggerNames {
 		if slices.Contains(names, "") {

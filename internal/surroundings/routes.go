@@ -39,7 +39,7 @@ var quietMatchers = []string{
 	"client_ip", "header", "header_regexp", "host", "method", "path", "path_regexp", "protocol", "query", "remote_ip", "tls",
 }
 
-// goesAroundGate tells whether a request can meet something that may fail
+// goesAroundGate reports whether a request can meet something that may fail
 // without having passed a gate: then Caddy's error log prints its headers, and
 // among them a token that was sent there by mistake.
 func goesAroundGate(routes any) bool {
@@ -70,7 +70,7 @@ func scanRoutes(routes any) (around, gated bool) {
 	return false, false
 }
 
-// mayFail tells whether a matcher set has a matcher that is not a quiet one.
+// mayFail reports whether a matcher set has a matcher that is not a quiet one.
 func mayFail(set any) bool {
 	matchers, _ := set.(map[string]any)
 	for name, matcher := range matchers {
@@ -105,7 +105,7 @@ func scanHandlers(handlers []any) (around, gated bool) {
 	return false, false
 }
 
-// isPlainStatus tells whether a status is absent or a number: a placeholder
+// isPlainStatus reports whether a status is absent or a number: a placeholder
 // may turn out to be none.
 func isPlainStatus(status any) bool {
 	switch status := status.(type) {
@@ -131,7 +131,7 @@ func appendedSecret(part any) string {
 	return ""
 }
 
-// hasHandler tells whether a handler is anywhere in a part of a config.
+// hasHandler reports whether a handler is anywhere in a part of a config.
 func hasHandler(part any, name string) bool {
 	switch part := part.(type) {
 	case map[string]any:
@@ -142,7 +142,7 @@ func hasHandler(part any, name string) bool {
 	return false
 }
 
-// takesHeader tells whether a handler that can keep values for a log has a
+// takesHeader reports whether a handler that can keep values for a log has a
 // placeholder in it.
 func takesHeader(part any, placeholder string) bool {
 	switch part := part.(type) {

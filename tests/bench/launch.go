@@ -102,7 +102,7 @@ func (t *target) awaitReady(ctx context.Context, serverInfo string) error {
 	return errors.New("is not ready in time")
 }
 
-// ended tells whether the peer is gone already.
+// ended reports whether the peer is gone already.
 func (t *target) ended() bool {
 	select {
 	case <-t.exited: // nil, and so never, for direct

@@ -194,7 +194,7 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// timedOut tells whether something was not over by its deadline.
+// timedOut reports whether something was not over by its deadline.
 func timedOut(err error) bool {
 	return errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)
 }

@@ -69,7 +69,7 @@ func (m *message) feed(data []byte) (rest []byte, whole bool, err error) {
 	return data, whole, err
 }
 
-// take takes in a line, and tells whether the message ends with it.
+// take takes in a line, and reports whether the message ends with it.
 func (m *message) take(line []byte) (whole bool, err error) {
 	switch m.next {
 	case startLine:
@@ -109,6 +109,6 @@ func (m *message) take(line []byte) (whole bool, err error) {
 	return whole, err
 }
 
-// endsWithConnection tells whether the message is whole when its connection
+// endsWithConnection reports whether the message is whole when its connection
 // ends here.
 func (m *message) endsWithConnection() bool { return m.next == untilClose }

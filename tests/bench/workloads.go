@@ -127,7 +127,7 @@ func matches(pattern, name string) bool {
 	return ok && err == nil
 }
 
-// suits tells whether a peer has part in a workload.
+// suits reports whether a peer has part in a workload.
 func (w workload) suits(p *peer) bool {
 	if p.only != nil && !slices.ContainsFunc(p.only, func(pattern string) bool { return matches(pattern, w.name) }) {
 		return false

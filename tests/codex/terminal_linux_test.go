@@ -68,7 +68,7 @@ func (tty *terminal) await(t *testing.T, text string) {
 	}
 }
 
-// echoes tells whether the terminal shows what is typed.
+// echoes reports whether the terminal shows what is typed.
 func (tty *terminal) echoes(t *testing.T) bool {
 	t.Helper()
 	settings, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)

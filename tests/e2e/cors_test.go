@@ -13,7 +13,7 @@ import (
 
 const page = "https://app.example"
 
-// listed tells whether a comma-separated header has a word.
+// listed reports whether a comma-separated header has a word.
 func listed(header http.Header, name, word string) bool {
 	for part := range strings.SplitSeq(strings.Join(header.Values(name), ","), ",") {
 		if strings.EqualFold(strings.TrimSpace(part), word) {

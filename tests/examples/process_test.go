@@ -169,7 +169,7 @@ func (o *output) Write(p []byte) (int, error) {
 	return o.text.Write(p)
 }
 
-// has tells whether the output has text in it, and how to wait for more.
+// has reports whether the output has text in it, and how to wait for more.
 func (o *output) has(text string) (bool, <-chan struct{}) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -25,7 +25,7 @@ func (a *attacker) origins() []origin {
 	}
 }
 
-// can tells whether a vector works from the pages of an origin.
+// can reports whether a vector works from the pages of an origin.
 func (o origin) can(v vector) bool {
 	switch v.from {
 	case securePages:

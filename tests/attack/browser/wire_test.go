@@ -164,7 +164,7 @@ func (w *wire) keep(change func()) {
 }
 
 // answered waits until there were requests and all of them have their
-// answers, and tells whether that came about.
+// answers, and reports whether that came about.
 func (w *wire) answered(within time.Duration) ([]exchange, bool) {
 	return w.await(within, func(exchanges []exchange) bool { return len(exchanges) > 0 })
 }
@@ -202,5 +202,5 @@ func (e exchange) isGrantedPreflight() bool {
 		e.answer.StatusCode < 300 && e.answer.Header.Get("Access-Control-Allow-Origin") != ""
 }
 
-// isForIcon tells whether a browser asks for what it shows beside an address.
+// isForIcon reports whether a browser asks for what it shows beside an address.
 func (e exchange) isForIcon() bool { return e.uri == "/favicon.ico" }

@@ -30,7 +30,7 @@ type verdict struct {
 // gets there once in 150 000 runs; dudect uses the same.
 const threshold = 4.5
 
-// toldApart tells whether answers betray how much of a token was right.
+// toldApart reports whether answers betray how much of a token was right.
 func (v verdict) toldApart() bool {
 	return math.Abs(v.slopeT) > threshold || math.Abs(v.rankZ) > threshold
 }

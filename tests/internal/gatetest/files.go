@@ -45,7 +45,7 @@ func ReadFile(t testing.TB, path string) string {
 	return string(content)
 }
 
-// Missing tells whether nothing is at path, not even a dangling symlink.
+// Missing reports whether nothing is at path, not even a dangling symlink.
 func Missing(path string) bool {
 	_, err := os.Lstat(path)
 	return errors.Is(err, os.ErrNotExist)

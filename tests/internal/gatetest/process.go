@@ -199,7 +199,7 @@ func (p *Process) Wait() int {
 // raceIn finds the functions that a race detector's report is about.
 var raceIn = regexp.MustCompile(`(?mi)^\s*(?:previous )?(?:read|write) at .*\n\s*(\S+)$`)
 
-// isCaddysRace tells whether a report is about a race of Caddy's own (v2.11.9),
+// isCaddysRace reports whether a report is about a race of Caddy's own (v2.11.9),
 // which is harmless: methods of reverse_proxy have value receivers, whose copies
 // take in a field that a reload sets meanwhile if WebSockets are open, and do
 // not use it.
@@ -217,7 +217,7 @@ func isCaddysRace(report string) bool {
 	return len(functions) == 2 && sets == 1
 }
 
-// hasRace tells whether the race detector reports one that is not Caddy's own.
+// hasRace reports whether the race detector reports one that is not Caddy's own.
 func hasRace(out string) bool {
 	for report := range strings.SplitSeq(out, "==================") {
 		if strings.Contains(report, "WARNING: DATA RACE") && !isCaddysRace(report) {
