@@ -113,6 +113,8 @@ func newService(t *testing.T, trust string, owner int, runtimeMode os.FileMode) 
 	must(t, os.Chmod(credentials, 0o500))
 	t.Cleanup(func() { _ = os.Chmod(credentials, 0o700) }) // to be removed
 	makeDir(t, filepath.Join(s.dir, "run"), owner, runtimeMode)
+	makeDir(t, filepath.Join(s.dir, "log"), owner, 0o700)
+	writeFile(t, filepath.Join(s.dir, "log", "audit.log"), "", owner, 0o600)
 	s.env = []string{"CREDENTIALS_DIRECTORY=" + credentials, "HOME=/", "USER=responses-proxy-gate", trust}
 	s.moved = []string{"/usr/local/bin/caddy", caddyBinary, "/etc/responses-proxy-gate", filepath.Join(s.dir, "etc")}
 	return s
@@ -127,13 +129,15 @@ func (s *service) exec(t *testing.T, name string, env ...string) *exec.Cmd {
 }
 
 // example is the Caddyfile with the paths, the port and the upstream of a test.
-func (s *service) example(t *testing.T, u *upstream, caddyfile string, more ...string) {
+func (s *service) example(t *testing.T, u *upstream, caddyfile string) {
 	t.Helper()
-	more = append(more,
+	moved := []string{
 		"https://api.openai.com", u.URL, "http://:980 {", fmt.Sprintf("http://:%d {", s.port),
-		"/run/responses-proxy-gate/", filepath.Join(s.dir, "run")+"/")
+		"/run/responses-proxy-gate/", filepath.Join(s.dir, "run") + "/",
+		"/var/log/responses-proxy-gate/", filepath.Join(s.dir, "log") + "/",
+	}
 	path := filepath.Join(s.dir, "etc", "Caddyfile")
-	writeFile(t, path, replaceAll(t, caddyfile, more...), 0, 0o644)
+	writeFile(t, path, replaceAll(t, caddyfile, moved...), 0, 0o644)
 	adaptsAndValidates(t, s.env, path)
 }
 
@@ -167,8 +171,7 @@ func TestTheServiceServesItsCallersAsAUserOfItsOwn(t *testing.T) {
 	u, trust := newTLSUpstream(t)
 	s := newService(t, trust, nobody, 0o700)
 	s.wanted = setpriv(t, nobody, strings.Fields(option(t, unitName, "AmbientCapabilities")[0])...)
-	s.example(t, u, readExample(t, "systemd", "Caddyfile"),
-		"/run/credentials/"+unitName, filepath.Join(s.dir, "credentials"))
+	s.example(t, u, readExample(t, "systemd", "Caddyfile"))
 
 	notify := newNotifySocket(t)
 	gate := start(t, s.exec(t, "ExecStart", notify.env()))
@@ -211,6 +214,9 @@ func TestTheServiceTellsOneUserATokenThatIsNewAtEveryLaunch(t *testing.T) {
 // complainsOfNothing ends the gate and looks at what it printed.
 func (s *service) complainsOfNothing(t *testing.T, gate *process) {
 	t.Helper()
+	if strings.Contains(gate.out.String(), `"level":"warn"`) { // (Caddy says good-bye at that level)
+		t.Errorf("a healthy start has a warning:\n%s", gate.out.String())
+	}
 	gate.stop(t)
 	for _, complaint := range []string{`"level":"error"`, "permission denied", "not permitted"} {
 		if strings.Contains(gate.out.String(), complaint) {
@@ -226,7 +232,7 @@ func TestOtherUsersReachNothingOfTheService(t *testing.T) {
 	const serviceUser, other = nobody, nobody - 1
 	s := newService(t, trust, serviceUser, 0o700)
 	s.wanted = setpriv(t, serviceUser, strings.Fields(option(t, unitName, "AmbientCapabilities")[0])...)
-	s.example(t, u, readExample(t, "systemd", "Caddyfile"), "/run/credentials/"+unitName, filepath.Join(s.dir, "credentials"))
+	s.example(t, u, readExample(t, "systemd", "Caddyfile"))
 	notify := newNotifySocket(t)
 	gate := start(t, s.exec(t, "ExecStart", notify.env()))
 	notify.await(t, gate, "READY=1")
