@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -69,6 +70,9 @@ type callersBody struct {
 	room   [1]byte // for it
 	end    error   // it has been read to this
 	broken atomic.Bool
+	paced  bool // it has to come at a pace
+	pace   pace
+	slow   atomic.Bool // it has not
 }
 
 // wrapBody puts r's body, if it has one, under the answer's eyes.
@@ -82,6 +86,7 @@ func (a *answerWriter) wrapBody(r *http.Request) {
 	}
 	a.body.ReadCloser, a.body.access, a.body.left = r.Body, access, r.ContentLength
 	a.body.late = access != nil && r.ContentLength < 0
+	a.body.paced = access != nil
 	r.Body = &a.body
 }
 
@@ -165,8 +170,14 @@ func (b *callersBody) finish(n int, err error) (int, error) {
 
 // read reads as net/http has it.
 func (b *callersBody) read(p []byte) (int, error) {
+	begin := time.Now()
 	n, err := b.ReadCloser.Read(p)
 	b.left -= int64(n)
+	if b.paced && (errors.Is(err, os.ErrDeadlineExceeded) || err == nil && !b.pace.keeps(n, time.Since(begin))) {
+		err = errTooSlow
+		b.end = err
+		b.slow.Store(true)
+	}
 	if err == io.EOF && b.left > 0 { // over HTTP/3, nobody else looks
 		err = io.ErrUnexpectedEOF
 	}
@@ -227,4 +238,46 @@ func (s *sessions) end() {
 	for cancel := range s.ends {
 		(*cancel)()
 	}
+}
+
+const (
+	// bodyPatience is how long a body may be waited for beyond what its size takes.
+	bodyPatience = 30 * time.Second
+
+	// minBodyRate is how fast a body has to come then, in bytes a second. The
+	// slowest of networks are faster.
+	minBodyRate = 1 << 10
+)
+
+var errTooSlow = errors.New("the request's body comes too slowly")
+
+// pace is how fast a body comes. Only the time for which it is waited for
+// counts: an upstream that takes it slowly is not the caller's fault.
+type pace struct {
+	came   int64
+	waited time.Duration
+}
+
+// keeps reports whether a body is fast enough, of which n more bytes have come
+// after a wait.
+func (p *pace) keeps(n int, wait time.Duration) bool {
+	p.came += int64(n)
+	p.waited += wait
+	return p.waited <= bodyPatience+time.Duration(p.came/minBodyRate)*time.Second
+}
+
+// pacedReader gives a body up that comes too slowly.
+type pacedReader struct {
+	io.Reader
+	pace pace
+}
+
+// Read implements io.Reader.
+func (r *pacedReader) Read(p []byte) (int, error) {
+	begin := time.Now()
+	n, err := r.Reader.Read(p)
+	if err == nil && !r.pace.keeps(n, time.Since(begin)) {
+		err = errTooSlow
+	}
+	return n, err
 }

@@ -80,7 +80,20 @@ func (p *policy) checkCaller(r *http.Request) (caller *configuredCaller, refused
 		}
 		return caller, nil
 	}
-	return caller, p.checkRoute(r)
+	if refused := p.checkRoute(r); refused != nil {
+		return caller, refused
+	}
+	if isWebSocketUpgrade(r) && hasHandshakeBody(r) {
+		return caller, errWebSocketWithBody
+	}
+	return caller, nil
+}
+
+// hasHandshakeBody reports whether a WebSocket handshake brings a body. Whoever
+// reads it here or upstream, to another it would be the first messages. (Over
+// HTTP/2 and 3, the stream is the WebSocket itself, of unknown length.)
+func hasHandshakeBody(r *http.Request) bool {
+	return r.ContentLength > 0 || r.ContentLength < 0 && r.ProtoMajor == 1
 }
 
 // inEarlyData reports whether r came before the TLS handshake was complete (which

@@ -49,6 +49,7 @@ type caller struct {
 	gone     atomic.Bool                     // no config has this caller any more
 	sessions sessions
 	usage    usage
+	inFlight inFlight
 	metrics  *callerMetrics
 	claimed  []string // paths, for claims
 

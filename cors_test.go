@@ -54,6 +54,7 @@ func TestAnAllowedPagesPreflightIsAnswered(t *testing.T) {
 		"Access-Control-Max-Age":        {"600"},
 		"Vary":                          {"Origin", "Access-Control-Request-Headers"},
 		"Cache-Control":                 {"no-store"},
+		"Connection":                    {"close"},
 	}
 	w.Header().Del("X-Content-Type-Options") // there is no content: it may be there or not
 	if w.Code != http.StatusNoContent || w.Body.Len() != 0 || !reflect.DeepEqual(w.Header(), want) {

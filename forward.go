@@ -75,7 +75,7 @@ func (h *Handler) forward(answer *answerWriter, r *http.Request, next caddyhttp.
 	refused := answer.failure(err)
 	clientGone := errorStatus(err) == statusClientGone
 	level := zap.ErrorLevel
-	broken := refused == errRequestFailed && answer.body.broken.Load()
+	broken := refused == errRequestTooSlow || refused == errRequestFailed && answer.body.broken.Load()
 	if !answer.wroteHeader && (clientGone || broken || refused == errRateLimited || refused == errRequestTooLarge) {
 		level = zap.InfoLevel // the caller's own doing: the operator has nothing to mend
 	}
@@ -111,8 +111,11 @@ func (a *answerWriter) failure(err error) *refusal {
 	}
 	// The caller's fault, not the upstream's. What follows on the connection
 	// may be the rest of the body: it is no next request.
-	if a.request.ProtoMajor == 1 {
+	if leave(a.ResponseWriter, a.request, true); a.request.ProtoMajor == 1 {
 		a.ResponseWriter.Header().Set("Connection", "close")
+	}
+	if a.body.slow.Load() {
+		return errRequestTooSlow
 	}
 	return errRequestFailed
 }
@@ -266,7 +269,7 @@ func isEventStream(header http.Header) bool {
 func (a *answerWriter) withhold(header http.Header, refused *refusal) {
 	clear(header)
 	if refused == errTokenEnded {
-		leaveBody(a.ResponseWriter, a.request)
+		leave(a.ResponseWriter, a.request, true)
 	}
 	a.handler.policy.allowCORS(header, a.request)
 	a.wroteHeader, a.outcome, a.status = true, refused.outcome, refused.Status

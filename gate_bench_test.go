@@ -16,12 +16,13 @@ type discard struct {
 	status int
 }
 
-func (d *discard) Header() http.Header             { return d.header }
-func (d *discard) Write(data []byte) (int, error)  { return len(data), nil }
-func (d *discard) WriteHeader(status int)          { d.status = status }
-func (d *discard) reset()                          { clear(d.header); d.status = 0 }
-func (d *discard) FlushError() error               { return nil }
-func (d *discard) SetReadDeadline(time.Time) error { return nil }
+func (d *discard) Header() http.Header              { return d.header }
+func (d *discard) Write(data []byte) (int, error)   { return len(data), nil }
+func (d *discard) WriteHeader(status int)           { d.status = status }
+func (d *discard) reset()                           { clear(d.header); d.status = 0 }
+func (d *discard) FlushError() error                { return nil }
+func (d *discard) SetReadDeadline(time.Time) error  { return nil }
+func (d *discard) SetWriteDeadline(time.Time) error { return nil }
 func answerNothing(w http.ResponseWriter, _ *http.Request) error {
 	w.WriteHeader(http.StatusOK)
 	return nil

@@ -26,6 +26,7 @@ import (
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/command"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/dump"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/keptconn"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
@@ -239,6 +240,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err := h.equipProxies(ctx); err != nil {
 		return err
 	}
+	keptconn.Watch(h.server)
 	if h.HardenProcess {
 		// before the key is read
 		if err := process.Harden(); err != nil {
@@ -297,7 +299,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if isPreflight(r) {
 		h.count(nil, outcomePreflight)
 		skipAccessLog(r) // whoever knows an allowed origin can send any number
-		leaveBody(w, r)
+		leave(w, r, false)
 		h.policy.answerPreflight(w, r)
 		return nil
 	}
@@ -305,9 +307,17 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if refused != nil {
 		return h.refuse(w, r, caller, refused)
 	}
+	shutdown := h.policy.isShutdown(r)
+	if !shutdown {
+		if !caller.inFlight.begin() {
+			return h.refuse(w, r, caller, errTooManyInFlight)
+		}
+		defer caller.inFlight.end()
+	}
+	keptconn.Admitted(r)
 	caller.usage.count()
 	caller.identify(r)
-	if h.policy.isShutdown(r) {
+	if shutdown {
 		return h.shutDown(w, r, caller)
 	}
 	if isWebSocketUpgrade(r) {
@@ -376,7 +386,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, caller *configu
 		skipAccessLog(r)
 	}
 	h.policy.allowCORS(w.Header(), r)
-	leaveBody(w, r)
+	leave(w, r, caller != nil)
 	refused.Write(w)
 	return nil
 }

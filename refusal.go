@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/keptconn"
 	refusals "github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/refusal"
 )
 
@@ -91,6 +92,10 @@ var (
 		"This is not a token of this gate. Tokens change with every launch: read the server-info file again, and send exactly one.")
 	errRouteNotAllowed = newRefusal(stageKnown, http.StatusForbidden, "route_not_allowed",
 		"The gate does not forward this method and path, but POST /v1/responses without a query, or in place of that what its option allow_route names (the command's --allow-route adds). If your client calls /v1/chat/completions, switch it to the Responses API; the gate's docs/clients.md says how.")
+	errWebSocketWithBody = newRefusal(stageKnown, http.StatusBadRequest, "websocket_with_body",
+		"A WebSocket handshake has no body. Send what you have to say as messages, once the WebSocket is open.")
+	errTooManyInFlight = &refusal{refusals.Soon(codeHeaderName, "too_many_in_flight",
+		"This caller has as many requests under way as one caller may have. Wait until some of them have ended, and try again.", 1), newOutcome(stageKnown, "too_many_in_flight")}
 	errWebSocketNotEnabled = newRefusal(stageKnown, http.StatusUpgradeRequired, "websocket_not_enabled",
 		"WebSocket is not enabled on this path. Use HTTP, or open it with the gate's option \"allow_route GET <path>\", beside \"allow_route POST <path>\" for HTTP; for the command, with --websocket.")
 )
@@ -118,6 +123,8 @@ var (
 		"The request body is larger than this server allows.")
 	errRateLimited = newRefusal(stageBehind, http.StatusTooManyRequests, "rate_limited",
 		"This caller has made too many requests. Wait as long as Retry-After says, if it is there, and try again.")
+	errRequestTooSlow = newRefusal(stageBehind, http.StatusRequestTimeout, "request_too_slow",
+		"The body of this request came too slowly: after the first 30 seconds of waiting, it has to come at 1 KiB a second at least. Try again.")
 	errRequestFailed = newRefusal(stageBehind, http.StatusBadRequest, "request_failed",
 		"The server could not handle this request; the operator's log says why.")
 	errNoUpstream = newRefusal(stageBehind, http.StatusBadGateway, "upstream_missing",
@@ -133,6 +140,10 @@ const (
 	// maxRefusedBody is how much of it, in bytes: what net/http is ready to
 	// skip to keep a connection open.
 	maxRefusedBody = 256 << 10
+
+	// refusedAnswerPatience is how long a caller may take to make room for the
+	// answer to a refused request.
+	refusedAnswerPatience = 2 * time.Second
 )
 
 // maxTakenBody is how much of a body is read for takeBody, in bytes: several
@@ -144,7 +155,25 @@ const maxTakenBody = 256 << 20
 // caller may not see the answer, and would try again.
 func takeBody(r *http.Request) {
 	if r.Body != nil && r.ProtoMajor == 1 && r.Header["Expect"] == nil {
-		_, _ = io.Copy(io.Discard, io.LimitReader(r.Body, maxTakenBody)) // the answer is the same if it breaks off
+		_, _ = io.Copy(io.Discard, io.LimitReader(&pacedReader{Reader: r.Body}, maxTakenBody)) // the answer is the same if it breaks off
+	}
+}
+
+// leave sees to it that a request which is refused holds nothing for long: not
+// by a body that does not come, not by an answer that is not read, and not by
+// the connection. If all were kept, anybody could have as many as there are, each
+// for one request in minutes. Over HTTP/2, whose connections carry many requests,
+// those of callers who are known go on.
+func leave(w http.ResponseWriter, r *http.Request, known bool) {
+	deadline := time.Now().Add(refusedAnswerPatience)
+	if _, answer := caddyhttp.IdleTimeoutsFromContext(r.Context()); answer != nil {
+		_ = answer.SetWriteDeadline(deadline) // it would put its own in place of another
+	} else {
+		_ = http.NewResponseController(w).SetWriteDeadline(deadline)
+	}
+	leaveBody(w, r)
+	if r.ProtoMajor == 1 && !keptconn.Keep(r) || r.ProtoMajor == 2 && !known {
+		w.Header()["Connection"] = []string{"close"} // over HTTP/2, net/http makes it GOAWAY
 	}
 }
 

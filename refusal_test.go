@@ -63,6 +63,7 @@ var allRefusals = map[*refusal]int{
 	errUpstreamUnauthorized: 400, errIdentityUnavailable: 503, errAccountRefused: 400, errUpstreamUnreachable: 502, errUpstreamUnavailable: 503, errUpstreamTimeout: 504,
 	errRequestTooLarge: 413, errRequestFailed: 400, errNoUpstream: 502, errTooEarly: 425, errUpstreamRedirects: 502,
 	errTokenEnded: 401, errRateLimited: 429,
+	errRequestTooSlow: 408, errWebSocketWithBody: 400, errTooManyInFlight: 429,
 }
 
 func TestTheListOfRefusalsIsWhole(t *testing.T) {
@@ -115,6 +116,9 @@ func TestEveryRefusalCanBeReadByAnOpenAIClient(t *testing.T) {
 			}
 			if status == http.StatusUpgradeRequired {
 				want["Upgrade"] = []string{"HTTP/1.1"}
+			}
+			if refused == errTooManyInFlight {
+				want["Retry-After"] = []string{"1"}
 			}
 			if refused == errUpstreamUnauthorized || refused == errAccountRefused || refused == errUpstreamRedirects {
 				want["X-Should-Retry"] = []string{"false"}
@@ -241,10 +245,15 @@ func TestARefusalIsWholeWhateverAnotherHandlerHasLeftInTheHeader(t *testing.T) {
 	}
 }
 
-// deadlineRecorder records the read deadline that is set through it.
+// deadlineRecorder records the deadlines that are set through it.
 type deadlineRecorder struct {
 	*httptest.ResponseRecorder
-	deadline time.Time
+	deadline, writing time.Time
+}
+
+func (w *deadlineRecorder) SetWriteDeadline(deadline time.Time) error {
+	w.writing = deadline
+	return nil
 }
 
 func (w *deadlineRecorder) SetReadDeadline(deadline time.Time) error {

@@ -3,6 +3,7 @@ package responsesproxygate
 import (
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -18,7 +19,7 @@ func (h *Handler) shutDown(w http.ResponseWriter, r *http.Request, caller *confi
 	h.trail.begin(r, caller).end(outcomeShutdown, http.StatusOK)
 	h.logger.Info("shutting down on a caller's request",
 		zap.String("gate", h.Name), zap.String("remote_addr", remoteAddr(r)))
-	leaveBody(w, r)
+	leave(w, r, true)
 	header := w.Header()
 	h.policy.allowCORS(header, r)
 	refusals.SetHeader(header, refusals.Own)
@@ -72,6 +73,29 @@ func (q *requests) cutOff() (n int) {
 	}
 	return len(q.all)
 }
+
+// inFlight counts a caller's requests that are under way, and bounds them, so
+// that no caller takes what the others need. How many requests it may pay for
+// at a time is another question, which responses_budget asks.
+type inFlight struct{ n atomic.Int64 }
+
+// maxInFlight is how many one caller may have: the requests of two callers have
+// room in the files that the process may open, where each takes a connection
+// here and one upstream.
+var maxInFlight = sync.OnceValue(func() int64 {
+	return min(4096, max(1, process.MaxFiles()/4))
+})
+
+// begin reports whether there is room for one more. If so, end must be called.
+func (f *inFlight) begin() bool {
+	if f.n.Add(1) <= maxInFlight() {
+		return true
+	}
+	f.end()
+	return false
+}
+
+func (f *inFlight) end() { f.n.Add(-1) }
 
 // boundExit sees to it that an exit has a bound.
 func (h *Handler) boundExit(ctx caddy.Context) {

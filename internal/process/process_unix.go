@@ -4,6 +4,7 @@ package process
 
 import (
 	"errors"
+	"math"
 	"os"
 	"syscall"
 
@@ -15,6 +16,15 @@ import (
 func Runs(pid int) bool {
 	err := syscall.Kill(pid, 0)
 	return err == nil || errors.Is(err, syscall.EPERM)
+}
+
+// MaxFiles is how many files, connections among them, this process may have open.
+func MaxFiles() int64 {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return math.MaxInt64
+	}
+	return int64(min(limit.Cur, math.MaxInt64)) // (Cur is unsigned on some systems)
 }
 
 // ExitGracefully sends this process the signal that service managers send,

@@ -2,6 +2,7 @@ package process
 
 import (
 	"errors"
+	"math"
 	"os"
 
 	"github.com/caddyserver/caddy/v2"
@@ -20,6 +21,10 @@ func Runs(pid int) bool {
 	var code uint32
 	return windows.GetExitCodeProcess(handle, &code) == nil && code == stillActive
 }
+
+// MaxFiles is how many files, connections among them, this process may have
+// open: any number.
+func MaxFiles() int64 { return math.MaxInt64 }
 
 // ExitGracefully stops Caddy and exits. A Windows process cannot send itself
 // the interrupt that Caddy would answer.

@@ -5,6 +5,7 @@ package cotenant
 import (
 	"net/http"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -150,6 +151,101 @@ func TestConnectionsThatSendNothingDoNotKeepCallersOut(t *testing.T) {
 		}
 		t.Logf("the original: %v; it printed: %s", err, g.Output)
 	})
+}
+
+// A refused request is answered on each connection, so they are no longer those
+// that send nothing: they may lie idle for minutes.
+func TestWhoIsRefusedDoesNotKeepCallersOut(t *testing.T) {
+	t.Parallel()
+	const few, flood = "-n 256", "400"
+	up := gatetest.NewUpstream(t, nil)
+	t.Run("the command", func(t *testing.T) {
+		t.Parallel()
+		g := gatetest.StartCommand(t, up, gatetest.Site{}, gatetest.Launch{Limits: few})
+		attacker(t, "flooder", g.Addr, "refused", flood, "once").WaitOutput("flooding", 1)
+		answersAgain(t, g, gatetest.Patience)
+		awaitConnections(t, g, func(n int) bool { return n < 100 })
+	})
+	t.Run("a Caddyfile", func(t *testing.T) {
+		t.Parallel()
+		g := gatetest.StartGate(t, up, gatetest.Site{Limits: few})
+		attacker(t, "flooder", g.Addr, "refused", flood, "once").WaitOutput("flooding", 1)
+		answersAgain(t, g, gatetest.Patience)
+		awaitConnections(t, g, func(n int) bool { return n < 100 })
+	})
+	t.Run("control: the original serves nobody any more", func(t *testing.T) {
+		t.Parallel()
+		g := gatetest.StartOriginal(t, up, gatetest.Site{}, gatetest.Launch{Limits: few})
+		attacker(t, "flooder", g.Addr, "refused", flood, "once")
+		awaitConnections(t, g, func(n int) bool { return n == 0 || n >= 250 })
+		client := gatetest.NewClient(t)
+		client.Timeout = 10 * time.Second
+		if response, err := client.Do(g.Post()); err == nil {
+			_ = response.Body.Close()
+			t.Error("the original answers: this attack shows nothing")
+		}
+	})
+}
+
+// awaitConnections waits until a gate has as many file descriptors open as are
+// wanted; none once it has ended.
+func awaitConnections(t *testing.T, g *gatetest.Gate, wanted func(int) bool) {
+	t.Helper()
+	n := 0
+	for deadline := time.Now().Add(gatetest.Patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		entries, _ := os.ReadDir(procPath(g, "fd")) // (an error: it has ended)
+		if n = len(entries); wanted(n) {
+			return
+		}
+	}
+	t.Errorf("it has %d files open", n)
+}
+
+// A client with a token begins many requests and ends none. What is left is the
+// others'.
+func TestOneClientsRequestsLeaveTheOthersRoom(t *testing.T) {
+	t.Parallel()
+	const sent, share = 200, 128 // of 512 files
+	end := make(chan struct{})
+	up := gatetest.NewUpstream(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-Wait") != "" {
+			<-end
+		}
+		gatetest.AnswerJSON(w, r)
+	})
+	dir := gatetest.TempDir(t)
+	info := func(client string) string { return filepath.Join(dir, client+".json") }
+	g := gatetest.StartGate(t, up, gatetest.Site{
+		Dir: dir, Limits: "-n 512", Gate: "client greedy {\nserver_info " + info("greedy") + "\n}\nclient other {\nserver_info " + info("other") + "\n}",
+	})
+	g.Token = gatetest.ReadInfo(t, info("greedy")).AuthToken
+	client := gatetest.NewClient(t)
+	statuses := make(chan int, sent)
+	for range sent {
+		r := g.Post(gatetest.SetHeader("X-Wait", "yes"))
+		go func() {
+			response, err := client.Do(r)
+			if err != nil {
+				statuses <- 0
+				return
+			}
+			_ = response.Body.Close()
+			statuses <- response.StatusCode
+		}()
+	}
+	for range sent - share {
+		if got := <-statuses; got != http.StatusTooManyRequests {
+			t.Errorf("status %d", got)
+		}
+	}
+	g.Token = gatetest.ReadInfo(t, info("other")).AuthToken
+	g.Works(t)
+	close(end)
+	for range share {
+		if got := <-statuses; got != http.StatusOK {
+			t.Errorf("status %d", got)
+		}
+	}
 }
 
 // answersAgain waits until the gate serves a request.

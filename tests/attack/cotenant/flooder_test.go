@@ -81,6 +81,8 @@ func (f *flooder) use(conn net.Conn) {
 	trickle := ""
 	switch f.kind {
 	case "half-open":
+	case "refused":
+		_, _ = io.WriteString(conn, "GET /v1/responses HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
 	case "slow header":
 		_, _ = io.WriteString(conn, "POST /v1/responses HTTP/1.1\r\nHost: 127.0.0.1\r\nX-")
 		trickle = "a"
