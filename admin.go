@@ -145,6 +145,8 @@ func (c *caller) status(now time.Time) adminapi.Client {
 		s.State = adminapi.StateExpired
 	case c.withdrawn(p):
 		s.State = adminapi.StateRevoked
+	case c.disabled.Load():
+		s.State = adminapi.StateDisabled
 	case p.hasFixedToken():
 		s.AcceptedTokens = 1
 		for _, token := range p.former {

@@ -37,15 +37,25 @@ type adminMethods map[string]func(*http.Request) (any, error)
 // adminPaths are the routes.
 func (a *adminAPI) adminPaths() map[string]adminMethods {
 	return map[string]adminMethods{
-		adminapi.GatesPath:       {http.MethodGet: a.listGates},
-		adminGate + "/rotate":    {http.MethodPost: a.rotateGate},
+		adminapi.GatesPath:      {http.MethodGet: a.listGates},
+		adminGate + "/rotate":   {http.MethodPost: a.rotateGate},
+		adminGate + "/refusals": {http.MethodGet: a.listRefusals},
+
 		adminClient + "/rotate":  {http.MethodPost: a.rotateClient},
 		adminClient + "/revoke":  {http.MethodPost: a.revokeClient},
+		adminClient + "/disable": {http.MethodPost: a.disableClient},
+		adminClient + "/enable":  {http.MethodPost: a.enableClient},
+
 		adminShared:              {http.MethodPut: a.addShared, http.MethodDelete: a.removeShared},
 		adminShared + "/rotate":  {http.MethodPost: a.rotateShared},
+		adminShared + "/disable": {http.MethodPost: a.disableShared},
+		adminShared + "/enable":  {http.MethodPost: a.enableShared},
+		adminShared + "/expires": {http.MethodPost: a.setEndOfShared},
+
 		adminapi.BudgetsPath:     {http.MethodGet: listBudgets},
 		adminSpending + "/reset": {http.MethodPost: resetSpending},
-		adminapi.Prefix:          nil, // whatever else begins like this
+
+		adminapi.Prefix: nil, // whatever else begins like this
 	}
 }
 
@@ -208,6 +218,19 @@ func (a *adminAPI) rotateGate(r *http.Request) (any, error) {
 }
 
 func (a *adminAPI) revokeClient(r *http.Request) (any, error) {
+	return a.changeClient(r, "revoke", "access revoked", (*caller).revoke)
+}
+
+func (a *adminAPI) disableClient(r *http.Request) (any, error) {
+	return a.changeClient(r, "disable", "access disabled", (*caller).disable)
+}
+
+func (a *adminAPI) enableClient(r *http.Request) (any, error) {
+	return a.changeClient(r, "enable", "access enabled", (*caller).enable)
+}
+
+// changeClient does what takes no options to the caller that a path names.
+func (a *adminAPI) changeClient(r *http.Request, action, done string, change func(*caller) error) (any, error) {
 	if err := readAdminBody(r, new(struct{})); err != nil {
 		return nil, err
 	}
@@ -215,11 +238,20 @@ func (a *adminAPI) revokeClient(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.revoke(); err != nil {
-		return nil, a.failed(c, "revoke", err)
+	if err := change(c); err != nil {
+		return nil, a.failed(c, action, err)
 	}
-	a.logger.Info("access revoked", zap.String("gate", c.id.gate), zap.String("client", c.id.name()))
+	a.logger.Info(done, zap.String("gate", c.id.gate), zap.String("client", c.id.name()))
 	return c.status(time.Now()), nil
+}
+
+// listRefusals answers the last refusals of a gate.
+func (a *adminAPI) listRefusals(r *http.Request) (any, error) {
+	gate := r.PathValue("gate")
+	if len(callersOf(gate)) == 0 {
+		return nil, errNoSuchGate(gate)
+	}
+	return adminapi.Refusals{Refusals: refusalsOf(gate)}, nil
 }
 
 // failed says what could not be done, with the status of why.
@@ -253,7 +285,7 @@ func callerIn(r *http.Request) (*caller, error) {
 		}
 	}
 	if rosterOf(id.gate).has(id.client) {
-		return nil, adminError(http.StatusNotFound, fmt.Errorf("gate %s: %s is a shared client; use \"caddy responses-proxy client rotate\" or \"client remove\"", id.gate, id.client))
+		return nil, adminError(http.StatusNotFound, fmt.Errorf("gate %s: %s is a shared client; use \"caddy responses-proxy client rotate\", \"client disable\" or \"client remove\"", id.gate, id.client))
 	}
 	return nil, adminError(http.StatusNotFound, fmt.Errorf("gate %s has no client %q in the running config; those it has are listed at %s", id.gate, id.client, adminapi.GatesPath))
 }

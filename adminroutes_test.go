@@ -344,3 +344,111 @@ func TestNoAnswerAndNoLogOfTheAdminEndpointHasATokenOrItsDigest(t *testing.T) {
 		}
 	}
 }
+
+func TestADisabledClientIsRefusedUntilItIsEnabledAndKeepsItsToken(t *testing.T) {
+	for kind, p := range map[string]publication{
+		"a generated token": {},
+		"a fixed token":     {fixed: secret.New(testToken)},
+	} {
+		t.Run(kind, func(t *testing.T) {
+			c := rotating(t, p)
+			token, endpoint := c.inFile(t), newAdminEndpoint()
+			session, done := c.openWebSocket(t.Context())
+			defer done()
+			does := func(action, state string, takes bool) {
+				t.Helper()
+				got := endpoint.do(http.MethodPost, clientAt(c)+"/"+action, "")
+				if got.Code != http.StatusOK || !strings.Contains(got.Body.String(), `"state":"`+state+`"`) {
+					t.Errorf("%s: got %d %s", action, got.Code, got.Body)
+				}
+				if c.takes(token) != takes || c.inFile(t) != token {
+					t.Errorf("%s: takes the token: %v; or the file has another", action, !takes)
+				}
+			}
+			does("disable", adminapi.StateDisabled, false)
+			if session.Err() == nil {
+				t.Error("its WebSocket goes on")
+			}
+			does("disable", adminapi.StateDisabled, false)
+			does("enable", adminapi.StateActive, true)
+			does("enable", adminapi.StateActive, true)
+			if got := fmt.Sprint(endpoint.logs.All()); !strings.Contains(got, "access disabled") || !strings.Contains(got, "access enabled") || strings.Contains(got, token) {
+				t.Errorf("logged %s", got)
+			}
+		})
+	}
+}
+
+func TestNeitherARotationNorAnEnablingUndoesMoreThanItIsFor(t *testing.T) {
+	c := rotating(t, publication{})
+	endpoint := newAdminEndpoint()
+	for _, action := range []string{"disable", "rotate"} {
+		if got := endpoint.do(http.MethodPost, clientAt(c)+"/"+action, ""); got.Code != http.StatusOK {
+			t.Errorf("%s: got %d %s", action, got.Code, got.Body)
+		}
+	}
+	if c.takes(c.inFile(t)) {
+		t.Error("a rotation has enabled the client")
+	}
+	for _, action := range []string{"revoke", "enable"} {
+		if got := endpoint.do(http.MethodPost, clientAt(c)+"/"+action, ""); got.Code != http.StatusOK || !strings.Contains(got.Body.String(), `"revoked"`) {
+			t.Errorf("%s: got %d %s", action, got.Code, got.Body)
+		}
+	}
+}
+
+func TestAReloadKeepsAClientDisabled(t *testing.T) {
+	first := newConfiguration(t)
+	h := first.starts(t, "disabled", `, "client": [{"name": "ci"}]`)
+	if err := h.callers[0].publish(h.config, publication{logger: h.logger}); err != nil {
+		t.Fatal(err)
+	}
+	token := h.callers[0].told().Reveal()
+	if got := newAdminEndpoint().do(http.MethodPost, "gates/disabled/clients/ci/disable", ""); got.Code != http.StatusOK {
+		t.Fatalf("got %d %s", got.Code, got.Body)
+	}
+	next := newConfiguration(t).mustLoad(t, "disabled", `, "client": [{"name": "ci"}]`)
+	first.discard()
+	if next.callers[0].told().Reveal() != token {
+		t.Error("the token is another")
+	}
+	if _, ok := next.policy.tokens.match(token); ok {
+		t.Error("the client passes again")
+	}
+}
+
+func TestTheLastRefusalsAreListedWithoutSecrets(t *testing.T) {
+	const guess = "a-guess-that-could-have-been-somebodys-token-0123"
+	config := newConfiguration(t)
+	h := config.starts(t, "refusing", `, "client": [{"name": "ci"}]`)
+	guessed := goodRequest()
+	guessed.Header.Set("Authorization", "Bearer "+guess)
+	guessed.URL.Path, guessed.RequestURI = "/v1/"+guess, "/v1/"+guess+"?key="+guess
+	elsewhere := withToken(h, "ci")
+	elsewhere.RequestURI = "/v1/files"
+	elsewhere.URL.Path = "/v1/files"
+	for range 30 {
+		answerTo(t, h, guessed, unreached(t))
+	}
+	answerTo(t, h, elsewhere, unreached(t))
+	newConfiguration(t).starts(t, "refusing", `, "client": [{"name": "ci"}]`)
+	config.discard() // what was refused before a reload is listed, too
+
+	got := newAdminEndpoint().do(http.MethodGet, "gates/refusing/refusals", "")
+	var last adminapi.Refusals
+	if err := json.Unmarshal(got.Body.Bytes(), &last); err != nil || strings.Contains(got.Body.String(), guess) {
+		t.Fatalf("got %d %s", got.Code, got.Body)
+	}
+	if len(last.Refusals) != floodLimit+1 {
+		t.Fatalf("%d are listed, want %d", len(last.Refusals), floodLimit+1)
+	}
+	if r := last.Refusals[0]; r.Code != "invalid_token" || r.Client != "" || r.Status != 401 || r.Path != "/v1/"+secret.Redacted && r.Path != secret.Redacted {
+		t.Errorf("the first is %+v", r)
+	}
+	if r := last.Refusals[floodLimit]; r.Code != "route_not_allowed" || r.Client != "ci" || r.Path != "/v1/files" || r.Method != "POST" || r.RemoteAddr != elsewhere.RemoteAddr {
+		t.Errorf("the last is %+v", r)
+	}
+	if got := newAdminEndpoint().do(http.MethodGet, "gates/nowhere/refusals", ""); got.Code != http.StatusNotFound {
+		t.Errorf("of a gate that there is not: %d %s", got.Code, got.Body)
+	}
+}

@@ -65,6 +65,40 @@ func (a *adminAPI) removeShared(r *http.Request) (any, error) {
 	})
 }
 
+// disableShared takes a client's access away for now, and enableShared gives
+// it back, with the same tokens.
+func (a *adminAPI) disableShared(r *http.Request) (any, error) {
+	return a.setDisabled(r, "disabled", true)
+}
+
+func (a *adminAPI) enableShared(r *http.Request) (any, error) {
+	return a.setDisabled(r, "enabled", false)
+}
+
+func (a *adminAPI) setDisabled(r *http.Request, done string, disabled bool) (any, error) {
+	if err := readAdminBody(r, new(struct{})); err != nil {
+		return nil, err
+	}
+	return a.changeShared(r, done, func(f *roster, client string) error {
+		return f.setDisabled(r.Context(), client, disabled)
+	})
+}
+
+// setEndOfShared has a client's access end at another time.
+func (a *adminAPI) setEndOfShared(r *http.Request) (any, error) {
+	var options adminapi.EndOptions
+	if err := readAdminBody(r, &options); err != nil {
+		return nil, err
+	}
+	expires, err := adminapi.ParseEnd(options.Expires)
+	if err != nil {
+		return nil, adminError(http.StatusBadRequest, err)
+	}
+	return a.changeShared(r, "given another end", func(f *roster, client string) error {
+		return f.setEnd(r.Context(), client, expires)
+	})
+}
+
 // changeShared changes the client that the request's path names.
 func (a *adminAPI) changeShared(r *http.Request, done string, change func(f *roster, client string) error) (any, error) {
 	gate, client := r.PathValue("gate"), r.PathValue("client")
@@ -153,6 +187,10 @@ func (c *configuredCaller) sharedStatus(now time.Time) adminapi.Client {
 			s.State = adminapi.StateExpired
 			return s
 		}
+	}
+	if c.disabled.Load() {
+		s.State = adminapi.StateDisabled
+		return s
 	}
 	for _, token := range c.ring.tokens() {
 		if token.usable(now) {

@@ -3,11 +3,14 @@ package responsesproxygate
 import (
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
@@ -111,5 +114,81 @@ func TestTheAdminEndpointRefusesChangesThatItCannotMake(t *testing.T) {
 	}
 	if n := len(h.roster.clients()); n != 1 {
 		t.Errorf("there are %d clients after all that", n)
+	}
+}
+
+func TestASharedClientIsDisabledAndEnabledOnEveryReplica(t *testing.T) {
+	folder, endpoint := t.TempDir(), newAdminEndpoint()
+	h := withStorage(t, folder).starts(t, t.Name(), sharing)
+	at, token := sharedAt(h, "ci"), secret.NewToken().Reveal()
+	do := func(path, body, want string) {
+		t.Helper()
+		method := http.MethodPost
+		if path == at {
+			method = http.MethodPut
+		}
+		if got := endpoint.do(method, path, body); got.Code != http.StatusOK || !strings.Contains(got.Body.String(), want) {
+			t.Errorf("%s %s: got %d %s, want %s", path, body, got.Code, got.Body, want)
+		}
+	}
+	do(at, fmt.Sprintf(`{"sha256":%q}`, digestText(token)), `"active"`)
+	do(at+"/disable", "", `"state":"disabled"`)
+	if _, ok := passes(t, h, token); ok {
+		t.Error("a disabled client passes")
+	}
+	// Another replica has what the storage has.
+	if record, err := h.roster.current.store.Load(t.Context(), "ci"); err != nil || !record.Disabled {
+		t.Errorf("the storage has %+v, %v", record, err)
+	}
+	do(at+"/rotate", fmt.Sprintf(`{"sha256":%q}`, digestText(secret.NewToken().Reveal())), `"state":"disabled"`)
+	do(at+"/enable", "", `"state":"active"`)
+	if _, ok := passes(t, h, token); !ok {
+		t.Error("an enabled client is refused")
+	}
+	if got := endpoint.do(http.MethodPost, sharedAt(h, "nobody")+"/disable", ""); got.Code != http.StatusNotFound {
+		t.Errorf("nobody is disabled: %d %s", got.Code, got.Body)
+	}
+}
+
+func TestASharedClientsEndIsChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newReplica(t, newMemoryStorage())
+		token := r.adds(t, "ci", time.Hour)
+		set := func(expires time.Duration) {
+			t.Helper()
+			if err := r.setEnd(t.Context(), "ci", expires); err != nil {
+				t.Fatal(err)
+			}
+		}
+		set(3 * time.Hour)
+		time.Sleep(2 * time.Hour)
+		r.wants(t, "after the former end", token, "ci")
+		set(0)
+		time.Sleep(48 * time.Hour)
+		r.wants(t, "without an end", token, "ci")
+		set(time.Minute)
+		time.Sleep(time.Minute)
+		r.wants(t, "after an end that came nearer", token, "")
+		if err := r.setEnd(t.Context(), "ci", time.Hour); !errors.Is(err, errAccessEnded) {
+			t.Errorf("the former token comes back: %v", err)
+		}
+	})
+}
+
+func TestAnEndIsChangedByWordsOnly(t *testing.T) {
+	endpoint := newAdminEndpoint()
+	h := withStorage(t, t.TempDir()).starts(t, t.Name(), sharing)
+	at := sharedAt(h, "ci")
+	endpoint.do(http.MethodPut, at, fmt.Sprintf(`{"sha256":%q,"expires":"1h"}`, digestText(secret.NewToken().Reveal())))
+	for body, status := range map[string]int{
+		`{"expires":"2h"}`: 200, `{"expires":""}`: 400, ``: 400, `{}`: 400, `{"expires":"-1h"}`: 400, `{"expires":"0s"}`: 400,
+		`{"expires":"7"}`: 400, `{"expire":"1h"}`: 400,
+	} {
+		if got := endpoint.do(http.MethodPost, at+"/expires", body); got.Code != status {
+			t.Errorf("%s: got %d %s, want %d", body, got.Code, got.Body, status)
+		}
+	}
+	if got := endpoint.do(http.MethodPost, at+"/expires", `{"expires":"never"}`); got.Code != 200 || strings.Contains(got.Body.String(), `"expires"`) {
+		t.Errorf("never: got %d %s", got.Code, got.Body)
 	}
 }

@@ -13,6 +13,8 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/recent"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -41,6 +43,7 @@ type auditTrail struct {
 	credential *credential
 	accepted   bool  // requests that were let through are written, too
 	unknown    flood // of those nobody knows
+	recent     *recent.Entries[adminapi.Refusal]
 	closed     atomic.Bool
 
 	mu   sync.Mutex
@@ -67,6 +70,7 @@ func (h *Handler) openAuditTrail() {
 		credential: h.credential,
 		accepted:   h.LogAccepted,
 		unknown:    h.metrics.refused,
+		recent:     &h.metrics.recent,
 		open:       make(map[*atomic.Int64]window),
 	}
 }
@@ -78,10 +82,23 @@ func (t *auditTrail) refused(r *http.Request, caller *configuredCaller, refused 
 	if !t.admits(caller, refused) {
 		return false
 	}
+	t.remember(r, caller, refused)
 	if line := t.logger.Check(refused.level(), "refused"); line != nil {
 		line.Write(append(t.describe(r, caller), zap.String("code", refused.Code), zap.Int("status", refused.Status))...)
 	}
 	return true
+}
+
+// remember keeps what the trail says of a refusal for those who ask for the last
+// ones. (A string that is cut out of the request's would keep all of it.)
+func (t *auditTrail) remember(r *http.Request, caller *configuredCaller, refused *refusal) {
+	now := time.Now()
+	t.recent.Add(refused.Code, now, adminapi.Refusal{
+		Time: now.UTC().Truncate(time.Millisecond), Client: nameOf(caller),
+		RemoteAddr: strings.Clone(remoteAddr(r)), ClientIP: strings.Clone(clientIP(r)),
+		Method: strings.Clone(loggedMethod(r.Method)), Path: strings.Clone(t.loggedPath(r)),
+		Code: refused.Code, Status: refused.Status,
+	})
 }
 
 // admits reports whether a refusal is to be written. It neither allocates nor
@@ -224,12 +241,20 @@ func spentOf(r *http.Request) []zap.Field {
 func (t *auditTrail) describe(r *http.Request, caller *configuredCaller) []zap.Field {
 	fields := append(make([]zap.Field, 0, 10),
 		zap.String("gate", t.gate), zap.String("client", nameOf(caller)), zap.String("remote_addr", remoteAddr(r)))
-	// trusted_proxies may name a client other than the connection's.
-	remote, _, _ := net.SplitHostPort(r.RemoteAddr)
-	if ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string); ip != "" && ip != remote {
+	if ip := clientIP(r); ip != "" {
 		fields = append(fields, zap.String("client_ip", ip))
 	}
 	return append(fields, zap.String("method", loggedMethod(r.Method)), zap.String("path", t.loggedPath(r)))
+}
+
+// clientIP is the client's address, if trusted_proxies names another than the
+// connection's.
+func clientIP(r *http.Request) string {
+	remote, _, _ := net.SplitHostPort(r.RemoteAddr)
+	if ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string); ip != remote {
+		return ip
+	}
+	return ""
 }
 
 // remoteAddr is the address and port of r's connection, or "@" if it has none:

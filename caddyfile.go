@@ -62,6 +62,7 @@ func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error)
 //		allow_route          codex
 //		allow_header         <name>...
 //		shutdown_endpoint    [<path>]
+//		health_endpoint      [<path>]
 //		dump_dir             <path>
 //		log_accepted
 //		harden_process
@@ -161,6 +162,12 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, option string) error {
 			return nil
 		}
 		return oneArgument(d, &h.ShutdownEndpoint)
+	case "health_endpoint":
+		h.HealthEndpoint = defaultHealthPath
+		if d.CountRemainingArgs() == 0 {
+			return nil
+		}
+		return oneArgument(d, &h.HealthEndpoint)
 	case "dump_dir":
 		return oneArgument(d, &h.DumpDir)
 	case "log_accepted":

@@ -47,6 +47,7 @@ type caller struct {
 	ring     tokenRing                       // generated tokens
 	barred   atomic.Pointer[[]secret.Digest] // fixed tokens that were revoked
 	gone     atomic.Bool                     // no config has this caller any more
+	disabled atomic.Bool                     // its tokens are not accepted for now
 	sessions sessions
 	usage    usage
 	inFlight inFlight

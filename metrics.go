@@ -3,12 +3,15 @@ package responsesproxygate
 import (
 	"context"
 	"errors"
+	"net/http"
 	"sync"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/identity"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/recent"
 )
 
 // metrics are the gate's collectors. There is one set per process, which every
@@ -25,7 +28,7 @@ var metrics = struct {
 		"Requests that have ended, by what became of them: forwarded, or the code of the gate's own answer. The client is empty where the token was not known to be anybody's.",
 		"gate", "client", "code"),
 	upstreamResponses: newCounter("upstream_responses_total",
-		"Answers from behind the gate, by the class of their status; error is none, or one that broke off.",
+		"Answers from behind the gate, by the class of their status, and 429 by itself; error is none, or one that broke off.",
 		"gate", "client", "class"),
 	credentialReloads: newCounter("credential_reloads_total",
 		"Times that the operator's key was read again because its file had changed or could not be read.",
@@ -178,6 +181,7 @@ type gateMetrics struct {
 	reloads  attempts
 	running  atomic.Pointer[tokenSet]           // that of the config which was started last; nil: there is none
 	identity atomic.Pointer[identity.Exchanger] // likewise; nil: it has a key
+	recent   recent.Entries[adminapi.Refusal]
 }
 
 // gates holds the metrics of gates, by their names, for as long as a config
@@ -189,6 +193,17 @@ var gates = caddy.NewUsagePool()
 func openGateMetrics(gate string) *gateMetrics {
 	value, _, _ := gates.LoadOrNew(gate, func() (caddy.Destructor, error) { return newGateMetrics(gate), nil })
 	return value.(*gateMetrics)
+}
+
+// refusalsOf are the last refusals of a gate.
+func refusalsOf(gate string) (found []adminapi.Refusal) {
+	gates.Range(func(name, value any) bool {
+		if name == gate {
+			found = value.(*gateMetrics).recent.All()
+		}
+		return found == nil
+	})
+	return found
 }
 
 func newGateMetrics(gate string) *gateMetrics {
@@ -244,12 +259,17 @@ func newCallerMetrics(id callerID) *callerMetrics {
 }
 
 // statusClasses are the classes of upstream answers, by the first digit of
-// their status. The only final 1xx is 101, a WebSocket's.
-var statusClasses = [...]string{"error", "1xx", "2xx", "3xx", "4xx", "5xx"}
+// their status. The only final 1xx is 101, a WebSocket's. A 429 stands by itself:
+// it is about how much is asked for, the rest of 4xx about what.
+var statusClasses = [...]string{"error", "1xx", "2xx", "3xx", "4xx", "5xx", "429"}
 
 // answered counts an answer from behind the gate; with status 0, the lack of one.
 func (m *callerMetrics) answered(status int) {
-	m.upstream[min(status/100, len(statusClasses)-1)].Inc()
+	class := min(status/100, 5)
+	if status == http.StatusTooManyRequests {
+		class = len(statusClasses) - 1
+	}
+	m.upstream[class].Inc()
 }
 
 // count counts a request that has ended. The caller is nil if it is not known.

@@ -146,6 +146,14 @@ type Handler struct {
 	// Default: none.
 	ShutdownEndpoint string `json:"shutdown_endpoint,omitempty"`
 
+	// The path on which the gate tells load balancers, by GET or HEAD and
+	// without a token, whether it is of use: 200, or 503 while the upstream's
+	// refusal of the key is waited out, while shared clients were never read,
+	// and in Caddy's `shutdown_delay`. It tells nothing else. Web pages, and
+	// hosts that `allow_host` does not name, are refused as everywhere.
+	// Default: none.
+	HealthEndpoint string `json:"health_endpoint,omitempty"`
+
 	// A directory for a copy of every exchange that passed the gate, in two
 	// files of JSON: for debugging. Credentials are left out; prompts and
 	// answers are not. It is made with mode 0700, its files with 0600.
@@ -288,6 +296,7 @@ func (h *Handler) Validate() error {
 		validateHeaders(h.AllowHeader),
 		validateRoutes(h.AllowRoute, h.ShutdownEndpoint),
 		h.validateShutdown(),
+		h.validateHealth(),
 	))
 }
 
@@ -302,6 +311,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		leave(w, r, false)
 		h.policy.answerPreflight(w, r)
 		return nil
+	}
+	if h.isHealth(r) {
+		return h.answerHealth(w, r)
 	}
 	caller, refused := h.policy.checkCaller(r)
 	if refused != nil {

@@ -43,6 +43,7 @@ func newOutcome(s stage, code string) *outcome {
 
 var (
 	outcomePreflight  = newOutcome(stageUnknown, "preflight")  // a CORS preflight of an allowed origin
+	outcomeHealth     = newOutcome(stageUnknown, "health")     // the health endpoint
 	outcomeShutdown   = newOutcome(stageKnown, "shutdown")     // the shutdown endpoint
 	outcomeOverBudget = newOutcome(stageKnown, "over_budget")  // a budget behind the gate refused it: spent, or not to be counted
 	outcomeForwarded  = newOutcome(stageBehind, "forwarded")   // what is behind the gate answered, to the end

@@ -257,6 +257,9 @@ func (f *roster) client(record *sharedstore.Record, former *configuredCaller) (c
 		id := callerID{gate: f.gate, client: record.Client}
 		c.caller = &caller{id: id, began: record.Created, metrics: newCallerMetrics(id)}
 	}
+	if !c.disabled.Swap(record.Disabled) && record.Disabled {
+		lost = true
+	}
 	c.ring.accepted.Store(&tokens)
 	return c, lost
 }

@@ -73,6 +73,37 @@ func (f *roster) rotate(ctx context.Context, client string, digest secret.Digest
 	})
 }
 
+// setEnd has a client's access end after a time from now; zero is never.
+func (f *roster) setEnd(ctx context.Context, client string, expires time.Duration) error {
+	return f.amend(ctx, client, func(record *sharedstore.Record, now time.Time) {
+		record.Expires = time.Time{}
+		if expires > 0 {
+			record.Expires = now.Add(expires)
+		}
+	})
+}
+
+// setDisabled has a client's tokens refused, or accepted again.
+func (f *roster) setDisabled(ctx context.Context, client string, disabled bool) error {
+	return f.amend(ctx, client, func(record *sharedstore.Record, _ time.Time) { record.Disabled = disabled })
+}
+
+// amend changes what is said of a client beside its tokens. Once its access has
+// ended, they do not come back.
+func (f *roster) amend(ctx context.Context, client string, change func(record *sharedstore.Record, now time.Time)) error {
+	return f.change(ctx, client, false, func(_ *rosterConfig, _ *sharedList, current *sharedstore.Record, now time.Time) (*sharedstore.Record, error) {
+		switch {
+		case current == nil:
+			return nil, errNoSharedClient
+		case current.Expired(now):
+			return nil, errAccessEnded
+		}
+		next := *current
+		change(&next, now)
+		return &next, nil
+	})
+}
+
 // remove takes a client's access away: its tokens and its WebSockets end here
 // at once, and on other replicas by their next read. A record that cannot be
 // read or understood is removed too.

@@ -176,6 +176,31 @@ func (c *caller) revoke() error {
 	return c.tell(c.current)
 }
 
+// disable has none of the caller's tokens accepted, and ends its WebSockets,
+// until enable. Its tokens and its file stay, and are rotated as planned. It
+// holds across reloads.
+func (c *caller) disable() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.gone.Load() || !c.current.published {
+		return errNotRunning
+	}
+	c.disabled.Store(true)
+	c.sessions.end()
+	return nil
+}
+
+// enable undoes disable, and nothing else: who is revoked stays so.
+func (c *caller) enable() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.gone.Load() || !c.current.published {
+		return errNotRunning
+	}
+	c.disabled.Store(false)
+	return nil
+}
+
 func (c *caller) revokeLocked() {
 	if c.current.hasFixedToken() {
 		tokens := append([]acceptedToken{{digest: secret.DigestOf(c.current.fixed.Reveal())}}, c.current.former...)

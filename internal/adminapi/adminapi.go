@@ -36,6 +36,11 @@ func SharedPath(gate, client string) string {
 	return GatesPath + "/" + url.PathEscape(gate) + "/shared/" + url.PathEscape(client)
 }
 
+// RefusalsPath is where a gate's last refusals are.
+func RefusalsPath(gate string) string {
+	return GatesPath + "/" + url.PathEscape(gate) + "/refusals"
+}
+
 // ExitCodeNotRunning says that there is no gate to ask (the code that
 // "systemctl status" and LSB scripts use).
 const ExitCodeNotRunning = 3
@@ -67,9 +72,10 @@ const (
 	KindFixed     = "fixed"
 	KindShared    = "shared"
 
-	StateActive  = "active"
-	StateRevoked = "revoked"
-	StateExpired = "expired"
+	StateActive   = "active"
+	StateDisabled = "disabled"
+	StateRevoked  = "revoked"
+	StateExpired  = "expired"
 )
 
 // Client is what the admin endpoint tells of one caller.
@@ -80,7 +86,7 @@ type Client struct {
 	// config, or "shared" through Caddy's storage.
 	Kind string `json:"kind"`
 
-	// "active", "revoked" or "expired".
+	// "active", "disabled", "revoked" or "expired".
 	State string `json:"state"`
 
 	// Since when the config has the caller, and how long that is, in seconds.
@@ -161,6 +167,36 @@ type RotateSharedOptions struct {
 	Grace *string `json:"grace,omitempty"`
 }
 
+// EndOptions is the body of a change of a shared client's end.
+type EndOptions struct {
+	// When the client's access ends, from now, such as "30d", or "never".
+	Expires string `json:"expires"`
+}
+
+// Refusals are the last ones of a gate: of each code a few, the oldest first.
+type Refusals struct {
+	Refusals []Refusal `json:"refusals"`
+}
+
+// Refusal is a line of the audit trail: nothing in it is of a query, a header or
+// a body, and what may be a secret in the path is left out.
+type Refusal struct {
+	Time time.Time `json:"time"`
+
+	// Whose token the request had; "" if it was not known to be anybody's.
+	Client string `json:"client"`
+
+	// Where the connection came from, and the client's address if a trusted
+	// proxy names another.
+	RemoteAddr string `json:"remote_addr"`
+	ClientIP   string `json:"client_ip,omitempty"`
+
+	Method string `json:"method"`
+	Path   string `json:"path"`
+	Code   string `json:"code"`
+	Status int    `json:"status"`
+}
+
 // ParseGrace reads how long former tokens are still accepted.
 func ParseGrace(text string) (time.Duration, error) {
 	grace, err := caddy.ParseDuration(text)
@@ -180,6 +216,17 @@ func ParseExpires(text string) (time.Duration, error) {
 		return 0, fmt.Errorf("expires %q: write a duration above zero, such as 12h or 30d", text)
 	}
 	return expires, nil
+}
+
+// ParseEnd is ParseExpires for a change: "for ever" has to be said.
+func ParseEnd(text string) (time.Duration, error) {
+	switch text {
+	case "never":
+		return 0, nil
+	case "":
+		return 0, errors.New("expires: write a duration, such as 12h or 30d, or: never")
+	}
+	return ParseExpires(text)
 }
 
 // IsName reports whether a gate's name can stand in logs, metrics and URLs as it is.

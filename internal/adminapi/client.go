@@ -20,7 +20,7 @@ import (
 // About is what the verbs for operators have in common.
 const About = `
 Caddy's admin endpoint is found as "caddy reload" finds it: by --address, such
-as unix//run/gate-admin.sock, or else in the config file, by default the
+as /run/gate-admin.sock, or else in the config file, by default the
 Caddyfile of this directory. Only the user who runs Caddy can use its socket.
 
 Exit code 1: it was refused, or could not be asked for. 3: no Caddy answers.
@@ -53,7 +53,7 @@ func Ask(flags caddycmd.Flags, method, path string, body any) (answer []byte, co
 	}
 	response, err := caddycmd.AdminAPIRequest(address, method, path, nil, content)
 	if err != nil {
-		return nil, caddy.ExitCodeFailedStartup, err
+		return nil, caddy.ExitCodeFailedStartup, plain(err)
 	}
 	defer response.Body.Close()
 	answer, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer))
@@ -63,12 +63,28 @@ func Ask(flags caddycmd.Flags, method, path string, body any) (answer []byte, co
 	return answer, caddy.ExitCodeSuccess, nil
 }
 
+// plain is what the gate says, without what Caddy's client puts around it.
+func plain(err error) error {
+	_, answer, _ := strings.Cut(err.Error(), "caddy responded with error: HTTP ")
+	_, body, _ := strings.Cut(answer, ": ")
+	var said struct {
+		Error string `json:"error"`
+	}
+	if json.Unmarshal([]byte(body), &said) != nil || said.Error == "" {
+		return err
+	}
+	return errors.New(said.Error)
+}
+
 // maxAnswer is far above what a gate with thousands of clients answers.
 const maxAnswer = 16 << 20
 
 // addressOf finds the admin endpoint as caddy reload does.
 func addressOf(flags caddycmd.Flags) (string, error) {
 	if address := flags.String("address"); address != "" {
+		if strings.HasPrefix(address, "/") {
+			address = "unix/" + address // the path of a socket, as one would write it anywhere else
+		}
 		return address, nil
 	}
 	config, file, _, err := caddycmd.LoadConfig(flags.String("config"), flags.String("adapter"))
@@ -76,7 +92,7 @@ func addressOf(flags caddycmd.Flags) (string, error) {
 		return "", err
 	}
 	if file == "" {
-		return "", errors.New("which Caddy? Name its config with --config, or its admin endpoint with --address unix//path/of/its/socket")
+		return "", errors.New("which Caddy? Name its config with --config, or its admin endpoint with --address /path/of/its/socket")
 	}
 	var settings struct {
 		Admin struct {
@@ -97,7 +113,7 @@ func addressOf(flags caddycmd.Flags) (string, error) {
 func checkAnswers(address string) (code int, err error) {
 	parsed, err := caddy.ParseNetworkAddress(address)
 	if err != nil || parsed.PortRangeSize() > 1 {
-		return caddy.ExitCodeFailedStartup, fmt.Errorf("the admin address %s is not one address, such as unix//run/gate-admin.sock", address)
+		return caddy.ExitCodeFailedStartup, fmt.Errorf("the admin address %s is not one address, such as /run/gate-admin.sock", address)
 	}
 	if parsed.IsFdNetwork() {
 		return caddy.ExitCodeFailedStartup, fmt.Errorf("the admin address %s is a file descriptor of Caddy's own; name the socket behind it with --address", address)

@@ -60,6 +60,12 @@ func (b *Backoff) Begin() (try Try, ok bool) {
 	}
 }
 
+// Ready reports whether Begin would let a request be sent now. It changes nothing.
+func (b *Backoff) Ready() bool {
+	_, s := b.load()
+	return s.wait == 0 || !time.Now().Before(s.until)
+}
+
 // Refused notes that the upstream refused the credential. It reports whether a
 // wait begins with that, and for how long. Of requests that were under way
 // together, the first one's refusal counts; so does none that was begun before

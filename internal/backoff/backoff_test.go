@@ -132,3 +132,25 @@ func TestAnotherCredentialIsNotHeldBack(t *testing.T) {
 	b.Accepted(next)
 	begin(t, &b)
 }
+
+func TestAskingWhetherATryIsDueIsNone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b Backoff
+		want := func(ready bool) {
+			t.Helper()
+			if b.Ready() != ready {
+				t.Errorf("ready: %v, want %v", !ready, ready)
+			}
+		}
+		want(true)
+		refused(t, &b, begin(t, &b), First)
+		want(false)
+		time.Sleep(First)
+		want(true)
+		want(true)
+		try := begin(t, &b)
+		want(false) // one is under way
+		b.Accepted(try)
+		want(true)
+	})
+}

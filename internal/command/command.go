@@ -57,7 +57,7 @@ func Register(g Gate) {
 	gate = g
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "responses-proxy",
-		Usage: "[--port <n>] [--server-info <file>] [--http-shutdown] [--upstream-url <url>] [--dump-dir <dir>] | token | status | shutdown | run | clients | rotate | revoke | client | usage",
+		Usage: "[--port N] [--server-info FILE] [--http-shutdown] [--upstream-url URL] [--dump-dir DIR] | token | status | shutdown | run | clients | refusals | rotate | revoke | disable | enable | client | usage",
 		Short: "Lets local programs use the OpenAI Responses API without seeing the key",
 		Long: `
 Runs a proxy on loopback (127.0.0.1, and [::1] where there is IPv6) that holds
@@ -100,6 +100,7 @@ func addGateFlags(cmd *cobra.Command) {
 	flags.String("server-info", "", "File to write port, pid, token and base URL to, readable by its owner only")
 	flags.String("owner", "", "User, or user:group, who owns the server-info file (needs root)")
 	flags.Bool("http-shutdown", false, "Let callers with the token end the proxy at /shutdown")
+	flags.Bool("http-health", false, "Answer GET /healthz without a token: 200, or 503 while the upstream refuses the key")
 	flags.String("upstream-url", defaultUpstreamURL, "Where POST /v1/responses goes; may have a path and a query")
 	flags.String("upstream-header", "", "Header that carries the key upstream, such as api-key (default Authorization: Bearer)")
 	flags.String("dump-dir", "", "Directory for a copy of every exchange, without its secrets")
@@ -193,6 +194,7 @@ type proxyOptions struct {
 	serverInfo     string
 	owner          string
 	httpShutdown   bool
+	httpHealth     bool
 	upstreamURL    string
 	upstreamHeader string
 	dumpDir        string
@@ -231,6 +233,7 @@ func proxyOptionsFrom(flags caddycmd.Flags) (*proxyOptions, error) {
 		serverInfo:     flags.String("server-info"),
 		owner:          flags.String("owner"),
 		httpShutdown:   flags.Bool("http-shutdown"),
+		httpHealth:     flags.Bool("http-health"),
 		upstreamURL:    flags.String("upstream-url"),
 		upstreamHeader: flags.String("upstream-header"),
 		dumpDir:        flags.String("dump-dir"),

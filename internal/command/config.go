@@ -144,6 +144,7 @@ func (o *proxyOptions) gateConfig(routes []route) object {
 	set("insecure_allow", o.insecureAllow, len(o.insecureAllow) > 0)
 	set("server_info", object{"path": o.serverInfo, "owner": o.owner}, o.serverInfo != "")
 	set("shutdown_endpoint", shutdownPath, o.httpShutdown)
+	set("health_endpoint", healthPath, o.httpHealth)
 	return config
 }
 
@@ -160,6 +161,9 @@ var defaultRoute = route{Method: http.MethodPost, Path: "/v1/responses"}
 
 // shutdownPath is where the original ends, too.
 const shutdownPath = "/shutdown"
+
+// healthPath is where load balancers and containers look.
+const healthPath = "/healthz"
 
 // routes are POST /v1/responses and what the flags add.
 func (o *proxyOptions) routes() ([]route, error) {

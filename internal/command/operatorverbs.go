@@ -23,38 +23,56 @@ func addAdminVerbs(parent *cobra.Command) {
 		run              func(caddycmd.Flags) (int, error)
 	}{
 		{"clients [--json]", "Lists who may use the gates", `
-Lists the gates and their clients: whether their access is active, how old
-their tokens are, when they were last used and when they end. Never a token.
+Lists the gates and all their clients, those of the config and those that
+replicas share ("client list" lists the latter alone): whether their access is
+active, how old their tokens are, when they were last used and when they end.
+Never a token.
 `, func(cmd *cobra.Command) {
 			cmd.Flags().Bool("json", false, "Print the admin endpoint's answer, for programs")
 		}, runClients},
-		{"rotate [--gate <name>] [--client <name> | --all] [--grace <duration>]", "Replaces tokens", `
+		{"refusals [--gate NAME] [--json]", "Lists whom a gate has refused lately", `
+Lists the last refusals, as the audit trail has them: when, whose token it was
+if it was anybody's, from where, what was asked for, and the code. It is kept in
+memory: the last 20 of each code; and of a flood, ten lines in ten seconds. The
+metrics count them all.
+`, func(cmd *cobra.Command) {
+			cmd.Flags().String("gate", "default", "The gate's name")
+			cmd.Flags().Bool("json", false, "Print the admin endpoint's answer, for programs")
+		}, runRefusals},
+		{"rotate [--gate NAME] [--client NAME | --all] [--grace DURATION]", "Replaces tokens", `
 Gives a client a new token, in its server-info file; the former one is accepted
 for as long as --grace says. Without --client, it is the gate's own token.
 
 For a token that has leaked: --grace 0s. It ends at once, and so do the
 WebSockets of its client.
 
-A revoked client gets its access back. --all leaves out the revoked, and fixed
-tokens.
+A revoked client gets its access back, a disabled one does not. --all leaves
+out the revoked, and fixed tokens.
 `, func(cmd *cobra.Command) {
 			cmd.Flags().String("gate", "default", "The gate's name")
 			cmd.Flags().String("client", "", "The client's name (default: the gate's own token)")
 			cmd.Flags().Bool("all", false, "Rotate every generated token of the gate")
 			cmd.Flags().String("grace", "", "How long former tokens are still accepted, such as 5m; 0s ends them at once (default: the grace of rotate_every, or 5m)")
 		}, runRotate},
-		{"revoke [--gate <name>] --client <name>", "Ends a client's access", `
+		{"revoke [--gate NAME] --client NAME", "Ends a client's access", `
 Ends a client's tokens and WebSockets at once, and removes its server-info
 file. It holds across reloads, until "rotate" makes a new token or Caddy is
 restarted: to end the access for good, take the client out of the config too.
 The gate's own token has the gate's name as the client's.
-`, func(cmd *cobra.Command) {
-			cmd.Flags().String("gate", "default", "The gate's name")
-			cmd.Flags().String("client", "", "The client's name")
-		}, runRevoke},
+`, oneClient, changeClient("revoked", "/revoke")},
+		{"disable [--gate NAME] --client NAME", "Refuses a client for now", `
+Refuses a client's tokens and ends its WebSockets, until "enable". Its tokens
+and its server-info file stay as they are. It holds across reloads, until
+"enable" or until Caddy is restarted. The gate's own token has the gate's name
+as the client's. Shared clients: "client disable".
+`, oneClient, changeClient("disabled", "/disable")},
+		{"enable [--gate NAME] --client NAME", "Accepts a client's tokens again", `
+Undoes "disable": the client's tokens are accepted as before. One that was
+revoked meanwhile stays revoked.
+`, oneClient, changeClient("enabled", "/enable")},
 	} {
 		cmd := &cobra.Command{
-			Use:   verb.use + " [--config <path>] [--adapter <name>] [--address <interface>]",
+			Use:   verb.use + " [--config PATH] [--adapter NAME] [--address ADDRESS]",
 			Short: verb.short,
 			Long:  verb.long + adminapi.About,
 			Args:  cobra.NoArgs,
@@ -66,6 +84,12 @@ The gate's own token has the gate's name as the client's.
 	}
 }
 
+// oneClient are the flags of a verb for one client of a config.
+func oneClient(cmd *cobra.Command) {
+	cmd.Flags().String("gate", "default", "The gate's name")
+	cmd.Flags().String("client", "", "The client's name")
+}
+
 func runClients(flags caddycmd.Flags) (int, error) {
 	answer, code, err := adminapi.Ask(flags, http.MethodGet, adminapi.GatesPath, nil)
 	if err != nil {
@@ -75,11 +99,44 @@ func runClients(flags caddycmd.Flags) (int, error) {
 		_, err := os.Stdout.Write(answer)
 		return exitCodeOf(err), err
 	}
-	var status adminapi.Gates
-	if err := json.Unmarshal(answer, &status); err != nil {
-		return caddy.ExitCodeFailedStartup, fmt.Errorf("the admin endpoint's answer is not understood: %w; use the same version on both sides", err)
+	status, code, err := parseAnswer[adminapi.Gates](answer)
+	if err != nil {
+		return code, err
 	}
 	err = writeClients(os.Stdout, status)
+	return exitCodeOf(err), err
+}
+
+// askGates asks for the gates and their clients.
+func askGates(flags caddycmd.Flags) (status adminapi.Gates, code int, err error) {
+	answer, code, err := adminapi.Ask(flags, http.MethodGet, adminapi.GatesPath, nil)
+	if err != nil {
+		return status, code, err
+	}
+	return parseAnswer[adminapi.Gates](answer)
+}
+
+func parseAnswer[T any](answer []byte) (parsed T, code int, err error) {
+	if err := json.Unmarshal(answer, &parsed); err != nil {
+		return parsed, caddy.ExitCodeFailedStartup, fmt.Errorf("the admin endpoint's answer is not understood: %w; use the same version on both sides", err)
+	}
+	return parsed, caddy.ExitCodeSuccess, nil
+}
+
+func runRefusals(flags caddycmd.Flags) (int, error) {
+	answer, code, err := adminapi.Ask(flags, http.MethodGet, adminapi.RefusalsPath(flags.String("gate")), nil)
+	if err != nil {
+		return code, err
+	}
+	if flags.Bool("json") {
+		_, err := os.Stdout.Write(answer)
+		return exitCodeOf(err), err
+	}
+	last, code, err := parseAnswer[adminapi.Refusals](answer)
+	if err != nil {
+		return code, err
+	}
+	err = writeRefusals(os.Stdout, last)
 	return exitCodeOf(err), err
 }
 
@@ -132,14 +189,17 @@ func runRotate(flags caddycmd.Flags) (int, error) {
 	return exitCodeOf(err), err
 }
 
-func runRevoke(flags caddycmd.Flags) (int, error) {
-	gate, client := flags.String("gate"), flags.String("client")
-	if client == "" {
-		return caddy.ExitCodeFailedStartup, fmt.Errorf("--client is missing; \"caddy responses-proxy clients\" lists them (the gate's own token: --client %s)", gate)
+// changeClient is a verb for one client of a config.
+func changeClient(done, action string) func(caddycmd.Flags) (int, error) {
+	return func(flags caddycmd.Flags) (int, error) {
+		gate, client := flags.String("gate"), flags.String("client")
+		if client == "" {
+			return caddy.ExitCodeFailedStartup, fmt.Errorf("--client is missing; \"caddy responses-proxy clients\" lists them (the gate's own token: --client %s)", gate)
+		}
+		if _, code, err := adminapi.Ask(flags, http.MethodPost, adminapi.ClientPath(gate, client)+action, nil); err != nil {
+			return code, err
+		}
+		fmt.Printf("%s: gate %s, client %s\n", done, gate, client)
+		return caddy.ExitCodeSuccess, nil
 	}
-	if _, code, err := adminapi.Ask(flags, http.MethodPost, adminapi.ClientPath(gate, client)+"/revoke", nil); err != nil {
-		return code, err
-	}
-	fmt.Printf("revoked: gate %s, client %s\n", gate, client)
-	return caddy.ExitCodeSuccess, nil
 }

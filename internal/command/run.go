@@ -33,7 +33,7 @@ const (
 // addRunVerb adds what runs a gate for one command.
 func addRunVerb(parent *cobra.Command) {
 	cmd := &cobra.Command{
-		Use:   "run [--key-file <file>] [--as <user>] [--codex] [flags] -- <command> [<argument>...]",
+		Use:   "run [--key-file FILE] [--as USER] [--codex] [flags] -- COMMAND [ARGUMENT...]",
 		Short: "Runs one command with a gate of its own",
 		Long: `
 Runs a command that may use the key and never gets it. The proxy runs for as

@@ -46,6 +46,20 @@ func writeClients(out io.Writer, status adminapi.Gates) error {
 	return nil
 }
 
+// writeRefusals writes the last refusals as a table for people.
+func writeRefusals(out io.Writer, last adminapi.Refusals) error {
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "TIME\tCLIENT\tFROM\tMETHOD\tPATH\tCODE\tSTATUS")
+	for _, r := range last.Refusals {
+		from := r.RemoteAddr
+		if r.ClientIP != "" {
+			from = r.ClientIP + " by " + from
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%d\n", r.Time.Local().Format(time.DateTime), orDash(r.Client), from, r.Method, r.Path, r.Code, r.Status)
+	}
+	return table.Flush()
+}
+
 func orDash(text string) string {
 	if text == "" {
 		return "-"

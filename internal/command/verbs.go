@@ -51,7 +51,7 @@ end. 3: its gate is gone already.
 	}
 	for _, verb := range verbs {
 		cmd := &cobra.Command{
-			Use:   verb.name + " --server-info <file>",
+			Use:   verb.name + " --server-info FILE",
 			Short: verb.short,
 			Long:  verb.long,
 			Args:  cobra.NoArgs,

@@ -226,6 +226,13 @@ func (f *File) Write(info Info) error {
 	if err != nil {
 		return refuse(f.path, "the server info cannot be written as JSON", "this is a bug, please report it")
 	}
+	return f.write(content)
+}
+
+// WriteText is Write for a secret of another kind.
+func (f *File) WriteText(text string) error { return f.write([]byte(text)) }
+
+func (f *File) write(content []byte) error {
 	root, err := f.openOrMakeDir()
 	if err != nil {
 		return err

@@ -56,7 +56,7 @@ func (s *Store) Change(ctx context.Context, client string, decide func(*Record, 
 	switch {
 	case err != nil:
 		return nil, "", &OutageError{Err: err, Saving: true}
-	case (saved == nil) != (next == nil) || saved != nil && saved.Tokens[0] != next.Tokens[0]:
+	case (saved == nil) != (next == nil) || saved != nil && !saved.saysAs(next):
 		return nil, "", ErrChangedAtOnce
 	}
 	return saved, mark, nil

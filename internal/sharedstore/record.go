@@ -34,7 +34,12 @@ type Record struct {
 	Client  string    `json:"client"`
 	Created time.Time `json:"created"`
 	Expires time.Time `json:"expires,omitzero"`
-	Tokens  []Token   `json:"tokens"` // the newest first
+
+	// Whether its tokens are refused for now. A replica from before this field
+	// refuses the record as a whole, and so the client.
+	Disabled bool `json:"disabled,omitempty"`
+
+	Tokens []Token `json:"tokens"` // the newest first
 }
 
 // Token is a token that the client may present, and until when.
@@ -125,4 +130,9 @@ func (r *Record) Rotated(digest secret.Digest, grace time.Duration, now time.Tim
 		}
 	}
 	return &next
+}
+
+// saysAs reports whether a record is what a change made of it.
+func (r *Record) saysAs(next *Record) bool {
+	return r.Tokens[0] == next.Tokens[0] && r.Expires.Equal(next.Expires) && r.Disabled == next.Disabled
 }

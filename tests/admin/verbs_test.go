@@ -70,13 +70,13 @@ func TestAVerbThatCannotDoItsWorkSaysWhatToWrite(t *testing.T) {
 		says string
 	}{
 		"with the admin endpoint off":   {[]string{"clients", "--config", off.ConfigPath(), "--adapter", "caddyfile"}, 1, `write \"admin unix//path/of/a/socket\"`},
-		"without any config":            {[]string{"clients"}, 1, "--address unix//path"},
+		"without any config":            {[]string{"clients"}, 1, "--address /path/of/its/socket"},
 		"with a config that is missing": {[]string{"clients", "--config", gone}, 1, "no such file"},
 		"with no Caddy there":           {[]string{"clients", "--address", "unix/" + gone}, 3, "no Caddy answers"},
 		"with nobody on the port":       {[]string{"clients", "--address", fmt.Sprintf("127.0.0.1:%d", gatetest.FreePort(t))}, 3, "no Caddy answers"},
 		"with two addresses":            {[]string{"clients", "--address", "127.0.0.1:2019-2020"}, 1, "not one address"},
-		"for an unknown client":         {atSocket(g, "rotate", "--client", "other"), 1, `no client \\\"other\\\"`},
-		"for an unknown gate":           {atSocket(g, "rotate", "--gate", "other"), 1, "no gate"},
+		"for an unknown client":         {atSocket(g, "rotate", "--client", "other"), 1, `"msg":"gate default has no client \"other\" in`},
+		"for an unknown gate":           {atSocket(g, "rotate", "--gate", "other"), 1, `"msg":"there is no gate \"other\" in`},
 		"for one client and all":        {atSocket(g, "rotate", "--client", "ci", "--all"), 1, "choose one"},
 		"with a grace without a unit":   {atSocket(g, "rotate", "--grace", "5"), 1, "write a duration such as 5m"},
 		"with a negative grace":         {atSocket(g, "rotate", "--grace", "-5m"), 1, "write a duration such as 5m"},
@@ -195,4 +195,30 @@ func TestTheListForProgramsIsAloneOnStdout(t *testing.T) {
 	if err != nil || !strings.HasPrefix(string(out), `{"gates":[{"name":"default"`) || !strings.HasSuffix(string(out), "}]}\n") {
 		t.Errorf("%v: %s", err, out)
 	}
+}
+
+func TestAClientIsDisabledAndEnabledAndItsRefusalsAreListedFromTheCommandLine(t *testing.T) {
+	t.Parallel()
+	g := start(t, gatetest.NewUpstream(t, nil), twoClients)
+	codex := tokenOf(t, g, "codex")
+	at := func(args ...string) []string { return append(args, "--address", g.Site.AdminSocket()) } // as a path
+	do := func(want string, args ...string) {
+		t.Helper()
+		out, code := run(t, at(args...)...)
+		if code != 0 || !strings.Contains(out, want) {
+			t.Errorf("%v: exit code %d, want 0 and %q:\n%s", args, code, want, out)
+		}
+		wantNone(t, "the output", out, codex)
+	}
+	do("disabled: gate default, client codex\n", "disable", "--client", "codex")
+	if statusWith(t, g, codex) != 401 || statusWith(t, g, tokenOf(t, g, "ci")) != 200 {
+		t.Error("the disabled client passes, or another does not")
+	}
+	do("disabled", "clients")
+	do("enabled: gate default, client codex\n", "enable", "--client", "codex")
+	if statusWith(t, g, codex) != 200 || tokenOf(t, g, "codex") != codex {
+		t.Error("the token is refused, or is another")
+	}
+	do("invalid_token", "refusals")
+	do(`"path":"/v1/responses","code":"invalid_token","status":401`, "refusals", "--json")
 }

@@ -16,7 +16,7 @@ import (
 // flagsOf are the flags of the command and its verbs.
 var flagsOf = map[string][]string{
 	"responses-proxy": {
-		"--port", "--server-info", "--owner", "--http-shutdown", "--upstream-url", "--upstream-header",
+		"--port", "--server-info", "--owner", "--http-shutdown", "--http-health", "--upstream-url", "--upstream-header",
 		"--dump-dir", "--allow-origin", "--allow-host", "--allow-route", "--allow-header", "--websocket", "--access-log",
 		"--rotate-every", "--admin-socket", "--insecure-allow", "--budget", "--budget-dir",
 	},
@@ -28,10 +28,17 @@ var flagsOf = map[string][]string{
 	"responses-proxy clients":  {"--json", "--config", "--adapter", "--address"},
 	"responses-proxy rotate":   {"--gate", "--client", "--all", "--grace", "--config", "--adapter", "--address"},
 	"responses-proxy revoke":   {"--gate", "--client", "--config", "--adapter", "--address"},
+	"responses-proxy disable":  {"--gate", "--client", "--config", "--adapter", "--address"},
+	"responses-proxy enable":   {"--gate", "--client", "--config", "--adapter", "--address"},
+	"responses-proxy refusals": {"--gate", "--json", "--config", "--adapter", "--address"},
 
-	"responses-proxy client add":    {"--gate", "--expires", "--config", "--adapter", "--address"},
-	"responses-proxy client rotate": {"--gate", "--grace", "--config", "--adapter", "--address"},
-	"responses-proxy client remove": {"--gate", "--config", "--adapter", "--address"},
+	"responses-proxy client add":     {"--gate", "--expires", "--out", "--config", "--adapter", "--address"},
+	"responses-proxy client rotate":  {"--gate", "--grace", "--out", "--config", "--adapter", "--address"},
+	"responses-proxy client disable": {"--gate", "--config", "--adapter", "--address"},
+	"responses-proxy client enable":  {"--gate", "--config", "--adapter", "--address"},
+	"responses-proxy client expires": {"--gate", "--config", "--adapter", "--address"},
+	"responses-proxy client remove":  {"--gate", "--config", "--adapter", "--address"},
+	"responses-proxy client list":    {"--gate", "--json", "--config", "--adapter", "--address"},
 }
 
 // wantAll checks that text has every word.
@@ -60,7 +67,7 @@ func TestHelpTellsEveryFlag(t *testing.T) {
 		wantAll(t, help, flags)
 		wantAll(t, help, []string{"caddy " + name})
 	}
-	wantAll(t, caddy(t, "responses-proxy", "--help"), []string{"token", "status", "shutdown", "clients", "rotate", "revoke"})
+	wantAll(t, caddy(t, "responses-proxy", "--help"), []string{"token", "status", "shutdown", "clients", "refusals", "rotate", "revoke", "disable", "enable"})
 	wantAll(t, caddy(t, "help"), []string{"responses-proxy"})
 }
 
@@ -73,15 +80,31 @@ func TestManPagesTellEveryFlag(t *testing.T) {
 			t.Error(err)
 			continue
 		}
-		wantAll(t, strings.ReplaceAll(string(page), `\-`, "-"), flags)
+		text := strings.ReplaceAll(string(page), `\-`, "-")
+		wantAll(t, text, flags)
+		// What makes the page leaves <words> out, and the flag in front of one remains.
+		if lost := regexp.MustCompile(`--[a-z-]+ *[\])|]`).FindString(synopsis(text)); lost != "" {
+			t.Errorf("%s: the synopsis has lost a word at %q: %s", name, lost, synopsis(text))
+		}
 	}
+}
+
+// withoutValue are the flags that have none.
+var withoutValue = regexp.MustCompile(`--(json|all|http-shutdown|http-health)\b`)
+
+// synopsis is what a page says of how to write a command, without flags that
+// have no value.
+func synopsis(page string) string {
+	_, rest, _ := strings.Cut(page, ".SH SYNOPSIS")
+	rest, _, _ = strings.Cut(rest, ".SH DESCRIPTION")
+	return withoutValue.ReplaceAllString(strings.Join(strings.Fields(rest), " "), "x")
 }
 
 func TestCompletionOffersEveryFlag(t *testing.T) {
 	// The script asks the binary for what to offer.
 	wantAll(t, caddy(t, "completion", "bash"), []string{"__complete"})
 	wantAll(t, caddy(t, "__complete", "responses-"), []string{"responses-proxy"})
-	wantAll(t, caddy(t, "__complete", "responses-proxy", ""), []string{"token", "status", "shutdown", "clients", "rotate", "revoke"})
+	wantAll(t, caddy(t, "__complete", "responses-proxy", ""), []string{"token", "status", "shutdown", "clients", "refusals", "rotate", "revoke", "disable", "enable"})
 	for name, flags := range flagsOf {
 		wantAll(t, caddy(t, append(append([]string{"__complete"}, strings.Fields(name)...), "--")...), flags)
 	}

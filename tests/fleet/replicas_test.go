@@ -66,6 +66,60 @@ func TestAClientOfOneReplicaIsOneOfEveryReplica(t *testing.T) {
 	}
 }
 
+func TestASharedClientIsDisabledAndItsEndChangedOnEveryReplica(t *testing.T) {
+	t.Parallel()
+	folder, place := gatetest.TempDir(t), gatetest.TempDir(t)
+	up := gatetest.NewUpstream(t, nil)
+	a, b := replica(t, up, folder), replica(t, up, folder)
+	file := filepath.Join(place, "ci.token")
+	if said := run(t, a, "client", "add", "ci", "--out", file); !strings.Contains(said, file) {
+		t.Errorf("the command says %q", said)
+	}
+	token := strings.TrimSuffix(gatetest.ReadFile(t, file), "\n")
+	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 || len(token) != 43 {
+		t.Fatalf("%v: mode %v, %d characters", err, info.Mode(), len(token))
+	}
+	awaitStatus(t, "on the other replica", b, token, 200)
+	run(t, a, "client", "disable", "ci")
+	wantStatus(t, "where it was disabled", a, token, 401)
+	awaitStatus(t, "where it was not disabled", b, token, 401)
+	if listed := run(t, b, "client", "list"); !strings.Contains(listed, "disabled") || strings.Contains(listed, "generated") {
+		t.Errorf("the list is:\n%s", listed)
+	}
+	run(t, b, "client", "enable", "ci")
+	awaitStatus(t, "where it was not enabled", a, token, 200)
+	run(t, b, "client", "expires", "ci", "1s")
+	awaitStatus(t, "after its new end", a, token, 401)
+	wantStatus(t, "after its new end", b, token, 401)
+}
+
+// The shell empties a file that a command is redirected to before it runs.
+func TestARotationThatIsRefusedLeavesTheFileAsItIs(t *testing.T) {
+	t.Parallel()
+	g := replica(t, gatetest.NewUpstream(t, nil), gatetest.TempDir(t))
+	file := filepath.Join(gatetest.TempDir(t), "ci.token")
+	run(t, g, "client", "add", "ci", "--out", file)
+	token := strings.TrimSuffix(gatetest.ReadFile(t, file), "\n")
+	refused := func(why string, args ...string) {
+		t.Helper()
+		out, code := gatetest.Run(t, gatetest.Launch{Dir: gatetest.TempDir(t), Args: append([]string{"responses-proxy", "client", "rotate"}, args...)})
+		if code == 0 || gatetest.ReadFile(t, file) != token+"\n" {
+			t.Errorf("%s: exit code %d, and the file has %q:\n%s", why, code, gatetest.ReadFile(t, file), out)
+		}
+		if strings.Contains(out, "server_info") || strings.Contains(out, "HTTP ") {
+			t.Errorf("%s: it says:\n%s", why, out)
+		}
+	}
+	refused("a client that there is not", "other", "--out", file, "--address", g.Site.AdminSocket())
+	refused("no Caddy", "ci", "--out", file, "--address", file+".sock")
+	gatetest.Must(t, os.Chmod(file, 0o644))
+	refused("a file that others can read", "ci", "--out", file, "--address", g.Site.AdminSocket())
+	gatetest.Must(t, os.Chmod(file, 0o600))
+	wantStatus(t, "the token in the file", g, token, 200)
+	run(t, g, "client", "rotate", "ci", "--out", file)
+	wantStatus(t, "the next token in the file", g, strings.TrimSuffix(gatetest.ReadFile(t, file), "\n"), 200)
+}
+
 // filesIn are the files in a folder and all below it.
 func filesIn(t *testing.T, folder string) map[string]string {
 	t.Helper()
