@@ -22,7 +22,7 @@ import (
 // addUsageVerb adds what tells who has spent what.
 func addUsageVerb(parent *cobra.Command) {
 	cmd := &cobra.Command{
-		Use:   "usage [--json] [--models] [--budget <name>] [--client <name>] [--reset] [--config <path>] [--adapter <name>] [--address <interface>]",
+		Use:   "usage [--json] [--models] [--budget NAME] [--client NAME] [--reset] [--config PATH] [--adapter NAME] [--address ADDRESS]",
 		Short: "Tells what callers have spent, and forgives it",
 		Long: `
 Lists what the callers of each responses_budget have spent in the present
