@@ -38,8 +38,8 @@ func (h *Handler) answerHealth(w http.ResponseWriter, r *http.Request) error {
 // isHealthy reports whether a caller's request would be sent upstream now: not
 // while the upstream's refusal of the key is waited out (after that one has to
 // be sent to find out, and so it must come here), not while a workload's identity
-// has no token that lives, not if the shared clients
-// were never read, and not in Caddy's shutdown_delay.
+// has no token that lives, not if the shared clients were never read, and not in
+// Caddy's shutdown_delay.
 func (h *Handler) isHealthy(r *http.Request) bool {
 	if h.credential.current() == nil || !h.credential.tries.Ready() {
 		return false
