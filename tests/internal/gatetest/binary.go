@@ -46,6 +46,11 @@ func Main(m *testing.M, roles ...Role) int {
 	if name := os.Getenv(roleVariable); name != "" {
 		return play(name, roles)
 	}
+	flag.Parse()
+	if testing.Short() {
+		fmt.Println("not with -short: these tests build Caddy and start it")
+		return 0
+	}
 	dir, err := os.MkdirTemp("", "gate-caddy")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "gatetest:", err)
@@ -58,7 +63,6 @@ func Main(m *testing.M, roles ...Role) int {
 	}
 	// The tests mostly wait, for processes to start and to end: run more of them
 	// at a time than there are processors, unless the command line says how many.
-	flag.Parse()
 	if f := flag.Lookup("test.parallel"); f != nil && f.Value.String() == f.DefValue {
 		_ = f.Value.Set("8")
 	}
