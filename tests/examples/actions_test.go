@@ -4,6 +4,7 @@ package examples
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -111,6 +112,69 @@ func TestTheJobsActionsArePinned(t *testing.T) {
 	}
 }
 
+// What runs as root with the key is what somebody has looked at.
+func TestTheJobRunsAPinnedGate(t *testing.T) {
+	w := readWorkflow(t)
+	if !regexp.MustCompile(`^[0-9a-f]{40}$`).MatchString(w.Env["GATE_COMMIT"]) {
+		t.Errorf("GATE_COMMIT is %q", w.Env["GATE_COMMIT"])
+	}
+	for _, step := range w.Jobs["codex"].Steps {
+		if step.With["repository"] != "" && step.With["ref"] != "${{ env.GATE_COMMIT }}" {
+			t.Errorf("%s is checked out at %q", step.With["repository"], step.With["ref"])
+		}
+		if strings.Contains(step.Run, "npm install") && !strings.Contains(step.Run, "--ignore-scripts") {
+			t.Errorf("%s: packages run scripts of theirs as root", step.Name)
+		}
+	}
+}
+
+func TestTheJobTakesNoOtherReleaseThanThePinnedOne(t *testing.T) {
+	j := newJob(t, "http://127.0.0.1:1")
+	name := "caddy-responses-proxy-gate_9.9.9_linux_amd64"
+	writeFile(t, filepath.Join(j.dir, name, "caddy"), "the gate", 0, 0o755)
+	archive := filepath.Join(j.dir, name+".tar.gz")
+	if out, code := run(t, command(t, nil, needsTool(t, "tar"), "-C", j.dir, "-czf", archive, name)); code != 0 {
+		t.Fatal(out)
+	}
+	content, err := os.ReadFile(archive)
+	must(t, err)
+	// For the download and for the place it goes to.
+	writeFile(t, filepath.Join(j.dir, "bin", "curl"), "#!/bin/sh\nexec cp "+archive+" .\n", 0, 0o755)
+	writeFile(t, filepath.Join(j.dir, "bin", "install"), "#!/bin/sh\nexec cp \"$1\" "+j.dir+"/installed\n", 0, 0o755)
+	for digest, wanted := range map[string]int{strings.Repeat("0", 64): 1, fmt.Sprintf("%x", sha256.Sum256(content)): 0} {
+		out, code := j.run(t, "Download Caddy", "GATE_RELEASE=9.9.9", "GATE_SHA256="+digest)
+		_, err := os.Stat(filepath.Join(j.dir, "installed"))
+		if code != wanted || (err == nil) != (wanted == 0) {
+			t.Errorf("digest %s: exit code %d, installed: %t\n%s", digest, code, err == nil, out)
+		}
+		_ = os.Remove(filepath.Join(j.dir, "installed"))
+	}
+}
+
+func TestTheJobStopsTheGateThoughCodexHasRewrittenItsFile(t *testing.T) {
+	u := newUpstream(t)
+	j := newJob(t, u.URL)
+	info := j.start(t)
+	// Another process, which the step would otherwise take for the gate.
+	other := start(t, as(command(t, nil, "sleep", "600"), nobody))
+	rewrite := as(command(t, nil, "sh", "-c", `printf '{"port":1,"pid":%s,"auth_token":"x"}' "$1" >"$0"`, j.info, fmt.Sprint(other.Process.Pid)), nobody)
+	if out, code := run(t, rewrite); code != 0 {
+		t.Fatal(out)
+	}
+	if out, code := j.run(t, "Stop the gate"); code != 0 {
+		t.Errorf("exit code %d\n%s", code, out)
+	}
+	if err := syscall.Kill(info.PID, 0); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("the gate still runs (%v)", err)
+	}
+	if err := syscall.Kill(other.Process.Pid, 0); err != nil {
+		t.Errorf("the step has ended another process: %v", err)
+	}
+	if out, code := run(t, as(command(t, nil, "cat", filepath.Join(j.dir, "gate.pid")), nobody)); code == 0 {
+		t.Errorf("Codex can read, and so find, the recorded process: %s", out)
+	}
+}
+
 func TestTheJobStopsTheGateWhateverHappens(t *testing.T) {
 	steps := readWorkflow(t).Jobs["codex"].Steps
 	if last := steps[len(steps)-1]; last.Name != "Stop the gate" || last.If != "always()" {
@@ -158,9 +222,10 @@ func newJob(t *testing.T, upstreamURL string) *job {
 	writeFile(t, filepath.Join(bin, "sudo"), fmt.Sprintf(sudo, path, j.home), 0, 0o755)
 	values := map[string]string{
 		"CODEX_USER": "nobody", "GATE_PORT": fmt.Sprint(j.port), "SERVER_INFO": j.info, "UPSTREAM_URL": upstreamURL + "/v1/responses",
+		"GATE_PID": filepath.Join(j.dir, "gate.pid"), "GATE_RELEASE": "", "GATE_SHA256": "", "GATE_COMMIT": j.Env["GATE_COMMIT"],
 	}
 	for name := range j.Env {
-		if values[name] == "" {
+		if _, known := values[name]; !known {
 			t.Fatalf("the job has a variable that this test does not know: %s", name)
 		}
 		j.env = append(j.env, name+"="+values[name])
