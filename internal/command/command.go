@@ -70,6 +70,11 @@ The key is read from stdin, never from an argument:
 	printenv OPENAI_API_KEY | env -u OPENAI_API_KEY caddy responses-proxy \
 		--server-info ~/.local/state/responses-proxy.json
 
+A job of GitHub Actions that may have an identity (permissions: id-token: write)
+needs no key: with --github-oidc and the four flags that belong to it, stdin has
+the job's ACTIONS_ID_TOKEN_REQUEST_TOKEN, and OpenAI gives tokens that live for
+an hour or so.
+
 On a terminal, it is asked for without echo. Callers find port and token in
 the server-info file, which only its owner can read; without --server-info the
 token is printed once to stderr.
@@ -82,6 +87,7 @@ read the key.
 `,
 		CobraFunc: func(cmd *cobra.Command) {
 			addGateFlags(cmd)
+			addOIDCFlags(cmd.Flags())
 			cmd.Args = cobra.NoArgs
 			cmd.RunE = caddycmd.WrapCommandFuncForCobra(runProxyCommand)
 			addVerbs(cmd)
@@ -123,6 +129,9 @@ func runProxyCommand(flags caddycmd.Flags) (int, error) {
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
+	if options.oidc, err = oidcFrom(flags, options.upstreamURL); err != nil {
+		return caddy.ExitCodeFailedStartup, err
+	}
 	if err := options.check(); err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
@@ -135,7 +144,7 @@ func runProxyCommand(flags caddycmd.Flags) (int, error) {
 			return caddy.ExitCodeFailedStartup, fmt.Errorf("--admin-socket: %w", err)
 		}
 	}
-	key, err := readKey(os.Stdin, os.Stderr)
+	key, err := options.wanted().read(os.Stdin, os.Stderr)
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
@@ -208,6 +217,7 @@ type proxyOptions struct {
 	adminSocket    string
 	insecureAllow  []string
 	budget         *budgetOptions
+	oidc           *githubOIDC // nil: there is a key
 
 	// What only run sets.
 	keyFile    string

@@ -132,8 +132,14 @@ func (o *proxyOptions) gateConfig(routes []route) object {
 			config[name] = value
 		}
 	}
-	set("upstream_bearer", gate.KeyPlaceholder, o.keyFile == "")
-	set("upstream_bearer_file", o.keyFile, o.keyFile != "")
+	switch {
+	case o.oidc != nil:
+		config["upstream_identity"] = o.oidc.config()
+	case o.keyFile != "":
+		config["upstream_bearer_file"] = o.keyFile
+	default:
+		config["upstream_bearer"] = gate.KeyPlaceholder
+	}
 	set("token", gate.TokenPlaceholder, o.fixedToken)
 	set("upstream_header", o.upstreamHeader, o.upstreamHeader != "")
 	set("allow_origin", o.allowOrigin, len(o.allowOrigin) > 0)

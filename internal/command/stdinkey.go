@@ -13,25 +13,39 @@ import (
 	"golang.org/x/term"
 )
 
-// readKey reads the operator's key from stdin, once, and closes it.
-func readKey(stdin *os.File, prompt io.Writer) (secret.Secret, error) {
+// stdinSecret is what is read from stdin.
+type stdinSecret struct{ name, prompt, pipe string }
+
+// wanted says what the flags want on stdin.
+func (o *proxyOptions) wanted() stdinSecret {
+	if o.oidc != nil {
+		return stdinSecret{
+			name: "the GitHub OIDC request token", prompt: "GitHub OIDC request token",
+			pipe: "printenv ACTIONS_ID_TOKEN_REQUEST_TOKEN | env -u ACTIONS_ID_TOKEN_REQUEST_TOKEN caddy responses-proxy --github-oidc",
+		}
+	}
+	return stdinSecret{name: "the key", prompt: "OpenAI API key", pipe: "printenv OPENAI_API_KEY | env -u OPENAI_API_KEY caddy responses-proxy"}
+}
+
+// read reads it, once, and closes stdin.
+func (s stdinSecret) read(stdin *os.File, prompt io.Writer) (secret.Secret, error) {
 	defer stdin.Close()
-	raw, err := readRawKey(stdin, prompt)
+	raw, err := s.readRaw(stdin, prompt)
 	// Go may have made copies; at least this one is gone soon.
 	defer clear(raw)
 	if err != nil {
-		return secret.Secret{}, fmt.Errorf("reading the key from stdin: %w", err)
+		return secret.Secret{}, fmt.Errorf("reading %s from stdin: %w", s.name, err)
 	}
 	key, err := secret.Parse(string(raw))
 	if err != nil {
-		return secret.Secret{}, fmt.Errorf("the key on stdin is not usable: %w; run: printenv OPENAI_API_KEY | env -u OPENAI_API_KEY caddy responses-proxy", err)
+		return secret.Secret{}, fmt.Errorf("%s on stdin is not usable: %w; run: %s", s.name, err, s.pipe)
 	}
 	return key, nil
 }
 
-func readRawKey(stdin *os.File, prompt io.Writer) ([]byte, error) {
+func (s stdinSecret) readRaw(stdin *os.File, prompt io.Writer) ([]byte, error) {
 	if term.IsTerminal(int(stdin.Fd())) {
-		return askForKey(int(stdin.Fd()), prompt)
+		return s.ask(int(stdin.Fd()), prompt)
 	}
 	// Raw reads into one buffer: a buffered reader would keep a copy. There
 	// is room for the longest key, its newline, and one byte too many. The
@@ -51,9 +65,9 @@ func readRawKey(stdin *os.File, prompt io.Writer) ([]byte, error) {
 	return buffer[:n], nil
 }
 
-// askForKey asks for the key on a terminal, without echo. If that is
+// ask asks for it on a terminal, without echo. If that is
 // interrupted, the terminal gets its echo back.
-func askForKey(fd int, prompt io.Writer) ([]byte, error) {
+func (s stdinSecret) ask(fd int, prompt io.Writer) ([]byte, error) {
 	state, err := term.GetState(fd)
 	if err != nil {
 		return nil, err
@@ -71,7 +85,7 @@ func askForKey(fd int, prompt io.Writer) ([]byte, error) {
 		case <-answered:
 		}
 	}()
-	_, _ = fmt.Fprint(prompt, "OpenAI API key (not shown): ")
+	_, _ = fmt.Fprint(prompt, s.prompt+" (not shown): ")
 	raw, err := term.ReadPassword(fd)
 	_, _ = fmt.Fprintln(prompt)
 	return raw, err

@@ -52,6 +52,7 @@ type exchangeAnswer struct {
 	IssuedTokenType string       `json:"issued_token_type"`
 	TokenType       string       `json:"token_type"`
 	ExpiresIn       *json.Number `json:"expires_in"`
+	ExpiresAt       *json.Number `json:"expires_at"` // a Unix time; OpenAI's own
 }
 
 // exchange gets a token, and tells for how long it lives from the beginning of
@@ -99,6 +100,8 @@ func readAnswer(host string, body []byte) (secret.Secret, time.Duration, *Failur
 		return secret.Secret{}, 0, failed(Unusable, "%s answered with a token whose token_type is not Bearer", host)
 	case answer.IssuedTokenType != "" && answer.IssuedTokenType != tokenTypes+"access_token":
 		return secret.Secret{}, 0, failed(Unusable, "%s answered with a token whose issued_token_type is not access_token", host)
+	case answer.hasEnded(time.Now()):
+		return secret.Secret{}, 0, failed(Unusable, "%s answered with a token that has ended by the clock of this machine, which may be wrong", host)
 	case answer.ExpiresIn == nil:
 		return token, defaultLife, nil
 	}
@@ -110,6 +113,16 @@ func readAnswer(host string, body []byte) (secret.Secret, time.Duration, *Failur
 		return secret.Secret{}, 0, failed(Unusable, "%s answered with a token that has ended already", host)
 	}
 	return token, time.Duration(min(seconds, int64(maxLife/time.Second))) * time.Second, nil
+}
+
+// hasEnded reports whether the moment of the token's end is past. How long it
+// lives is what expires_in says: that needs no clock that is right.
+func (a *exchangeAnswer) hasEnded(now time.Time) bool {
+	if a.ExpiresAt == nil {
+		return false
+	}
+	end, err := a.ExpiresAt.Int64()
+	return err == nil && time.Unix(end, 0).Before(now)
 }
 
 // newClient makes the client of an exchanger. There is about one exchange in an

@@ -102,6 +102,8 @@ func TestAnAnswerIsTakenWhereTheLibraryTakesItAndNotWhereItIsOfNoUse(t *testing.
 		"half a second":                  {200, `{"access_token":"at-1","expires_in":0.5}`, false, Unusable},
 		"a token that has ended":         {200, `{"access_token":"at-1","expires_in":0}`, true, Unusable},
 		"one that ended before it began": {200, `{"access_token":"at-1","expires_in":-3600}`, true, Unusable},
+		"one that ended long ago":        {200, `{"access_token":"at-1","expires_in":60,"expires_at":1}`, true, Unusable},
+		"one that ends in time":          {200, `{"access_token":"at-1","expires_in":60,"expires_at":99999999999}`, true, OK},
 		"a token with a newline in it":   {200, `{"access_token":"at-1\r\nX: y","expires_in":60}`, true, Unusable},
 		"another kind of token":          {200, `{"access_token":"at-1","token_type":"DPoP","expires_in":60}`, true, Unusable},
 		"a token to get tokens with":     {200, `{"access_token":"at-1","issued_token_type":"urn:ietf:params:oauth:token-type:refresh_token","expires_in":60}`, true, Unusable},

@@ -19,6 +19,7 @@ var flagsOf = map[string][]string{
 		"--port", "--server-info", "--owner", "--http-shutdown", "--http-health", "--upstream-url", "--upstream-header",
 		"--dump-dir", "--allow-origin", "--allow-host", "--allow-route", "--allow-header", "--websocket", "--access-log",
 		"--rotate-every", "--admin-socket", "--insecure-allow", "--budget", "--budget-dir",
+		"--github-oidc", "--oidc-audience", "--identity-provider-id", "--service-account-id", "--github-oidc-request-url",
 	},
 	"responses-proxy run":      {"--key-file", "--as", "--codex", "--upstream-url", "--allow-route"},
 	"responses-proxy token":    {"--server-info"},
@@ -114,8 +115,6 @@ func TestCompletionOffersEveryFlag(t *testing.T) {
 var notOurs = []string{
 	// Codex's own settings; none has to do with its proxy.
 	"--config", "--enable", "--disable",
-	// A key from GitHub's workload identity in place of one on stdin.
-	"--github-oidc", "--github-oidc-request-url", "--oidc-audience", "--identity-provider-id", "--service-account-id",
 }
 
 // originalsFlag finds a flag in the original's help.

@@ -50,15 +50,6 @@ const (
 // NewIssuer starts an issuer whose tokens say that they live for life. They are
 // taken for leeway more, as real ones are.
 func NewIssuer(t testing.TB, life, leeway time.Duration) *Issuer {
-	return startIssuer(t, life, leeway, (*httptest.Server).Start)
-}
-
-// NewTLSIssuer is an issuer behind TLS.
-func NewTLSIssuer(t testing.TB, life time.Duration) *Issuer {
-	return startIssuer(t, life, time.Minute, (*httptest.Server).StartTLS)
-}
-
-func startIssuer(t testing.TB, life, leeway time.Duration, start func(*httptest.Server)) *Issuer {
 	t.Helper()
 	i := &Issuer{life: life, leeway: leeway, ends: make(map[string]time.Time)}
 	mux := http.NewServeMux()
@@ -66,7 +57,7 @@ func startIssuer(t testing.TB, life, leeway time.Duration, start func(*httptest.
 	mux.HandleFunc("GET /github", i.serveGitHub)
 	i.Server = httptest.NewUnstartedServer(mux)
 	i.Config.ErrorLog = log.New(io.Discard, "", 0)
-	start(i.Server)
+	i.Start()
 	t.Cleanup(func() {
 		i.CloseClientConnections()
 		i.Close()
@@ -104,6 +95,7 @@ func (i *Issuer) serveToken(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(map[string]any{
 		"access_token": token, "issued_token_type": "urn:ietf:params:oauth:token-type:access_token", "token_type": "Bearer", "expires_in": life,
+		"expires_at": time.Now().Unix() + int64(life),
 	})
 }
 
