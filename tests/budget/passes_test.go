@@ -231,3 +231,33 @@ func TestTheCommandKeepsItsCountsBetweenLaunches(t *testing.T) {
 		}
 	}
 }
+
+// The example, with another port, upstream, storage and budget, and nothing
+// else changed.
+func TestTheExampleGivesEachClientItsBudget(t *testing.T) {
+	t.Parallel()
+	b := newBill(t)
+	dir := gatetest.TempDir(t)
+	config := gatetest.ReadFile(t, filepath.Join(gatetest.RepoRoot, "examples", "budgets", "Caddyfile"))
+	for from, to := range map[string]string{
+		"http://:18080 {": "http://:0 {", "https://api.openai.com": b.URL, "tokens 200000\n": "tokens 100\n",
+	} {
+		if strings.Count(config, from) != 1 {
+			t.Fatalf("the example has %q %d times", from, strings.Count(config, from))
+		}
+		config = strings.Replace(config, from, to, 1)
+	}
+	gatetest.WriteFile(t, filepath.Join(dir, "Caddyfile"), config)
+	p := gatetest.Start(t, gatetest.Launch{
+		Dir: dir, Args: []string{"run", "--config", filepath.Join(dir, "Caddyfile")},
+		Env: []string{"OPENAI_API_KEY=" + gatetest.OperatorKey, "XDG_RUNTIME_DIR=" + dir, "XDG_DATA_HOME=" + dir},
+	})
+	p.WaitOutput(gatetest.ReadyLog, 1)
+	for i, c := range []struct{ client, want string }{{"ci", ""}, {"ci", "budget_exhausted"}, {"codex", ""}, {"codex", ""}} {
+		g := &gatetest.Gate{Process: p, Site: gatetest.Site{Dir: dir, Info: filepath.Join(dir, "gate-"+c.client+".json")}, HTTP: gatetest.NewClient(t)}
+		g.ReadInfo()
+		if got := ask(t, g); code(got) != c.want {
+			t.Errorf("request %d, of %s, gets %d %s", i, c.client, got.Status, got.Body)
+		}
+	}
+}
