@@ -85,6 +85,9 @@ func resolveSecret(option, value string, literalAllowed bool) (secret.Secret, er
 	raw, err := caddy.NewReplacer().ReplaceOrErr(value, true, true)
 	if err != nil {
 		// (the error's own text may have what surrounds the placeholder)
+		if found != nil {
+			return secret.Secret{}, fmt.Errorf("%s: %s is not set, empty or unknown; is %s exported, and to the user who runs Caddy? (sudo leaves it out)", option, source, found[2])
+		}
 		return secret.Secret{}, fmt.Errorf("%s: %s is not set, empty or unknown", option, source)
 	}
 	parsed, err := secret.Parse(raw)

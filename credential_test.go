@@ -46,7 +46,7 @@ func TestAKeyComesFromItsPlaceholderOnly(t *testing.T) {
 		"a variable with a Windows newline at the end":  {"{env.GATE_TEST_KEY_CRLF}", false, testKey, ""},
 		"a variable that looks like a placeholder":      {"{env.GATE_TEST_KEY_BRACES}", false, "{env.KEY}", ""},
 		"a variable that is not set":                    {"{env.GATE_TEST_NOT_SET}", false, refuse, "{env.GATE_TEST_NOT_SET} is not set"},
-		"a variable that is empty":                      {"{env.GATE_TEST_KEY_EMPTY}", false, refuse, "{env.GATE_TEST_KEY_EMPTY} is not set, empty"},
+		"a variable that is empty":                      {"{env.GATE_TEST_KEY_EMPTY}", false, refuse, "{env.GATE_TEST_KEY_EMPTY} is not set, empty or unknown; is GATE_TEST_KEY_EMPTY exported"},
 		"a variable with a space":                       {"{env.GATE_TEST_KEY_SPACE}", false, refuse, "bare key"},
 		"a variable with two lines":                     {"{env.GATE_TEST_KEY_TWO_LINES}", false, refuse, "bare key"},
 		"a variable that is too long":                   {"{env.GATE_TEST_KEY_LONG}", false, refuse, "longer than"},

@@ -30,6 +30,7 @@ import (
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
+	"golang.org/x/term"
 )
 
 func init() {
@@ -239,6 +240,10 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 // comes with Caddy's "started" event.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger, h.stderr = ctx.Logger(), os.Stderr
+	return h.onTerminal(h.provision(ctx))
+}
+
+func (h *Handler) provision(ctx caddy.Context) error {
 	if err := h.setDefaults(); err != nil {
 		return err
 	}
@@ -290,14 +295,14 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 
 // Validate checks the options against themselves.
 func (h *Handler) Validate() error {
-	return h.gateError(errors.Join(
+	return h.onTerminal(h.gateError(errors.Join(
 		validateOrigins(h.AllowOrigin),
 		validateHosts(h.AllowHost),
 		validateHeaders(h.AllowHeader),
 		validateRoutes(h.AllowRoute, h.ShutdownEndpoint),
 		h.validateShutdown(),
 		h.validateHealth(),
-	))
+	)))
 }
 
 // ServeHTTP lets r pass, or answers it.
@@ -552,6 +557,16 @@ func (h *Handler) tokenTexts() []string {
 func (h *Handler) isToken(text string) bool {
 	_, ok := h.policy.tokens.match(text)
 	return ok
+}
+
+// onTerminal says to a person at a terminal, ahead of Caddy's line, why the gate
+// does not start: there that comes after the path through the config. (The
+// command says it by itself, in the words of its flags.)
+func (h *Handler) onTerminal(err error) error {
+	if err != nil && h.UpstreamBearer != commandKeyPlaceholder && term.IsTerminal(int(os.Stderr.Fd())) {
+		_, _ = fmt.Fprintf(h.stderr, "responses_proxy_gate: %v\n", err)
+	}
+	return err
 }
 
 // gateError says which gate an error is about.

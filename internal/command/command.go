@@ -159,7 +159,7 @@ func runProxyCommand(flags caddycmd.Flags) (int, error) {
 	}
 	caddy.TrapSignals()
 	if err := options.start(); err != nil {
-		return caddy.ExitCodeFailedStartup, err
+		return caddy.ExitCodeFailedStartup, plain(err, flags)
 	}
 	if options.budget != nil {
 		fmt.Fprintf(os.Stderr, "responses-proxy counts what is spent in %s\n", options.budget.dir)
@@ -167,7 +167,7 @@ func runProxyCommand(flags caddycmd.Flags) (int, error) {
 	info, err := gate.Published(commandGate)
 	if err != nil {
 		// Caddy only logs it; but nobody could find or use this proxy.
-		return caddy.ExitCodeFailedStartup, errors.Join(err, caddy.Stop())
+		return caddy.ExitCodeFailedStartup, errors.Join(plain(err, flags), caddy.Stop())
 	}
 	fmt.Fprintf(os.Stderr, "responses-proxy listening on 127.0.0.1:%d\n", info.Port)
 	<-signals

@@ -233,7 +233,7 @@ func parseUpstream(raw string) (*upstream, error) {
 	u, err := url.Parse(raw)
 	switch {
 	case err != nil:
-		return nil, errors.New("not a URL") // (its own error would quote it)
+		return nil, errors.New("this is not a URL; write one such as " + defaultUpstreamURL) // (its own error would quote it)
 	case u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
 		return nil, errors.New("write an absolute URL, such as " + defaultUpstreamURL)
 	case u.User != nil:

@@ -102,7 +102,7 @@ func runCommand(flags caddycmd.Flags) (int, error) {
 	signals := make(chan os.Signal, 8)
 	child.notify(signals)
 	if err := options.start(); err != nil {
-		return caddy.ExitCodeFailedStartup, err
+		return caddy.ExitCodeFailedStartup, plain(err, flags)
 	}
 	info, err := gate.Published(commandGate)
 	if err == nil {
