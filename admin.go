@@ -119,23 +119,9 @@ func (c *caller) status(now time.Time) adminapi.Client {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p := &c.current
-	s := adminapi.Client{
-		Name:             c.id.name(),
-		Kind:             adminapi.KindGenerated,
-		State:            adminapi.StateActive,
-		Began:            inSeconds(c.began),
-		AgeSeconds:       int64(now.Sub(c.began).Seconds()),
-		AcceptedRequests: c.usage.accepted.Load(),
-		OpenWebSockets:   c.sessions.count(),
-	}
-	if last := c.usage.last.Load(); last != 0 {
-		s.LastUsed = optionalTime(time.Unix(0, last))
-	}
+	s := c.describe(adminapi.KindGenerated, p.ends, now)
 	if p.file != nil {
 		s.ServerInfo = p.file.Path()
-	}
-	if !p.ends.IsZero() {
-		s.Expires = optionalTime(p.ends)
 	}
 	if c.failure != nil {
 		s.Error = c.failure.Error()
@@ -148,18 +134,9 @@ func (c *caller) status(now time.Time) adminapi.Client {
 	case c.disabled.Load():
 		s.State = adminapi.StateDisabled
 	case p.hasFixedToken():
-		s.AcceptedTokens = 1
-		for _, token := range p.former {
-			if token.usable(now) {
-				s.AcceptedTokens++
-			}
-		}
+		s.AcceptedTokens = 1 + countUsable(p.former, now)
 	default:
-		for _, token := range c.ring.tokens() {
-			if token.usable(now) {
-				s.AcceptedTokens++
-			}
-		}
+		s.AcceptedTokens = countUsable(c.ring.tokens(), now)
 	}
 	if p.hasFixedToken() {
 		s.Kind = adminapi.KindFixed
@@ -171,6 +148,36 @@ func (c *caller) status(now time.Time) adminapi.Client {
 		s.NextRotation = optionalTime(c.rotated.Add(p.rotation.interval))
 	}
 	return s
+}
+
+// describe is what is said of every caller, configured or shared.
+func (c *caller) describe(kind string, ends, now time.Time) adminapi.Client {
+	s := adminapi.Client{
+		Name:             c.id.name(),
+		Kind:             kind,
+		State:            adminapi.StateActive,
+		Began:            inSeconds(c.began),
+		AgeSeconds:       int64(now.Sub(c.began).Seconds()),
+		AcceptedRequests: c.usage.accepted.Load(),
+		OpenWebSockets:   c.sessions.count(),
+	}
+	if last := c.usage.last.Load(); last != 0 {
+		s.LastUsed = optionalTime(time.Unix(0, last))
+	}
+	if !ends.IsZero() {
+		s.Expires = optionalTime(ends)
+	}
+	return s
+}
+
+// countUsable is how many of some tokens are accepted now.
+func countUsable(tokens []acceptedToken, now time.Time) (n int) {
+	for _, token := range tokens {
+		if token.usable(now) {
+			n++
+		}
+	}
+	return n
 }
 
 func inSeconds(t time.Time) time.Time { return t.UTC().Truncate(time.Second) }

@@ -167,35 +167,16 @@ func (f *roster) status(now time.Time) (storage *adminapi.Storage, clients []adm
 	return storage, clients
 }
 
-// adminapi.Storage describes a shared client. What is counted is this replica's.
+// sharedStatus describes a shared client. What is counted is this replica's.
 func (c *configuredCaller) sharedStatus(now time.Time) adminapi.Client {
-	s := adminapi.Client{
-		Name:             c.name,
-		Kind:             adminapi.KindShared,
-		State:            adminapi.StateActive,
-		Began:            inSeconds(c.began),
-		AgeSeconds:       int64(now.Sub(c.began).Seconds()),
-		AcceptedRequests: c.usage.accepted.Load(),
-		OpenWebSockets:   c.sessions.count(),
-	}
-	if last := c.usage.last.Load(); last != 0 {
-		s.LastUsed = optionalTime(time.Unix(0, last))
-	}
-	if !c.ends.IsZero() {
-		s.Expires = optionalTime(c.ends)
-		if !now.Before(c.ends) {
-			s.State = adminapi.StateExpired
-			return s
-		}
-	}
-	if c.disabled.Load() {
+	s := c.describe(adminapi.KindShared, c.ends, now)
+	switch {
+	case !c.ends.IsZero() && !now.Before(c.ends):
+		s.State = adminapi.StateExpired
+	case c.disabled.Load():
 		s.State = adminapi.StateDisabled
-		return s
-	}
-	for _, token := range c.ring.tokens() {
-		if token.usable(now) {
-			s.AcceptedTokens++
-		}
+	default:
+		s.AcceptedTokens = countUsable(c.ring.tokens(), now)
 	}
 	return s
 }

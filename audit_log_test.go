@@ -71,6 +71,7 @@ func TestNoLogRecordsAToken(t *testing.T) {
 		"log_name for the unnamed log":   {named, mineOnly, `}, {"handler": "vars", "access_logger_names": [""]`, `the log "default" would record`},
 		"log_append of the token":        {access, defaultLog(deleting), `}, {"handler": "log_append", "key": "t", "value": "{http.request.header.x-proxy-token}"`, "log_append would write the header X-Proxy-Token"},
 		"log_append of what vars keeps":  {access, defaultLog(deleting), `}, {"handler": "vars", "t": "{http.request.header.X-Proxy-Token}"}, {"handler": "log_append", "key": "t", "value": "t"`, "log_append would write"},
+		"log_append of a header like it": {access, defaultLog(deleting), `}, {"handler": "log_append", "key": "t", "value": "{http.request.header.X_Goog_Api_Key}"`, "log_append would write"},
 		"log_append of something else":   {access, defaultLog(deleting), `}, {"handler": "log_append", "key": "t", "value": "{http.request.header.User-Agent}"`, ""},
 
 		"the gate's own format":                            {access, defaultLog(`"encoder": {"format": "responses_proxy_gate"}`), "", ""},

@@ -65,3 +65,9 @@ func TestAClockThatIsSetNeitherEndsNorProlongsAnything(t *testing.T) {
 		}
 	}
 }
+
+// rotate replaces the caller's token, whether it was revoked or not.
+func (c *caller) rotate(grace time.Duration) error {
+	_, err := c.rotateWith(&grace, true)
+	return err
+}

@@ -195,12 +195,6 @@ func (s *sentOn) answered(status int) (refused *refusal, wait time.Duration, beg
 // current is what to present now.
 func (c *credential) current() *presentedKey { return c.value.Load() }
 
-// callerCredentials are the headers in which the gate's callers send their
-// token, and a key if they take the gate for an API: logs leave them out.
-var callerCredentials = []string{
-	"Authorization", "X-Proxy-Token", "Proxy-Authorization", "Cookie", "Api-Key", "X-Api-Key",
-}
-
 // dropCallerCredentials removes everything from r that authenticates the
 // caller or that it has no say in (callerheader has the rule), and everything
 // that could undo what the Transport adds. The caller's gate token would go upstream

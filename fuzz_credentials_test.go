@@ -89,3 +89,9 @@ func FuzzCallersCredentialsNeverGoUpstream(f *testing.F) {
 		}
 	})
 }
+
+// callerCredentials are the headers in which callers send their token, and a
+// key if they take the gate for an API.
+var callerCredentials = []string{
+	"Authorization", "X-Proxy-Token", "Proxy-Authorization", "Cookie", "Api-Key", "X-Api-Key",
+}

@@ -15,7 +15,6 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/logging" // the formats that LogFormat wraps
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/logfields"
-	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/surroundings"
 )
 
 func init() {
@@ -90,10 +89,8 @@ func (f *LogFormat) Provision(ctx caddy.Context) error {
 // in which callers send tokens and keys.
 func withoutCredentials() object {
 	fields := make(object)
-	for _, name := range callerCredentials {
-		if !slices.Contains(surroundings.RedactedByCaddy, name) {
-			fields["request>headers>"+name] = object{"filter": "delete"}
-		}
+	for _, name := range []string{"X-Proxy-Token", "Api-Key", "X-Api-Key"} { // the others, Caddy and logfields redact
+		fields["request>headers>"+name] = object{"filter": "delete"}
 	}
 	return fields
 }

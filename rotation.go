@@ -86,24 +86,14 @@ var (
 	errIsRevoked  = errors.New("the caller's access is revoked")
 )
 
-// rotate replaces the caller's generated token. The new one is accepted before
-// anybody can read it, and the old one for as long as grace says once it is in
-// the file. A revoked caller gets its access back.
+// rotateWith replaces the caller's generated token. The new one is accepted
+// before anybody can read it, and the old one for the grace once it is in the
+// file. The grace may be the default one: that of rotate_every, if there is
+// one; used is the one that it was. A revoked caller gets its access back if
+// readmit says so, and is left out otherwise.
 //
-// If the file cannot be written, the old token stays the one that is told;
+// If the file cannot be written, the old token stays the one that is published;
 // but with grace 0, which is for a token that has leaked, it ends all the same.
-func (c *caller) rotate(grace time.Duration) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	err := c.rotateLocked(grace)
-	c.metrics.rotations.count(err)
-	c.schedule()
-	return err
-}
-
-// rotateWith is rotate with a grace that may be the default one: that of
-// rotate_every, if there is one. It returns the one that it used. A revoked
-// caller is left out unless readmit says otherwise.
 func (c *caller) rotateWith(grace *time.Duration, readmit bool) (used time.Duration, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

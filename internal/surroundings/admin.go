@@ -88,21 +88,8 @@ func (c Config) HasGateWithout(risk string) bool {
 // hasGateWithout reports whether a part of a config has a gate that does not
 // allow a risk.
 func hasGateWithout(risk string, part any) bool {
-	switch part := part.(type) {
-	case map[string]any:
-		if part["handler"] == "responses_proxy_gate" {
-			allowed, _ := part["insecure_allow"].([]any)
-			if !slices.Contains(allowed, any(risk)) {
-				return true
-			}
-		}
-		for _, child := range part {
-			if hasGateWithout(risk, child) {
-				return true
-			}
-		}
-	case []any:
-		return slices.ContainsFunc(part, func(child any) bool { return hasGateWithout(risk, child) })
-	}
-	return false
+	return anywhere(part, func(object map[string]any) bool {
+		allowed, _ := object["insecure_allow"].([]any)
+		return object["handler"] == "responses_proxy_gate" && !slices.Contains(allowed, any(risk))
+	})
 }

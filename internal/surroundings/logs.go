@@ -11,12 +11,10 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// RedactedByCaddy are headers. Caddy logs requests whole, and redacts only these. It clones the
-// request for the log before any handler runs, so the gate cannot redact its
-// own header there; it can only see to it that the log does.
-var RedactedByCaddy = []string{"Authorization", "Proxy-Authorization", "Cookie", "Set-Cookie"}
-
-// AuditLogs refuses logs that would record callers' tokens.
+// AuditLogs refuses logs that would record callers' tokens. Caddy logs requests
+// whole, and redacts only Authorization, Proxy-Authorization, Cookie and
+// Set-Cookie. It clones the request for the log before any handler runs, so the
+// gate cannot redact its own header there; it can only see to it that the log does.
 //
 // It does not work out what a format would write: formats nest in ways that
 // nobody can foresee. It gives each log's own format a request with a made-up

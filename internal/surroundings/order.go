@@ -103,18 +103,5 @@ func templatesMeetGate(routes []any) bool {
 
 // has reports whether a part of a config has a handler of a name in it.
 func has(part any, name string) bool {
-	switch part := part.(type) {
-	case map[string]any:
-		if part["handler"] == name {
-			return true
-		}
-		for _, child := range part {
-			if has(child, name) {
-				return true
-			}
-		}
-	case []any:
-		return slices.ContainsFunc(part, func(child any) bool { return has(child, name) })
-	}
-	return false
+	return anywhere(part, func(object map[string]any) bool { return object["handler"] == name })
 }

@@ -3,30 +3,39 @@ package surroundings
 import (
 	"encoding/json"
 	"maps"
+	"net/http"
+	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/callerheader"
 )
+
+// anywhere reports whether any object in a part of a config is what is looked
+// for.
+func anywhere(part any, is func(object map[string]any) bool) bool {
+	look := func(child any) bool { return anywhere(child, is) }
+	switch part := part.(type) {
+	case map[string]any:
+		return is(part) || slices.ContainsFunc(slices.Collect(maps.Values(part)), look)
+	case []any:
+		return slices.ContainsFunc(part, look)
+	}
+	return false
+}
 
 // chosenLoggers are the names that log_name directives give to logs: they set
 // the variable access_logger_names.
 func chosenLoggers(part any) (names []string) {
-	switch part := part.(type) {
-	case map[string]any:
-		if chosen, ok := part["access_logger_names"].([]any); ok {
-			for _, name := range chosen {
-				if name, ok := name.(string); ok {
-					names = append(names, name)
-				}
+	anywhere(part, func(object map[string]any) bool {
+		chosen, _ := object["access_logger_names"].([]any)
+		for _, name := range chosen {
+			if name, ok := name.(string); ok {
+				names = append(names, name)
 			}
 		}
-		for _, child := range part {
-			names = append(names, chosenLoggers(child)...)
-		}
-	case []any:
-		for _, child := range part {
-			names = append(names, chosenLoggers(child)...)
-		}
-	}
+		return false // there may be more
+	})
 	return names
 }
 
@@ -117,43 +126,26 @@ func isPlainStatus(status any) bool {
 	return false
 }
 
+// headerPlaceholder is one that stands for a header of the request.
+var headerPlaceholder = regexp.MustCompile(`(?i)\{http\.request\.header\.([^{}]+)\}`)
+
 // appendedSecret is the header of a credential that log_append writes, or that
 // vars or map keep for it; "" if there is none.
-func appendedSecret(part any) string {
-	if !hasHandler(part, "log_append") {
+func appendedSecret(part any) (header string) {
+	if !has(part, "log_append") {
 		return ""
 	}
-	for _, header := range append([]string{tokenHeader, "Api-Key", "X-Api-Key"}, RedactedByCaddy...) {
-		if takesHeader(part, strings.ToLower("{http.request.header."+header+"}")) {
-			return header
+	anywhere(part, func(object map[string]any) bool {
+		if name, _ := object["handler"].(string); !slices.Contains([]string{"log_append", "vars", "map"}, name) {
+			return false
 		}
-	}
-	return ""
-}
-
-// hasHandler reports whether a handler is anywhere in a part of a config.
-func hasHandler(part any, name string) bool {
-	switch part := part.(type) {
-	case map[string]any:
-		return part["handler"] == name || slices.ContainsFunc(slices.Collect(maps.Values(part)), func(child any) bool { return hasHandler(child, name) })
-	case []any:
-		return slices.ContainsFunc(part, func(child any) bool { return hasHandler(child, name) })
-	}
-	return false
-}
-
-// takesHeader reports whether a handler that can keep values for a log has a
-// placeholder in it.
-func takesHeader(part any, placeholder string) bool {
-	switch part := part.(type) {
-	case map[string]any:
-		if name, _ := part["handler"].(string); slices.Contains([]string{"log_append", "vars", "map"}, name) {
-			text, _ := json.Marshal(part)
-			return strings.Contains(strings.ToLower(string(text)), placeholder)
+		text, _ := json.Marshal(object)
+		for _, found := range headerPlaceholder.FindAllStringSubmatch(string(text), -1) {
+			if name := http.CanonicalHeaderKey(found[1]); callerheader.IsCredential(name) {
+				header = name
+			}
 		}
-		return slices.ContainsFunc(slices.Collect(maps.Values(part)), func(child any) bool { return takesHeader(child, placeholder) })
-	case []any:
-		return slices.ContainsFunc(part, func(child any) bool { return takesHeader(child, placeholder) })
-	}
-	return false
+		return header != ""
+	})
+	return header
 }
