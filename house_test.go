@@ -17,8 +17,8 @@ import (
 // each other by JSON alone.
 var rooms = map[string][]string{
 	"": {
-		"budget", "adminapi", "backoff", "callerheader", "command", "dump", "follow", "identity", "infofile", "logfields",
-		"process", "refusal", "secret", "sharedstore", "storage", "surroundings", "tcp",
+		"budget", "adminapi", "backoff", "callerheader", "command", "dump", "follow", "identity", "infofile", "keptconn", "logfields",
+		"process", "recent", "refusal", "secret", "sharedstore", "storage", "surroundings", "tcp",
 	},
 	"budget":       {"adminapi", "refusal", "storage"},
 	"command":      {"adminapi", "infofile", "process", "refusal", "secret", "surroundings"},
@@ -30,11 +30,13 @@ var rooms = map[string][]string{
 	"adminapi":     {"infofile"},
 	"logfields":    {"secret"},
 	"infofile":     {"process"},
+	"keptconn":     {"process"},
 	"secret":       {"callerheader"},
 	"backoff":      {},
 	"callerheader": {},
 	"follow":       {},
 	"process":      {},
+	"recent":       {},
 	"refusal":      {},
 	"tcp":          {},
 }
@@ -43,7 +45,7 @@ var rooms = map[string][]string{
 // belongs into a room.
 var rootFiles = []string{
 	"access.go", "admin.go", "adminroutes.go", "adminshared.go", "audit.go", "audittrail.go", "authgate.go", "caddyfile.go",
-	"caddyfileidentity.go", "caller.go", "client.go", "cors.go", "credential.go", "forward.go", "identity.go", "logformat.go",
+	"caddyfileidentity.go", "caller.go", "client.go", "cors.go", "credential.go", "forward.go", "health.go", "identity.go", "logformat.go",
 	"metrics.go", "module.go", "options.go", "refusal.go", "roster.go", "rosterchange.go", "rotation.go", "route.go",
 	"serverinfo.go", "sharedclients.go", "shutdown.go", "token.go", "tokenindex.go", "transport.go", "upstreams.go",
 }
