@@ -2,8 +2,10 @@ package command
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -19,15 +21,16 @@ type budgetOptions struct {
 	dir     string
 }
 
-// budgetFlags reads --budget and --budget-dir.
-func budgetFlags(budgets []string, dir string) (*budgetOptions, error) {
-	if len(budgets) == 0 {
+// budgetFlags reads --budget and --budget-dir. The rules are those of ruleFlags.
+func budgetFlags(budgets []string, rules object, dir string) (*budgetOptions, error) {
+	if len(budgets) == 0 && len(rules) == 0 {
 		if dir != "" {
-			return nil, errors.New("--budget-dir says where is counted what is spent; it needs --budget")
+			return nil, errors.New("--budget-dir says where is counted what is spent; it needs --budget or a rule such as --allow-model")
 		}
 		return nil, nil
 	}
 	handler := object{"handler": "responses_budget", "name": commandGate}
+	maps.Copy(handler, rules)
 	var windows []object
 	for _, flag := range budgets {
 		words := strings.Fields(flag)
@@ -45,17 +48,23 @@ func budgetFlags(budgets []string, dir string) (*budgetOptions, error) {
 			if windows, err = addLimit(windows, words[3], words[1], n); err != nil {
 				return nil, fmt.Errorf("--budget %q: %w", flag, err)
 			}
+		case len(words) == 4 && words[1] == "cost" && words[2] == "per" && areAmounts(words[:1]):
+			if windows, err = addLimit(windows, words[3], words[1], json.Number(words[0])); err != nil {
+				return nil, fmt.Errorf("--budget %q: %w", flag, err)
+			}
 		default:
-			return nil, fmt.Errorf("--budget %q: write such as \"200000 tokens per 24h\", \"50 requests per 1h\" or \"4 at once\"", flag)
+			return nil, fmt.Errorf("--budget %q: write such as \"200000 tokens per 24h\", \"50 requests per 1h\", \"20 cost per 24h\" or \"4 at once\"", flag)
 		}
 	}
-	handler["per"] = windows
+	if windows != nil {
+		handler["per"] = windows
+	}
 	dir, err := budgetDir(dir)
 	return &budgetOptions{handler, dir}, err
 }
 
 // addLimit adds a limit to that of the same window, if there is one.
-func addLimit(windows []object, window, unit string, n int64) ([]object, error) {
+func addLimit(windows []object, window, unit string, n any) ([]object, error) {
 	for _, w := range windows {
 		if w["window"] != window {
 			continue

@@ -114,8 +114,9 @@ func addGateFlags(cmd *cobra.Command) {
 	flags.StringArray("allow-route", nil, "Further route, as \"METHOD PATH\", behind which any_query and multipart may stand, or \"codex\" for all that Codex uses (repeatable)")
 	flags.StringArray("allow-host", nil, "Further Host by which callers may address the proxy, such as host.docker.internal (repeatable)")
 	flags.StringArray("allow-header", nil, "Caller's header that chooses whose account the key works for and may go upstream: OpenAI-Organization, OpenAI-Project (repeatable)")
-	flags.StringArray("budget", nil, "What may be spent, as \"200000 tokens per 24h\", \"50 requests per 1h\" or \"4 at once\" (repeatable; docs/budgets.md)")
+	flags.StringArray("budget", nil, "What may be spent, as \"200000 tokens per 24h\", \"50 requests per 1h\", \"20 cost per 24h\" or \"4 at once\" (repeatable; docs/budgets.md)")
 	flags.String("budget-dir", "", "Directory for the counts of --budget, which outlive a launch (default: responses-proxy in Caddy's data directory)")
+	addRuleFlags(cmd)
 	flags.Bool("websocket", false, "Allow WebSocket on /v1/responses")
 	flags.Bool("access-log", false, "Log every request to stderr, without its secrets")
 	flags.String("rotate-every", "", "Replace the token regularly, as \"INTERVAL\" or \"INTERVAL GRACE\", such as \"12h 5m\" (needs --server-info)")
@@ -259,7 +260,11 @@ func proxyOptionsFrom(flags caddycmd.Flags) (*proxyOptions, error) {
 	if options.owner != "" && options.serverInfo == "" {
 		return nil, errors.New("--owner says who owns the server-info file; it needs --server-info")
 	}
-	if options.budget, err = budgetFlags(budgets, flags.String("budget-dir")); err != nil {
+	rules, err := ruleFlags(flags)
+	if err != nil {
+		return nil, err
+	}
+	if options.budget, err = budgetFlags(budgets, rules, flags.String("budget-dir")); err != nil {
 		return nil, err
 	}
 	if options.rotateEvery, err = rotationFlag(flags.String("rotate-every")); err != nil {

@@ -1,0 +1,64 @@
+//go:build unix
+
+package codex
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
+)
+
+// strictest is all that a budget can refuse and Codex does without.
+var strictest = []string{
+	"--refuse", "store", "--refuse", "previous_response_id", "--refuse", "item_reference", "--refuse", "conversation", "--refuse", "prompt",
+	"--refuse", "service_tier", "--refuse", "hosted_tools", "--refuse", "files", "--refuse", "urls", "--allow-model", "gpt-5", "--max-output-tokens", "4321",
+	"--budget", "20 cost per 24h", "--price", "gpt-5* 1.25 0.125 10",
+}
+
+func TestATurnThatIsRefusedByARuleEndsAtOnceAndSaysWhy(t *testing.T) {
+	for name, binary := range gatetest.CodexBinaries(t) {
+		for rule, test := range map[string]struct {
+			flags []string
+			says  string
+		}{
+			"another model":           {[]string{"--allow-model", "gpt-5-mini"}, "not among those that this caller may use"},
+			"a model without a price": {[]string{"--budget", "20 cost per 24h", "--price", "gpt-5-mini 0.25 0.025 2"}, "has not said what this model costs"},
+			"a search at the API":     {[]string{"--refuse", "hosted_tools"}, "Tools that run at the API"},
+			"a search without a fee":  {[]string{"--budget", "20 cost per 24h", "--price", "gpt-5 1.25 0.125 10"}, "what a call of this tool costs"},
+		} {
+			t.Run(name+" asks for "+rule, func(t *testing.T) {
+				upstream := newUpstream(t)
+				gate := startOurs(t, upstream.responsesURL(), append(test.flags, "--access-log")...)
+				args := []string{"exec", "--skip-git-repo-check", "-m", "gpt-5", "-c", "model_provider=gate-command", "-c", overHTTP, "-c", "web_search=live", "hi"}
+				got := run(t, command(t, codexHome(t, gate), binary, args...))
+				if said := got.stdout + got.stderr; got.code == 0 || !strings.Contains(said, test.says) {
+					t.Errorf("Codex ends with %d and says %s", got.code, said)
+				}
+				if reached := upstream.matching(http.MethodPost, "/v1/responses"); len(reached) > 0 {
+					t.Errorf("it reached the upstream: %v", reached)
+				}
+				if asked := strings.Count(gate.printed(), `"method":"POST"`); asked != 1 {
+					t.Errorf("Codex asked %d times", asked)
+				}
+			})
+		}
+	}
+}
+
+func TestCodexCompletesATurnUnderTheStrictestRules(t *testing.T) {
+	for name, binary := range gatetest.CodexBinaries(t) {
+		t.Run(name, func(t *testing.T) {
+			upstream := newUpstream(t)
+			gate := startOurs(t, upstream.responsesURL(), strictest...)
+			args := []string{"exec", "--skip-git-repo-check", "-m", "gpt-5", "-c", "model_provider=gate-command", "-c", overHTTP, "-c", "web_search=disabled", "hi"}
+			wantTurn(t, upstream, run(t, command(t, codexHome(t, gate), binary, args...)))
+			reached := upstream.matching(http.MethodPost, "/v1/responses")
+			wantOperator(t, gate, reached)
+			if len(reached) != 1 || !strings.HasPrefix(string(reached[0].body), `{"max_output_tokens":4321,"model":"gpt-5",`) {
+				t.Errorf("the upstream saw %v", reached)
+			}
+		})
+	}
+}
