@@ -1,0 +1,155 @@
+//go:build unix
+
+package e2e
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"github.com/openai/openai-go/v3"
+	"github.com/openai/openai-go/v3/option"
+	"github.com/quic-go/quic-go/http3"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
+)
+
+const rules = `models gpt-5-mini
+max_output_tokens 500
+refuse store previous_response_id item_reference conversation hosted_tools files urls`
+
+// behind is a gate's options, the end of its block, and a budget behind it.
+func behind(budget string) string {
+	return "allow_route POST /v1/responses\nallow_route GET /v1/responses\nallow_route POST /v1/chat/completions\n}\nresponses_budget {\n" + budget
+}
+
+// around are bodies with which callers try to get around the rules.
+var around = map[string]struct {
+	body   string
+	edit   func(*http.Request)
+	status int
+}{
+	"another model":             {`{"model":"gpt-5-pro","store":false}`, nil, 400},
+	"two models":                {`{"model":"gpt-5-mini","model":"gpt-5-pro","store":false}`, nil, 400},
+	"two models, one escaped":   {`{"model":"gpt-5-mini","mod\u0065l":"gpt-5-pro","store":false}`, nil, 400},
+	"another case":              {`{"model":"gpt-5-mini","MODEL":"gpt-5-pro","store":false}`, nil, 400},
+	"a nested model":            {`{"model":{"model":"gpt-5-mini"},"store":false}`, nil, 400},
+	"a list of models":          {`{"model":["gpt-5-mini","gpt-5-pro"],"store":false}`, nil, 400},
+	"a second object behind":    {`{"model":"gpt-5-mini","store":false}{"model":"gpt-5-pro"}`, nil, 400},
+	"a huge depth":              {`{"model":"gpt-5-mini","store":false,"a":` + strings.Repeat("[", 100_000), nil, 400},
+	"compression":               {"\x1f\x8b\x08\x00", gatetest.SetHeader("Content-Encoding", "gzip"), 415},
+	"compression, named second": {`{"model":"gpt-5-mini","store":false}`, func(r *http.Request) { r.Header["Content-Encoding"] = []string{"identity", "zstd"} }, 415},
+	"another route":             {`{"model":"gpt-5-pro","store":false}`, func(r *http.Request) { r.URL.Path = "/v1/chat/completions" }, 403},
+	"another's stored response": {`{"model":"gpt-5-mini","store":false,"previous_response_id":"resp_1"}`, nil, 400},
+	"another's stored item":     {`{"model":"gpt-5-mini","store":false,"input":[{"id":"msg_1"}]}`, nil, 400},
+	"a tool that acts":          {`{"model":"gpt-5-mini","store":false,"tools":[{"type":"mcp","connector_id":"c"}]}`, nil, 400},
+	"a tool that acts, escaped": {`{"model":"gpt-5-mini","store":false,"tools":[{"typ\u0065":"\u006dcp"}]}`, nil, 400},
+	"a longer answer":           {`{"model":"gpt-5-mini","store":false,"max_output_tokens":501}`, nil, 400},
+}
+
+// withBody is an edit for Post and Do: the body comes a byte at a time and does
+// not say how long it is, or whole.
+func withBody(body string, inBytes bool) func(*http.Request) {
+	return func(r *http.Request) {
+		r.Body, r.ContentLength = io.NopCloser(strings.NewReader(body)), int64(len(body))
+		if inBytes {
+			r.Body, r.ContentLength = io.NopCloser(iotest.OneByteReader(strings.NewReader(body))), -1
+		}
+	}
+}
+
+func TestNoBodyGetsAroundABudgetsRules(t *testing.T) {
+	t.Parallel()
+	g, config := startTLSGate(t, gatetest.NewUpstream(t, nil), behind(rules))
+	open, openConfig := startTLSGate(t, gatetest.NewUpstream(t, nil), "allow_route POST /v1/responses\nallow_route POST /v1/chat/completions")
+	h3, openH3 := &http3.Transport{TLSClientConfig: config.Clone()}, &http3.Transport{TLSClientConfig: openConfig.Clone()}
+	defer h3.Close()
+	defer openH3.Close()
+	h2 := &http.Transport{TLSClientConfig: config.Clone(), ForceAttemptHTTP2: true}
+	defer h2.CloseIdleConnections()
+	for proto, transport := range map[string]http.RoundTripper{
+		"HTTP/1.1": &http.Transport{TLSClientConfig: config.Clone(), DisableKeepAlives: true},
+		"HTTP/2.0": h2, "HTTP/3.0": h3,
+	} {
+		client := &http.Client{Transport: transport}
+		do := func(t *testing.T, edits ...func(*http.Request)) gatetest.Answer {
+			got := gatetest.Do(t, client, g.Post(append(edits, overTLS)...))
+			if got.Proto != proto {
+				t.Errorf("it spoke %s", got.Proto)
+			}
+			return got
+		}
+		for name, attack := range around {
+			edit := attack.edit
+			if edit == nil {
+				edit = func(*http.Request) {}
+			}
+			for _, inBytes := range []bool{false, true} {
+				if inBytes && len(attack.body) > 1000 {
+					continue
+				}
+				got := do(t, withBody(attack.body, inBytes), edit)
+				if got.Status != attack.status || got.Header.Get("X-Responses-Budget") == "" || got.Header.Get("X-Should-Retry") != "false" {
+					t.Errorf("%s, %s: %d %v %s", proto, name, got.Status, got.Header, got.Body)
+				}
+			}
+			// The control: without a budget, it gets through.
+			if proto == "HTTP/1.1" {
+				open.Up.Forget()
+				got := gatetest.Do(t, &http.Client{Transport: openH3}, open.Post(withBody(attack.body, false), edit, overTLS))
+				if open.Up.Only(t).Body != attack.body {
+					t.Errorf("%s: without a budget, it got %d", name, got.Status)
+				}
+			}
+		}
+		g.Up.SawNothing(t)
+		for _, inBytes := range []bool{false, true} {
+			const rest = `"mod\u0065l" :"gpt-5-mini", "store":false,"input":"ä"} `
+			if got := do(t, withBody(" { "+rest, inBytes)); got.Status != 200 {
+				t.Errorf("%s: what may pass got %d %s", proto, got.Status, got.Body)
+			}
+			sent := g.Up.Only(t)
+			if want := ` {"max_output_tokens":500, ` + rest; sent.Body != want || sent.Header.Get("Transfer-Encoding") != "" {
+				t.Errorf("%s: it reached the upstream as %q, not %q", proto, sent.Body, want)
+			}
+			g.Up.Forget()
+			h2.CloseIdleConnections()
+		}
+	}
+	socket := g.Post(overTLS, gatetest.SetHeader("Upgrade", "websocket"), gatetest.SetHeader("Connection", "Upgrade"),
+		gatetest.SetHeader("Sec-Websocket-Version", "13"), gatetest.SetHeader("Sec-Websocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="))
+	socket.Method, socket.Body, socket.ContentLength = http.MethodGet, nil, 0
+	g.Up.Forget()
+	if got := gatetest.Do(t, &http.Client{Transport: &http.Transport{TLSClientConfig: config.Clone()}}, socket); got.Status != http.StatusUpgradeRequired {
+		t.Errorf("a WebSocket got %d %s", got.Status, got.Body)
+	}
+}
+
+func TestSDKsDoNotRepeatWhatARuleRefuses(t *testing.T) {
+	t.Parallel()
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{Gate: behind(rules)})
+	tried := &counting{RoundTripper: g.HTTP.Transport}
+	g.HTTP.Transport = tried
+	client := sdk(g, g.Info.AuthToken)
+	client.Options = append(client.Options, option.WithMaxRetries(5))
+	_, err := client.Responses.New(t.Context(), sdkQuestion)
+	failed := (*openai.Error)(nil)
+	if !errors.As(err, &failed) || failed.StatusCode != 400 || failed.Code != "store_refused" || tried.times != 1 {
+		t.Errorf("it tried %d times and says %v", tried.times, err)
+	}
+	g.Up.SawNothing(t)
+}
+
+// counting counts requests.
+type counting struct {
+	http.RoundTripper
+	times int
+}
+
+func (c *counting) RoundTrip(r *http.Request) (*http.Response, error) {
+	c.times++
+	return c.RoundTripper.RoundTrip(r)
+}
