@@ -24,7 +24,7 @@ func (h *Handler) isHealth(r *http.Request) bool {
 func (h *Handler) answerHealth(w http.ResponseWriter, r *http.Request) error {
 	h.count(nil, outcomeHealth)
 	skipAccessLog(r) // anybody can ask any number of times
-	leaveBody(w, r)
+	leave(w, r, false)
 	refusals.SetHeader(w.Header(), refusals.Own)
 	status, answer := http.StatusOK, "{\"status\":\"ok\"}\n"
 	if !h.isHealthy(r) {

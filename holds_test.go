@@ -38,6 +38,7 @@ var held = []struct {
 }{
 	{"a page's", "POST /v1/responses\nOrigin: https://attacker.example", "origin_not_allowed", false, false},
 	{"a preflight", "OPTIONS /v1/responses\nOrigin: https://app.example\nAccess-Control-Request-Method: POST", "", false, false},
+	{"one for the health endpoint", "GET /healthz", "", false, false},
 	{"one without a token", "GET /", "missing_token", false, false},
 	{"one with a wrong token", "GET /\nX-Proxy-Token: wrong", "invalid_token", false, false},
 	{"one of a caller's for another route", "GET /\nX-Proxy-Token: " + testToken, "route_not_allowed", false, true},
@@ -48,6 +49,7 @@ var held = []struct {
 func heldGate() *Handler {
 	h, _ := testGate()
 	h.logger = zap.NewNop()
+	h.HealthEndpoint = "/healthz"
 	h.policy.origins = []string{"https://app.example"}
 	h.policy.routes = append(h.policy.routes, Route{Method: http.MethodGet, Path: "/v1/models"})
 	return h
