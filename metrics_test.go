@@ -265,7 +265,7 @@ func TestEveryRequestIsCountedOnceForWhatBecameOfIt(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			config := newConfiguration(t)
-			h := config.mustLoad(t, "once", `, "server_info": {"path": "`+filepath.Join(t.TempDir(), "info.json")+`"},
+			h := config.mustLoad(t, "once", `, "server_info": {"path": "`+filepath.ToSlash(filepath.Join(t.TempDir(), "info.json"))+`"},
 				"allow_origin": ["`+app+`"], "shutdown_endpoint": "/shutdown", "client": [{"name": "ci"}]`)
 			r := withToken(h, "ci")
 			if c.change != nil {

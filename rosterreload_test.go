@@ -195,7 +195,7 @@ func TestAClientThatMovesToTheStorageIsStillCounted(t *testing.T) {
 	first := withStorage(t, folder)
 	token := addsTo(t, first.starts(t, t.Name(), sharing), "ci")
 	both := withStorage(t, folder)
-	both.starts(t, t.Name(), sharing+`, "server_info": {"path": "`+filepath.Join(folder, "info.json")+`"}, "client": [{"name": "ci"}]`)
+	both.starts(t, t.Name(), sharing+`, "server_info": {"path": "`+filepath.ToSlash(filepath.Join(folder, "info.json"))+`"}, "client": [{"name": "ci"}]`)
 	first.discard()
 	h := withStorage(t, folder).starts(t, t.Name(), sharing)
 	both.discard()

@@ -75,6 +75,10 @@ needs no key: with --github-oidc and the four flags that belong to it, stdin has
 the job's ACTIONS_ID_TOKEN_REQUEST_TOKEN, and OpenAI gives tokens that live for
 an hour or so.
 
+In PowerShell:
+
+	$env:OPENAI_API_KEY | caddy responses-proxy --server-info gate.json
+
 On a terminal, it is asked for without echo. Callers find port and token in
 the server-info file, which only its owner can read; without --server-info the
 token is printed once to stderr.
@@ -104,12 +108,12 @@ func addGateFlags(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.Uint16("port", 0, "Port on 127.0.0.1 and [::1]; 0 picks one that is free on both")
 	flags.String("server-info", "", "File to write port, pid, token and base URL to, readable by its owner only")
-	flags.String("owner", "", "User, or user:group, who owns the server-info file (needs root)")
+	flags.String("owner", "", "User, or user:group, who owns the server-info file (needs root; not on Windows)")
 	flags.Bool("http-shutdown", false, "Let callers with the token end the proxy at /shutdown")
 	flags.Bool("http-health", false, "Answer GET /healthz without a token: 200, or 503 while the upstream refuses the key")
 	flags.String("upstream-url", defaultUpstreamURL, "Where POST /v1/responses goes; may have a path and a query")
 	flags.String("upstream-header", "", "Header that carries the key upstream, such as api-key (default Authorization: Bearer)")
-	flags.String("dump-dir", "", "Directory for a copy of every exchange, without its secrets")
+	flags.String("dump-dir", "", "Directory for a copy of every exchange, without its secrets (not on Windows)")
 	flags.StringArray("allow-origin", nil, "Web origin whose pages may call the proxy, with the token (repeatable)")
 	flags.StringArray("allow-route", nil, "Further route, as \"METHOD PATH\", behind which any_query and multipart may stand, or \"codex\" for all that Codex uses (repeatable)")
 	flags.StringArray("allow-host", nil, "Further Host by which callers may address the proxy, such as host.docker.internal (repeatable)")
