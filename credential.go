@@ -330,3 +330,67 @@ func (s *followedSecret) follow(ctx context.Context, use func(secret.Secret) err
 	}
 	go file.Follow(ctx)
 }
+
+// checkOneKey refuses anything but exactly one source of what is presented upstream.
+func (h *Handler) checkOneKey() error {
+	n := 0
+	for _, given := range []bool{h.UpstreamBearer != "", h.UpstreamBearerFile != "", h.UpstreamIdentity != nil} {
+		if given {
+			n++
+		}
+	}
+	switch n {
+	case 0:
+		return errNoKey
+	case 1:
+		return nil
+	}
+	return errTwoKeys
+}
+
+// openCredential reads the operator's key.
+func (h *Handler) openCredential() error {
+	h.credential = newCredential(h.UpstreamHeader)
+	h.credential.allowed = canonicalHeaders(h.AllowHeader)
+	if err := h.checkOneKey(); err != nil {
+		return h.gateError(err)
+	}
+	switch {
+	case h.UpstreamIdentity != nil:
+		return h.openIdentity()
+	case h.UpstreamBearer != "":
+		key, err := resolveSecret("upstream_bearer", h.UpstreamBearer, h.allows(riskLiteralSecret))
+		if err != nil {
+			return h.gateError(err)
+		}
+		h.credential.use(key)
+	default:
+		path, err := resolvePath("upstream_bearer_file", h.UpstreamBearerFile)
+		if err != nil {
+			return h.gateError(err)
+		}
+		file, key, err := openFollowedSecret("upstream_bearer_file", path, h.logger, h.metrics.reloads)
+		if err != nil {
+			return h.gateError(err)
+		}
+		h.credential.file = file
+		h.credential.use(key)
+	}
+	return nil
+}
+
+// followSecrets takes up what is written to files of secrets, as long as the
+// config lasts.
+func (h *Handler) followSecrets(ctx context.Context) {
+	if h.credential.file != nil {
+		h.credential.file.follow(ctx, func(key secret.Secret) error {
+			h.credential.use(key)
+			return nil
+		})
+	}
+	for _, c := range h.callers {
+		if c.tokenFile != nil {
+			c.tokenFile.follow(ctx, func(token secret.Secret) error { return h.takeUp(c, token) })
+		}
+	}
+}

@@ -9,7 +9,6 @@
 package responsesproxygate
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,13 +16,11 @@ import (
 	"math"
 	"net/http"
 	"os"
-	"slices"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/modules/caddyevents"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/command"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/dump"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/keptconn"
@@ -197,25 +194,6 @@ type Handler struct {
 	dumper         *dump.Dumper // nil: no dumps
 	trail          *auditTrail
 	stderr         io.Writer
-}
-
-// ServerInfo says where the server-info file goes and who may read it. The
-// file has one line of JSON:
-//
-//	{"port":18080,"pid":4242,"auth_token":"…","base_url":"http://127.0.0.1:18080/v1"}
-//
-// with `socket` in place of `port` on a unix socket. Its mode is 0600. It is
-// replaced atomically when something in it changes, and removed before its port closes.
-type ServerInfo struct {
-	// The file's path. Parents that are missing are made with mode 0700. A
-	// path that somebody else could redirect or read (a symlink, a loose or
-	// foreign file, a directory others can write to) is refused.
-	Path string `json:"path"`
-
-	// The user, or `user:group`, who owns the file: so that an unprivileged
-	// user can read the token of a gate that root runs. Not on Windows.
-	// Default: the user who runs Caddy.
-	Owner string `json:"owner,omitempty"`
 }
 
 // defaultName is the name of a gate that is given none.
@@ -395,128 +373,10 @@ func (h *Handler) Cleanup() error {
 	return errors.Join(errs...)
 }
 
-// refuse answers r with a refusal. A page on an allowed origin may read it.
-// The caller is nil if it is not known.
-func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, caller *configuredCaller, refused *refusal) error {
-	h.count(caller, refused.outcome)
-	if !h.trail.refused(r, caller, refused) {
-		skipAccessLog(r)
-	}
-	h.policy.allowCORS(w.Header(), r)
-	leave(w, r, caller != nil)
-	refused.Write(w)
-	return nil
-}
-
-// skipAccessLog keeps r out of the access log: who has no token must not be
-// able to fill the disk. The request is counted, in the metrics and the trail.
-func skipAccessLog(r *http.Request) {
-	if vars, ok := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any); ok {
-		vars[caddyhttp.LogSkipVar] = true
-	}
-}
-
-// setDefaults fills in what was left out, and refuses names and risks that do
-// not exist: everything after relies on them.
-func (h *Handler) setDefaults() error {
-	if h.Name == "" {
-		h.Name = defaultName
-	}
-	if !adminapi.IsName(h.Name) {
-		return fmt.Errorf("name %q: use letters, digits, '.', '_' and '-', 64 at most", h.Name)
-	}
-	if h.UpstreamHeader == "" {
-		h.UpstreamHeader = "Authorization"
-	}
-	if err := validateUpstreamHeader(h.UpstreamHeader); err != nil {
-		return h.gateError(err)
-	}
-	if err := validateClients(h.Name, h.Client); err != nil {
-		return h.gateError(err)
-	}
-	if len(h.AllowRoute) == 0 {
-		h.AllowRoute = []Route{defaultRoute}
-	}
-	if !slices.Contains(h.AllowRoute, defaultRoute) {
-		h.logger.Warn("allow_route stands in place of the default, so callers cannot use the Responses API over HTTP; to let them, add: allow_route POST /v1/responses",
-			zap.String("gate", h.Name))
-	}
-	for _, risk := range h.InsecureAllow {
-		if !slices.Contains(risks, risk) {
-			return h.gateError(fmt.Errorf("insecure_allow: there is no risk %q; there are %s", risk, listed(risks)))
-		}
-	}
-	return nil
-}
-
 var (
 	errTwoKeys = errors.New("more than one of upstream_bearer, upstream_bearer_file and upstream_identity is set; keep one")
 	errNoKey   = errors.New("the operator's key is missing; write upstream_bearer {env.OPENAI_API_KEY}, upstream_bearer_file <path> or, without a key, upstream_identity")
 )
-
-// checkOneKey refuses anything but exactly one source of what is presented upstream.
-func (h *Handler) checkOneKey() error {
-	n := 0
-	for _, given := range []bool{h.UpstreamBearer != "", h.UpstreamBearerFile != "", h.UpstreamIdentity != nil} {
-		if given {
-			n++
-		}
-	}
-	switch n {
-	case 0:
-		return errNoKey
-	case 1:
-		return nil
-	}
-	return errTwoKeys
-}
-
-// openCredential reads the operator's key.
-func (h *Handler) openCredential() error {
-	h.credential = newCredential(h.UpstreamHeader)
-	h.credential.allowed = canonicalHeaders(h.AllowHeader)
-	if err := h.checkOneKey(); err != nil {
-		return h.gateError(err)
-	}
-	switch {
-	case h.UpstreamIdentity != nil:
-		return h.openIdentity()
-	case h.UpstreamBearer != "":
-		key, err := resolveSecret("upstream_bearer", h.UpstreamBearer, h.allows(riskLiteralSecret))
-		if err != nil {
-			return h.gateError(err)
-		}
-		h.credential.use(key)
-	default:
-		path, err := resolvePath("upstream_bearer_file", h.UpstreamBearerFile)
-		if err != nil {
-			return h.gateError(err)
-		}
-		file, key, err := openFollowedSecret("upstream_bearer_file", path, h.logger, h.metrics.reloads)
-		if err != nil {
-			return h.gateError(err)
-		}
-		h.credential.file = file
-		h.credential.use(key)
-	}
-	return nil
-}
-
-// followSecrets takes up what is written to files of secrets, as long as the
-// config lasts.
-func (h *Handler) followSecrets(ctx context.Context) {
-	if h.credential.file != nil {
-		h.credential.file.follow(ctx, func(key secret.Secret) error {
-			h.credential.use(key)
-			return nil
-		})
-	}
-	for _, c := range h.callers {
-		if c.tokenFile != nil {
-			c.tokenFile.follow(ctx, func(token secret.Secret) error { return h.takeUp(c, token) })
-		}
-	}
-}
 
 // openDumps checks the directory for dumps.
 func (h *Handler) openDumps() error {

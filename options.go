@@ -10,7 +10,9 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/callerheader"
+	"go.uber.org/zap"
 	"golang.org/x/net/http/httpguts"
 )
 
@@ -198,4 +200,37 @@ func validateUpstreamHeader(name string) error {
 // listed writes a list for a sentence.
 func listed(words []string) string {
 	return strings.Join(words, ", ")
+}
+
+// setDefaults fills in what was left out, and refuses names and risks that do
+// not exist: everything after relies on them.
+func (h *Handler) setDefaults() error {
+	if h.Name == "" {
+		h.Name = defaultName
+	}
+	if !adminapi.IsName(h.Name) {
+		return fmt.Errorf("name %q: use letters, digits, '.', '_' and '-', 64 at most", h.Name)
+	}
+	if h.UpstreamHeader == "" {
+		h.UpstreamHeader = "Authorization"
+	}
+	if err := validateUpstreamHeader(h.UpstreamHeader); err != nil {
+		return h.gateError(err)
+	}
+	if err := validateClients(h.Name, h.Client); err != nil {
+		return h.gateError(err)
+	}
+	if len(h.AllowRoute) == 0 {
+		h.AllowRoute = []Route{defaultRoute}
+	}
+	if !slices.Contains(h.AllowRoute, defaultRoute) {
+		h.logger.Warn("allow_route stands in place of the default, so callers cannot use the Responses API over HTTP; to let them, add: allow_route POST /v1/responses",
+			zap.String("gate", h.Name))
+	}
+	for _, risk := range h.InsecureAllow {
+		if !slices.Contains(risks, risk) {
+			return h.gateError(fmt.Errorf("insecure_allow: there is no risk %q; there are %s", risk, listed(risks)))
+		}
+	}
+	return nil
 }

@@ -199,3 +199,24 @@ func leaveBody(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "close") // then none of it is read, nor asked for by 100 Continue
 	}
 }
+
+// refuse answers r with a refusal. A page on an allowed origin may read it.
+// The caller is nil if it is not known.
+func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, caller *configuredCaller, refused *refusal) error {
+	h.count(caller, refused.outcome)
+	if !h.trail.refused(r, caller, refused) {
+		skipAccessLog(r)
+	}
+	h.policy.allowCORS(w.Header(), r)
+	leave(w, r, caller != nil)
+	refused.Write(w)
+	return nil
+}
+
+// skipAccessLog keeps r out of the access log: who has no token must not be
+// able to fill the disk. The request is counted, in the metrics and the trail.
+func skipAccessLog(r *http.Request) {
+	if vars, ok := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any); ok {
+		vars[caddyhttp.LogSkipVar] = true
+	}
+}

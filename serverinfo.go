@@ -302,3 +302,22 @@ func basePath(routes []Route) string {
 	}
 	return "/v1"
 }
+
+// ServerInfo says where the server-info file goes and who may read it. The
+// file has one line of JSON:
+//
+//	{"port":18080,"pid":4242,"auth_token":"…","base_url":"http://127.0.0.1:18080/v1"}
+//
+// with `socket` in place of `port` on a unix socket. Its mode is 0600. It is
+// replaced atomically when something in it changes, and removed before its port closes.
+type ServerInfo struct {
+	// The file's path. Parents that are missing are made with mode 0700. A
+	// path that somebody else could redirect or read (a symlink, a loose or
+	// foreign file, a directory others can write to) is refused.
+	Path string `json:"path"`
+
+	// The user, or `user:group`, who owns the file: so that an unprivileged
+	// user can read the token of a gate that root runs. Not on Windows.
+	// Default: the user who runs Caddy.
+	Owner string `json:"owner,omitempty"`
+}
