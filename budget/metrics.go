@@ -118,12 +118,15 @@ func (h *Handler) spent(e *exchange, model string, cost Spent) {
 		code = "estimated"
 	}
 	count(h.Name, e.user, code)
-	model = models.label(cmp.Or(model, "unknown"))
-	for kind, n := range map[string]int64{
-		"input": cost.Input, "cached_input": cost.Cached, "output": cost.Output, "reasoning": cost.Reasoning, "estimated": cost.Estimated,
+	model, client := models.label(cmp.Or(model, "unknown")), callers.label(e.user)
+	for _, kind := range [...]struct {
+		name string
+		n    int64
+	}{
+		{"input", cost.Input}, {"cached_input", cost.Cached}, {"output", cost.Output}, {"reasoning", cost.Reasoning}, {"estimated", cost.Estimated},
 	} {
-		if n > 0 {
-			metrics.tokens.WithLabelValues(h.Name, callers.label(e.user), model, kind).Add(float64(n))
+		if kind.n > 0 {
+			metrics.tokens.WithLabelValues(h.Name, client, model, kind.name).Add(float64(kind.n))
 		}
 	}
 	tell(e.http, "model", model)
