@@ -1,6 +1,7 @@
 package responsesproxygate
 
 import (
+	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -143,5 +144,43 @@ func TestNoTextPutsATokenIntoAnArgument(t *testing.T) {
 	})
 	if err != nil || texts < 100 {
 		t.Errorf("%d texts were read: %v", texts, err)
+	}
+}
+
+// What curl sends to the gate must not go to a proxy (HTTP_PROXY).
+func TestEveryCurlOfTheTextsPassesProxiesBy(t *testing.T) {
+	lines := 0
+	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() && slices.Contains([]string{".git", "node_modules", "testdata", "tests"}, entry.Name()) {
+			return errors.Join(err, fs.SkipDir)
+		}
+		if entry.IsDir() || filepath.Ext(path) != ".md" && !strings.HasPrefix(path, "examples") && filepath.Ext(path) != ".go" || path == "docs_test.go" {
+			return nil
+		}
+		for line := range strings.Lines(read(t, path)) {
+			if command, _, _ := strings.Cut(strings.TrimLeft(line, "# \t"), " "); command != "curl" || !strings.Contains(line, "-H @-") && !strings.Contains(line, "X-Proxy-Token") {
+				continue
+			}
+			lines++
+			if !strings.Contains(line, "--noproxy '*'") {
+				t.Errorf("%s: write --noproxy '*': %s", path, line)
+			}
+		}
+		return nil
+	})
+	if err != nil || lines < 2 {
+		t.Errorf("%d lines were looked at: %v", lines, err)
+	}
+}
+
+func TestEveryCaddyfileOfOursTakesTheHeadersOfAgents(t *testing.T) {
+	files, err := filepath.Glob("examples/*/Caddyfile*")
+	if err != nil || len(files) < 7 {
+		t.Fatalf("%d Caddyfiles: %v", len(files), err)
+	}
+	for _, file := range append(files, "Caddyfile.example", "README.md") {
+		if !strings.Contains(read(t, file), "max_header_size 64KiB") {
+			t.Errorf("%s has no max_header_size: requests with 16 KiB of headers get 431", file)
+		}
 	}
 }

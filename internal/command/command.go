@@ -174,6 +174,9 @@ func runProxyCommand(flags caddycmd.Flags) (int, error) {
 		// Caddy only logs it; but nobody could find or use this proxy.
 		return caddy.ExitCodeFailedStartup, errors.Join(plain(err, flags), caddy.Stop())
 	}
+	if written := flags.String("upstream-url"); written != options.upstreamURL {
+		fmt.Fprintf(os.Stderr, "--upstream-url %s: POST /v1/responses goes to %s\n", written, options.upstreamURL)
+	}
 	fmt.Fprintf(os.Stderr, "responses-proxy listening on 127.0.0.1:%d\n", info.Port)
 	<-signals
 	seeThrough(syscall.SIGTERM)
@@ -245,13 +248,13 @@ func proxyOptionsFrom(flags caddycmd.Flags) (*proxyOptions, error) {
 	options := &proxyOptions{
 		hosts:          loopbackHosts(),
 		port:           port,
-		serverInfo:     flags.String("server-info"),
+		serverInfo:     flagPath(flags.String("server-info")),
 		owner:          flags.String("owner"),
 		httpShutdown:   flags.Bool("http-shutdown"),
 		httpHealth:     flags.Bool("http-health"),
-		upstreamURL:    flags.String("upstream-url"),
+		upstreamURL:    completeUpstream(flags.String("upstream-url")),
 		upstreamHeader: flags.String("upstream-header"),
-		dumpDir:        flags.String("dump-dir"),
+		dumpDir:        flagPath(flags.String("dump-dir")),
 		allowOrigin:    origins,
 		allowRoute:     routes,
 		allowHost:      hosts,

@@ -229,6 +229,26 @@ type upstream struct {
 	url *url.URL
 }
 
+// completeUpstream completes the URL of an API, or of its host, to that of its
+// Responses route. Any other is taken as it is, as the original does.
+func completeUpstream(raw string) string {
+	u, err := url.Parse(raw)
+	if err != nil || u.RawPath != "" {
+		return raw // refused later
+	}
+	path := strings.TrimRight(u.Path, "/")
+	switch {
+	case path == "":
+		path = defaultRoute.Path
+	case strings.HasSuffix(path, "/v1"):
+		path += "/responses"
+	case path == u.Path || !strings.HasSuffix(path, "/responses"):
+		return raw
+	}
+	u.Path = path
+	return u.String()
+}
+
 func parseUpstream(raw string) (*upstream, error) {
 	u, err := url.Parse(raw)
 	switch {

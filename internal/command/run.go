@@ -129,10 +129,7 @@ func runOptions(flags caddycmd.Flags) (*proxyOptions, error) {
 	case options.rotateEvery != nil:
 		return nil, errors.New("--rotate-every: the command's environment has one token for as long as it runs; leave it out")
 	}
-	options.keyFile, options.fixedToken = flags.String("key-file"), true
-	if options.keyFile != "" && !strings.ContainsRune(options.keyFile, os.PathSeparator) {
-		options.keyFile = "." + string(os.PathSeparator) + options.keyFile
-	}
+	options.keyFile, options.fixedToken = flagPath(flags.String("key-file")), true
 	// When the command has ended, what still uses the gate is none of anybody's.
 	options.grace = time.Millisecond
 	return options, nil

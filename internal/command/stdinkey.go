@@ -36,7 +36,8 @@ func (s stdinSecret) read(stdin *os.File, prompt io.Writer) (secret.Secret, erro
 	if err != nil {
 		return secret.Secret{}, fmt.Errorf("reading %s from stdin: %w", s.name, err)
 	}
-	key, err := secret.Parse(string(raw))
+	// The original takes any number of newlines at the end.
+	key, err := secret.Parse(string(bytes.TrimRight(raw, "\r\n")))
 	if err != nil {
 		return secret.Secret{}, fmt.Errorf("%s on stdin is not usable: %w; run: %s", s.name, err, s.pipe)
 	}
@@ -48,9 +49,9 @@ func (s stdinSecret) readRaw(stdin *os.File, prompt io.Writer) ([]byte, error) {
 		return s.ask(int(stdin.Fd()), prompt)
 	}
 	// Raw reads into one buffer: a buffered reader would keep a copy. There
-	// is room for the longest key, its newline, and one byte too many. The
+	// is room for the longest key, some newlines, and a byte too many. The
 	// newline ends the key: whoever sends it may keep stdin open.
-	buffer := make([]byte, secret.MaxLength+3)
+	buffer := make([]byte, secret.MaxLength+8)
 	n := 0
 	for n < len(buffer) && bytes.IndexByte(buffer[:n], '\n') < 0 {
 		read, err := stdin.Read(buffer[n:])

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -31,7 +32,11 @@ auth.command, or for a shell. Never put it into an argument, where every user
 sees it, as in curl -H "…: $(…)"; curl reads headers from stdin, too:
 
 	printf 'X-Proxy-Token: %s\n' "$(caddy responses-proxy token --server-info FILE)" |
-		curl -H @- …
+		curl --noproxy '*' -H @- …
+
+It warns on stderr if clients with this environment would send the token to a
+proxy (HTTP_PROXY without NO_PROXY). A ~ at the start of FILE is your home, also
+where no shell replaces it, as in Codex's config.
 
 Exit code 1: the file is missing or must not be trusted. 3: its gate is gone.
 `, runToken},
@@ -70,6 +75,7 @@ func runToken(flags caddycmd.Flags) (int, error) {
 	if err != nil {
 		return code, err
 	}
+	warnOfProxies(os.Stderr, info)
 	fmt.Println(info.AuthToken)
 	return caddy.ExitCodeSuccess, nil
 }
@@ -88,6 +94,7 @@ func runStatus(flags caddycmd.Flags) (int, error) {
 	if got := answer.Header.Get(refusal.GateHeader); got != "route_not_allowed" {
 		return caddy.ExitCodeFailedStartup, fmt.Errorf("the gate does not take the token of this file (status %d)", answer.StatusCode)
 	}
+	warnOfProxies(os.Stderr, info)
 	fmt.Printf("running: pid %d, %s\n", info.PID, info.BaseURL)
 	return caddy.ExitCodeSuccess, nil
 }
@@ -126,7 +133,7 @@ func awaitExit(info infofile.Info) (int, error) {
 // that its gate still runs, before its token is shown to anybody: whoever
 // takes the port of a gate that was killed would like to be sent the token.
 func runningGate(flags caddycmd.Flags) (infofile.Info, int, error) {
-	path := flags.String("server-info")
+	path := flagPath(flags.String("server-info"))
 	if path == "" {
 		return infofile.Info{}, caddy.ExitCodeFailedStartup, errors.New("--server-info is missing; name the file that the gate was started with")
 	}

@@ -6,6 +6,7 @@ package secret
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"sync/atomic"
 )
@@ -57,6 +58,9 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(Redacted), nil }
 // MaxLength is the greatest length of a key or a token, in bytes.
 const MaxLength = 8 << 10
 
+// assignment is a line of a shell or an environment file that sets a key.
+var assignment = regexp.MustCompile(`^(export\s+)?[A-Z][A-Z0-9_]*(KEY|TOKEN|SECRET|BEARER)[A-Z0-9_]*\s*=`)
+
 // Parse validates a key or a token as it was read from its source: one
 // trailing newline is trimmed (editors and echo add it), the rest must be
 // visible ASCII, because it goes into a header. The error never quotes it.
@@ -67,6 +71,12 @@ func Parse(raw string) (Secret, error) {
 		return Secret{}, errors.New("it is empty")
 	case len(text) > MaxLength:
 		return Secret{}, fmt.Errorf("it is longer than %d bytes", MaxLength)
+	case strings.ContainsAny(text[:1], "\"'`"):
+		return Secret{}, errors.New("it has quotes around it; write the bare key, without them")
+	case text[0] == '{' || text[0] == '[':
+		return Secret{}, errors.New("it is JSON, or a placeholder that nothing has replaced; write the bare key, on one line")
+	case assignment.MatchString(text):
+		return Secret{}, errors.New("it is a line such as NAME=key; write only what stands behind the =")
 	case strings.ContainsFunc(text, func(r rune) bool { return r < 0x21 || r > 0x7e }):
 		return Secret{}, errors.New("it has a space, a newline or another character that no key has; store the bare key, on one line")
 	}

@@ -1,0 +1,88 @@
+//go:build unix
+
+package codex
+
+import (
+	"net/http"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
+)
+
+func TestABareNameATildeAndTheAPIsURLWillDo(t *testing.T) {
+	upstream := newUpstream(t)
+	home := t.TempDir()
+	cmd := command(t, home, caddyBinary, "responses-proxy", "--server-info", "info.json", "--upstream-url", upstream.URL+"/v1/")
+	p := &proxy{process: start(t, cmd), infoPath: filepath.Join(home, "info.json")}
+	p.giveKey(t)
+	p.await(t, "--upstream-url "+upstream.URL+"/v1/: POST /v1/responses goes to "+upstream.responsesURL())
+	p.await(t, "responses-proxy listening on ")
+	p.readInfo(t)
+	if got := turn().exchange(t, p, patience); got.status != http.StatusOK || upstream.all()[0].uri != "/v1/responses" {
+		t.Errorf("status %d; the upstream was asked for %v", got.status, upstream.all())
+	}
+	for _, path := range []string{"info.json", "~/info.json"} {
+		if got := run(t, command(t, home, caddyBinary, "responses-proxy", "token", "--server-info", path)); got.code != 0 || got.stdout != p.token+"\n" {
+			t.Errorf("token --server-info %s: exit code %d: %s", path, got.code, got.stderr)
+		}
+	}
+}
+
+func TestTheVerbsWarnWhereTheTokenWouldGoToAProxy(t *testing.T) {
+	p := startOurs(t, newUpstream(t).responsesURL())
+	for _, verb := range []string{"token", "status"} {
+		for environment, warns := range map[string]bool{
+			"HTTP_PROXY=http://user:password@proxy.example NO_PROXY=": true,
+			"HTTP_PROXY=http://proxy.example NO_PROXY=127.0.0.1":      false,
+		} {
+			cmd := command(t, t.TempDir(), caddyBinary, "responses-proxy", verb, "--server-info", p.infoPath)
+			cmd.Env = append(cmd.Env, strings.Fields(environment)...)
+			got := run(t, cmd)
+			if got.code != 0 || strings.Contains(got.stderr, "NO_PROXY=127.0.0.1,localhost,::1") != warns || strings.Contains(got.stderr, "password") {
+				t.Errorf("%s with %s: exit code %d, %q; want a warning: %t", verb, environment, got.code, got.stderr, warns)
+			}
+			if verb == "token" && got.stdout != p.token+"\n" {
+				t.Error("stdout is not the token alone")
+			}
+		}
+	}
+}
+
+func TestHeadersWithUnderscoresAndDotsDoNotArrive(t *testing.T) {
+	upstream := newUpstream(t)
+	headers := []string{jsonType, "session_id: 1", "a.b: 1", "Session-Id: 1"}
+	arrived := func(p *proxy) (found []string) {
+		upstream.forget(nil)
+		if got := (call{headers: headers, body: []byte("{}")}).exchange(t, p, patience); got.status != http.StatusOK {
+			t.Fatalf("status %d", got.status)
+		}
+		for _, name := range []string{"Session_id", "A.b", "Session-Id"} {
+			if upstream.all()[0].header[name] != nil {
+				found = append(found, name)
+			}
+		}
+		return found
+	}
+	if got := strings.Join(arrived(startOurs(t, upstream.responsesURL())), " "); got != "Session-Id" {
+		t.Errorf("through ours arrives %s, want Session-Id alone", got)
+	}
+	gatetest.CodexBinary(t)
+	if got := strings.Join(arrived(startOriginal(t, upstream.responsesURL())), " "); got != "Session_id A.b Session-Id" {
+		t.Errorf("through the original arrives %s, want all three", got)
+	}
+}
+
+// An example that prints errors at each start teaches its users not to read them.
+func TestTheExampleForCodexPrintsNoErrors(t *testing.T) {
+	for version, binary := range gatetest.CodexBinaries(t) {
+		upstream := newUpstream(t)
+		gate := startOurs(t, upstream.responsesURL(), "--allow-route", "codex")
+		got := run(t, command(t, codexHome(t, gate), binary, "exec", "--skip-git-repo-check", "hi"))
+		wantTurn(t, upstream, got)
+		if strings.Contains(got.stderr, "ERROR") {
+			t.Errorf("%s prints:\n%s", version, got.stderr)
+		}
+	}
+}
