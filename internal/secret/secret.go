@@ -73,8 +73,8 @@ func Parse(raw string) (Secret, error) {
 		return Secret{}, fmt.Errorf("it is longer than %d bytes", MaxLength)
 	case strings.ContainsAny(text[:1], "\"'`"):
 		return Secret{}, errors.New("it has quotes around it; write the bare key, without them")
-	case text[0] == '{' || text[0] == '[':
-		return Secret{}, errors.New("it is JSON, or a placeholder that nothing has replaced; write the bare key, on one line")
+	case text[0] == '{' && strings.Contains(text, `"`):
+		return Secret{}, errors.New("it is JSON; write the bare key, on one line")
 	case assignment.MatchString(text):
 		return Secret{}, errors.New("it is a line such as NAME=key; write only what stands behind the =")
 	case strings.ContainsFunc(text, func(r rune) bool { return r < 0x21 || r > 0x7e }):
