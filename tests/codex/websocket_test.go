@@ -10,11 +10,14 @@ import (
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
+// overWebSocket has Codex try WebSocket, which the example does not.
+var overWebSocket = []string{"model_providers.gate-command.supports_websockets=true"}
+
 func TestATurnCompletesOverWebSocket(t *testing.T) {
 	gatetest.CodexBinary(t)
 	upstream := newUpstream(t)
 	gate := startOurs(t, upstream.responsesURL(), "--websocket")
-	wantTurn(t, upstream, codexExec(t, codexHome(t, gate), nil, nil))
+	wantTurn(t, upstream, codexExec(t, codexHome(t, gate), nil, overWebSocket))
 
 	if posts := upstream.matching(http.MethodPost, "/v1/responses"); len(posts) != 0 {
 		t.Errorf("%d requests came over HTTP, want none", len(posts))
@@ -36,10 +39,10 @@ func TestATurnCompletesOverWebSocket(t *testing.T) {
 func TestWhereWebSocketIsRefusedCodexGoesOverHTTPAtOnce(t *testing.T) {
 	gatetest.CodexBinary(t)
 	accepting := newUpstream(t)
-	unhindered := codexExec(t, codexHome(t, startOurs(t, accepting.responsesURL(), "--websocket")), nil, nil)
+	unhindered := codexExec(t, codexHome(t, startOurs(t, accepting.responsesURL(), "--websocket")), nil, overWebSocket)
 	upstream := newUpstream(t)
 	gate := startOurs(t, upstream.responsesURL(), "--access-log")
-	got := codexExec(t, codexHome(t, gate), nil, nil)
+	got := codexExec(t, codexHome(t, gate), nil, overWebSocket)
 	wantTurn(t, upstream, got)
 	gate.awaitAccess(t, http.MethodGet, http.StatusUpgradeRequired)
 	gate.awaitAccess(t, http.MethodPost, http.StatusOK)
@@ -59,7 +62,7 @@ func TestASessionOverWebSocketSurvivesARestartOfTheProxy(t *testing.T) {
 	gatetest.CodexBinary(t)
 	upstream := newUpstream(t)
 	first := startOurs(t, upstream.responsesURL(), "--websocket")
-	codex := startAppServer(t, codexHome(t, first), "model_provider=gate-command", "model=gpt-5")
+	codex := startAppServer(t, codexHome(t, first), "model_provider=gate-command", "model=gpt-5", overWebSocket[0])
 	thread := codex.startThread(t)
 	if status := codex.turn(t, thread); status != "completed" {
 		t.Fatalf("the turn before the restart: %s", status)
