@@ -84,6 +84,7 @@ func (up *Upstream) serve(w http.ResponseWriter, r *http.Request) {
 	up.seen = append(up.seen, seen)
 	answer := up.answer
 	up.mu.Unlock()
+	r.Body = io.NopCloser(bytes.NewReader(body))
 	answer(w, r)
 }
 
