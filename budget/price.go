@@ -12,9 +12,10 @@ import (
 // JSON it is a number, such as 20 or 0.05, with 6 decimals at most.
 type Money int64
 
+const unit Money = 1e6
+
 const (
-	unit       Money = 1e6
-	maxDecimal       = 6
+	maxDecimal = 6
 
 	// maxMoney is more than anybody spends; sums of it do not overflow.
 	maxMoney = 100_000_000 * unit

@@ -98,8 +98,10 @@ func TestAConnectionThatCannotBeFoundAgainIsNotKept(t *testing.T) {
 		t.Error("it is kept")
 	}
 	plain := r.WithContext(withConn(context.Background(), a))
-	if !Keep(plain) || !Keep(plain) {
-		t.Error("the control is not kept")
+	for range 2 {
+		if !Keep(plain) {
+			t.Error("the control is not kept")
+		}
 	}
 	Admitted(r)
 	kept.forget(odd{Conn: a})

@@ -50,10 +50,6 @@ func usage() string {
 	return fmt.Sprintf(`"usage":{"input_tokens":%d,"output_tokens":%d}`, input, output)
 }
 
-func completed() string {
-	return "event: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"model\":\"gpt-5\"," + usage() + "}}\n\n"
-}
-
 func (b *bill) answer(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodGet {
 		gatetest.AnswerJSON(w, r)
