@@ -54,7 +54,13 @@ func TestThePageAboutMetricsNamesEachAndEachCode(t *testing.T) {
 
 // A misspelt name or code in an alert does not fail: it never fires.
 func TestAlertsDashboardAndDocsAskForWhatIsCounted(t *testing.T) {
-	values := map[string][]string{"code": outcomeCodes(), "class": statusClasses[:], "outcome": {"ok", "error"}}
+	ofBudgets := []string{"told", "model_without_price", "tool_without_fee"}
+	for _, code := range ofBudgets {
+		if !strings.Contains(read(t, "budget/rules.go")+read(t, "budget/metrics.go"), `"`+code+`"`) {
+			t.Errorf("no budget counts %s", code)
+		}
+	}
+	values := map[string][]string{"kind": {"input", "output"}, "code": append(outcomeCodes(), ofBudgets...), "class": statusClasses[:], "outcome": {"ok", "error"}}
 	names := metricNames(t)
 	for _, file := range []string{
 		"docs/observability.md", "examples/monitoring/alerts.yml", "examples/monitoring/alerts_test.yml", "examples/monitoring/dashboard.json",

@@ -117,7 +117,7 @@ func TestTheDashboardsQueriesAreValid(t *testing.T) {
 		}
 		ids[panel.ID] = true
 		for _, target := range panel.Targets {
-			if !strings.Contains(target.Expr, prefix) {
+			if !strings.Contains(target.Expr, "caddy_responses_") {
 				t.Errorf("%s asks for nothing of the gate's: %s", panel.Title, target.Expr)
 			}
 			all = append(all, rule{Record: "panel" + string(rune('a'+len(all))), Expr: fill.Replace(target.Expr)})
@@ -128,4 +128,47 @@ func TestTheDashboardsQueriesAreValid(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "dashboard.yml")
 	gatetest.WriteFile(t, path, string(encoded))
 	promtool(t, "check", "rules", path)
+}
+
+func TestTheDashboardTellsWhatBudgetsAreSpent(t *testing.T) {
+	t.Parallel()
+	var dashboard struct {
+		Panels []struct {
+			Title   string
+			Targets []struct{ Expr string }
+		}
+	}
+	gatetest.Must(t, json.Unmarshal([]byte(gatetest.ReadFile(t, monitoring("dashboard.json"))), &dashboard))
+	fill := strings.NewReplacer("$__rate_interval", "10m", "$instance", ".*")
+	want := map[string][]map[string]any{
+		"Tokens by client and model": {{"labels": `{client="ci", model="gpt-5"}`, "value": 1000}},
+		"Cost by client and model":   {{"labels": `{client="ci", model="gpt-5"}`, "value": 5}},
+		"Share of budget left":       {{"labels": `{budget="default", client="ci", window="1d", unit="cost"}`, "value": 0.75}},
+	}
+	var queries []map[string]any
+	for _, panel := range dashboard.Panels {
+		if samples := want[panel.Title]; samples != nil {
+			queries = append(queries, map[string]any{"expr": fill.Replace(panel.Targets[0].Expr), "eval_time": "10m", "exp_samples": samples})
+		}
+	}
+	if len(queries) != len(want) {
+		t.Fatalf("the dashboard has %d of %d panels", len(queries), len(want))
+	}
+	series := func(name, labels, values string) map[string]string {
+		return map[string]string{"series": "caddy_responses_budget_" + name + `{instance="h", budget="default", client="ci", ` + labels + "}", "values": values}
+	}
+	encoded, err := yaml.Marshal(map[string]any{"tests": []any{map[string]any{
+		"interval": "1m",
+		"input_series": []any{
+			series("tokens_total", `model="gpt-5", kind="input"`, "0+60x20"), series("tokens_total", `model="gpt-5", kind="output"`, "0+40x20"),
+			series("tokens_total", `model="gpt-5", kind="reasoning"`, "0+30x20"), series("cost_total", `model="gpt-5"`, "0+0.5x20"),
+			series("spent", `window="1d", unit="cost"`, "5x20"), series("limit", `window="1d", unit="cost"`, "20x20"),
+			series("spent", `window="1d", unit="requests"`, "5x20"), // without a limit
+		},
+		"promql_expr_test": queries,
+	}}})
+	gatetest.Must(t, err)
+	path := filepath.Join(t.TempDir(), "panels.yml")
+	gatetest.WriteFile(t, path, string(encoded))
+	promtool(t, "test", "rules", path)
 }
