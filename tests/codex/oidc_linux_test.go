@@ -288,9 +288,11 @@ func TestBothRefuseTheSameFlagsInTheSameWords(t *testing.T) {
 func TestBothRefuseToStartWithATokenThatIsOfNoUse(t *testing.T) {
 	n := newInternet(t)
 	for name, answer := range map[string]http.HandlerFunc{
-		"a refusal":                      func(w http.ResponseWriter, _ *http.Request) { http.Error(w, `{"error":"invalid_grant"}`, 400) },
-		"garbage":                        func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") },
-		"a redirect":                     func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect) },
+		"a refusal": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, `{"error":"invalid_grant"}`, 400) },
+		"garbage":   func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>") },
+		"a redirect": func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
+		},
 		"a token that has ended":         func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, tokenFor("0")) },
 		"one that ended before it began": func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, tokenFor("-60")) },
 		"one that ended long ago": func(w http.ResponseWriter, _ *http.Request) {

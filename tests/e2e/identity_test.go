@@ -105,8 +105,10 @@ func TestAGateThatGetsNoTokenListensNowhere(t *testing.T) {
 		"refused": {func(w http.ResponseWriter, _ *http.Request) {
 			http.Error(w, `{"error":"invalid_grant","error_description":"`+gatetest.SubjectToken+`"}`, http.StatusUnauthorized)
 		}, "status 401 invalid_grant"},
-		"garbage":    {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>"+gatetest.SubjectToken) }, "something else than the JSON of a token"},
-		"a redirect": {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect) }, "redirect"},
+		"garbage": {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>"+gatetest.SubjectToken) }, "something else than the JSON of a token"},
+		"a redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
+		}, "redirect"},
 		"ended": {func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = io.WriteString(w, `{"access_token":"t","expires_in":-1}`)
 		}, "has ended already"},
