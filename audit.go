@@ -36,11 +36,11 @@ func (h *Handler) allows(risk string) bool { return slices.Contains(h.InsecureAl
 func (h *Handler) audit(ctx caddy.Context) error {
 	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if !ok {
-		return h.gateError(errors.New("the gate works only as a handler of an HTTP server's routes"))
+		return errors.New("the gate works only as a handler of an HTTP server's routes")
 	}
 	config, err := surroundings.ConfigOf(ctx)
 	if err != nil {
-		return h.gateError(err)
+		return err
 	}
 	h.server, h.config = server, config.ID()
 	err = errors.Join(process.RefuseDebugOutput(), h.refusePrintedSecrets(process.PrintsEnvironment()))
@@ -58,7 +58,7 @@ func (h *Handler) audit(ctx caddy.Context) error {
 	if err == nil {
 		err = surroundings.RefuseListenersInUse(server)
 	}
-	return h.gateError(err)
+	return err
 }
 
 // auditOrder refuses a gate that no request meets, and warns of requests that

@@ -122,10 +122,10 @@ func (h *Handler) clients() []Client {
 func (h *Handler) openCallers() error {
 	plan, err := h.RotateEvery.resolve()
 	if err != nil {
-		return h.gateError(err)
+		return err
 	}
 	if gateIsIn(h.config, h.Name) {
-		return h.gateError(errSameGate)
+		return errSameGate
 	}
 	h.rotation = plan
 	rotatable, seen := plan == nil, &openedCallers{fixed: make(map[secret.Digest]string), sweep: new(infofile.Sweep)}
@@ -135,17 +135,17 @@ func (h *Handler) openCallers() error {
 			if client.Name != "" {
 				err = fmt.Errorf("client %s: %w", client.Name, err)
 			}
-			return h.gateError(err)
+			return err
 		}
 		if plan != nil && c.fixed.Load() == nil {
 			rotatable = true
 			if c.file == nil {
-				return h.gateError(fmt.Errorf("rotate_every: %s has no server_info to learn the next token from; write server_info <path>", c.name))
+				return fmt.Errorf("rotate_every: %s has no server_info to learn the next token from; write server_info <path>", c.name)
 			}
 		}
 	}
 	if !rotatable {
-		return h.gateError(errors.New("rotate_every: fixed tokens cannot be rotated; take it out, or the token options"))
+		return errors.New("rotate_every: fixed tokens cannot be rotated; take it out, or the token options")
 	}
 	return nil
 }

@@ -353,7 +353,7 @@ func (h *Handler) openCredential() error {
 	h.credential = newCredential(h.UpstreamHeader)
 	h.credential.allowed = canonicalHeaders(h.AllowHeader)
 	if err := h.checkOneKey(); err != nil {
-		return h.gateError(err)
+		return err
 	}
 	switch {
 	case h.UpstreamIdentity != nil:
@@ -361,17 +361,17 @@ func (h *Handler) openCredential() error {
 	case h.UpstreamBearer != "":
 		key, err := resolveSecret("upstream_bearer", h.UpstreamBearer, h.allows(riskLiteralSecret))
 		if err != nil {
-			return h.gateError(err)
+			return err
 		}
 		h.credential.use(key)
 	default:
 		path, err := resolvePath("upstream_bearer_file", h.UpstreamBearerFile)
 		if err != nil {
-			return h.gateError(err)
+			return err
 		}
 		file, key, err := openFollowedSecret("upstream_bearer_file", path, h.logger, h.metrics.reloads)
 		if err != nil {
-			return h.gateError(err)
+			return err
 		}
 		h.credential.file = file
 		h.credential.use(key)

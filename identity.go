@@ -164,13 +164,13 @@ type followedIdentity struct {
 func (h *Handler) openIdentity() error {
 	config, key, err := h.UpstreamIdentity.resolve(h.allows(riskLiteralSecret))
 	if err != nil || process.IsValidating() {
-		return h.gateError(err)
+		return err
 	}
 	value, _, err := exchangers.LoadOrNew(key, func() (caddy.Destructor, error) {
 		return runningExchanger{identity.Start(config)}, nil
 	})
 	if err != nil {
-		return h.gateError(err)
+		return err
 	}
 	for _, outcome := range identity.Outcomes {
 		metrics.identityExchanges.WithLabelValues(h.Name, string(outcome))
@@ -212,7 +212,7 @@ func (h *Handler) awaitIdentity(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, firstTokenTimeout)
 	defer cancel()
 	if err := h.credential.identity.First(ctx); err != nil {
-		return h.gateError(fmt.Errorf("upstream_identity: there is no token to serve with: %w", err))
+		return fmt.Errorf("upstream_identity: there is no token to serve with: %w", err)
 	}
 	return nil
 }

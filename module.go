@@ -218,7 +218,7 @@ func (*Handler) CaddyModule() caddy.ModuleInfo {
 // comes with Caddy's "started" event.
 func (h *Handler) Provision(ctx caddy.Context) error {
 	h.logger, h.stderr = ctx.Logger(), os.Stderr
-	return h.onTerminal(h.provision(ctx))
+	return h.onTerminal(h.gateError(h.provision(ctx)))
 }
 
 func (h *Handler) provision(ctx caddy.Context) error {
@@ -235,11 +235,11 @@ func (h *Handler) provision(ctx caddy.Context) error {
 	if h.HardenProcess {
 		// before the key is read
 		if err := process.Harden(); err != nil {
-			return h.gateError(err)
+			return err
 		}
 	}
 	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
-		return h.gateError(err)
+		return err
 	}
 	h.metrics = openGateMetrics(h.Name)
 	if err := h.openCredential(); err != nil {
@@ -385,10 +385,10 @@ func (h *Handler) openDumps() error {
 	}
 	path, err := resolvePath("dump_dir", h.DumpDir)
 	if err != nil {
-		return h.gateError(err)
+		return err
 	}
 	h.dumper, err = dump.Open(path, dump.Secrets{Texts: h.tokenTexts, IsToken: h.isToken}, h.logger)
-	return h.gateError(err)
+	return err
 }
 
 // beginDump takes down a request, if exchanges are dumped.

@@ -215,10 +215,10 @@ func (h *Handler) setDefaults() error {
 		h.UpstreamHeader = "Authorization"
 	}
 	if err := validateUpstreamHeader(h.UpstreamHeader); err != nil {
-		return h.gateError(err)
+		return err
 	}
 	if err := validateClients(h.Name, h.Client); err != nil {
-		return h.gateError(err)
+		return err
 	}
 	if len(h.AllowRoute) == 0 {
 		h.AllowRoute = []Route{defaultRoute}
@@ -229,7 +229,7 @@ func (h *Handler) setDefaults() error {
 	}
 	for _, risk := range h.InsecureAllow {
 		if !slices.Contains(risks, risk) {
-			return h.gateError(fmt.Errorf("insecure_allow: there is no risk %q; there are %s", risk, listed(risks)))
+			return fmt.Errorf("insecure_allow: there is no risk %q; there are %s", risk, listed(risks))
 		}
 	}
 	return nil

@@ -71,7 +71,7 @@ func (h *Handler) openRoster(ctx caddy.Context) error {
 	}
 	every, err := h.SharedClients.resolve()
 	if err != nil {
-		return h.gateError(err)
+		return err
 	}
 	c := &rosterConfig{
 		store:    sharedstore.New(ctx.Storage(), h.Name),
@@ -83,7 +83,7 @@ func (h *Handler) openRoster(ctx caddy.Context) error {
 		c.reserved[client.Name] = true
 	}
 	if err := c.store.Audit(); err != nil {
-		return h.gateError(err)
+		return err
 	}
 	h.roster = joinRoster(ctx, h.config, c)
 	return nil

@@ -35,9 +35,9 @@ func (h *Handler) equipProxies(ctx caddy.Context) error {
 		}
 	}
 	if e.proxies == 0 && e.err == nil {
-		return h.gateError(errNoProxy)
+		return errNoProxy
 	}
-	return h.gateError(e.err)
+	return e.err
 }
 
 var errNoProxy = errors.New("no reverse_proxy behind the gate would send the operator's key; put reverse_proxy after responses_proxy_gate, " +
