@@ -18,7 +18,7 @@ import (
 var errEnded = fmt.Errorf("the caller's access has ended: %w", context.Canceled)
 
 // access is a caller's leave to have one request sent on. Who was let in with
-// the first byte may be barred before the last one.
+// the first byte may be revoked before the last one.
 type access struct {
 	handler *Handler
 	caller  *configuredCaller

@@ -16,7 +16,7 @@ import (
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
-// Whoever was let in with the first byte may be barred before the last one.
+// Whoever was let in with the first byte may be revoked before the last one.
 func TestABankedRequestOfARevokedCallersIsNotFinished(t *testing.T) {
 	const first, rest = `{"model":"gpt-5","input":`, `"a new prompt"}`
 	for _, length := range []int64{int64(len(first + rest)), -1} {

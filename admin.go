@@ -129,7 +129,7 @@ func (c *caller) status(now time.Time) adminapi.Client {
 	switch {
 	case p.ended(now):
 		s.State = adminapi.StateExpired
-	case c.withdrawn(p):
+	case c.isRevokedIn(p):
 		s.State = adminapi.StateRevoked
 	case c.disabled.Load():
 		s.State = adminapi.StateDisabled

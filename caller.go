@@ -42,17 +42,17 @@ func (id callerID) String() string {
 
 // caller is the state of one caller that a reload keeps.
 type caller struct {
-	id       callerID
-	began    time.Time                       // its launch
-	ring     tokenRing                       // generated tokens
-	barred   atomic.Pointer[[]secret.Digest] // fixed tokens that were revoked
-	gone     atomic.Bool                     // no config has this caller any more
-	disabled atomic.Bool                     // its tokens are not accepted for now
-	sessions sessions
-	usage    usage
-	inFlight inFlight
-	metrics  *callerMetrics
-	claimed  []string // paths, for claims
+	id           callerID
+	began        time.Time                       // its launch
+	ring         tokenRing                       // generated tokens
+	revokedFixed atomic.Pointer[[]secret.Digest] // fixed tokens that were revoked
+	gone         atomic.Bool                     // no config has this caller any more
+	disabled     atomic.Bool                     // its tokens are not accepted for now
+	sessions     sessions
+	usage        usage
+	inFlight     inFlight
+	metrics      *callerMetrics
+	claimed      []string // paths, for claims
 
 	mu        sync.Mutex
 	token     secret.Shared             // the generated token that callers are told; looked at without the lock, too
@@ -63,7 +63,7 @@ type caller struct {
 	written   infofile.Info             // what its file says
 	failure   error                     // why it is not told anything newer
 	endTold   bool                      // its access has ended, and it was told so
-	announced secret.Secret             // the token that was printed to stderr
+	printed   secret.Secret             // the token that was printed to stderr
 	watch     *time.Timer               // looks whether the file is still what we wrote
 	exchanged bool                      // it is not, and that was said
 	stopping  bool                      // no config goes on with this caller: it is told nothing more
@@ -159,7 +159,7 @@ func (c *caller) abandon(config configID) error {
 	for _, remaining := range c.configs {
 		switch {
 		case remaining.published:
-			err := c.tell(*remaining)
+			err := c.publishNow(*remaining)
 			c.schedule()
 			return err
 		case remaining.started && !remaining.saysTheSame(&c.current) && c.current.file != nil:
@@ -275,7 +275,7 @@ func (c *caller) publish(config configID, p publication) error {
 }
 
 func (c *caller) publishLocked(p *publication) {
-	c.failure = c.tell(*p)
+	c.failure = c.publishNow(*p)
 	if infofile.IsOwnersFault(c.failure) {
 		c.metrics.fileFaults.Inc()
 	}
@@ -306,8 +306,8 @@ func (c *caller) publishLater(config configID, p *publication) {
 	})
 }
 
-// tell is publish, for one who holds the lock.
-func (c *caller) tell(next publication) error {
+// publishNow is publish, for one who holds the lock.
+func (c *caller) publishNow(next publication) error {
 	now := time.Now()
 	ended := next.ended(now)
 	switch {
@@ -329,7 +329,7 @@ func (c *caller) tell(next publication) error {
 	info.AuthToken = token.Reveal()
 	former, said := c.current, c.written
 	switch {
-	case c.withdrawn(&next) || next.ended(now):
+	case c.isRevokedIn(&next) || next.ended(now):
 		// There is no token to tell; a file would promise one.
 		if next.file != nil && former.path == next.path && !c.stopping {
 			if err := next.file.Remove(said); err != nil {
@@ -344,7 +344,7 @@ func (c *caller) tell(next publication) error {
 		}
 		c.written = info
 	case !next.hasFixedToken() && next.stderr != nil:
-		c.announce(next.stderr, token)
+		c.printToken(next.stderr, token)
 	}
 	c.current, c.current.published, c.endTold = next, true, ended
 	if former.file != nil && former.path != next.path {
@@ -361,13 +361,13 @@ func (p *publication) saysTheSame(other *publication) bool {
 // hasFixedToken reports whether the config has a token for the caller.
 func (p *publication) hasFixedToken() bool { return p.fixed != secret.Secret{} }
 
-// announce prints the token, once. It is for callers that have no server-info
+// printToken prints the token, once. It is for callers that have no server-info
 // file: the logger would put the token where logs go.
-func (c *caller) announce(out io.Writer, token secret.Secret) {
-	if c.announced == token {
+func (c *caller) printToken(out io.Writer, token secret.Secret) {
+	if c.printed == token {
 		return
 	}
-	c.announced = token
+	c.printed = token
 	_, _ = fmt.Fprintf(out, "responses_proxy_gate %s: the token of this launch is %s\n", c.id, token.Reveal())
 }
 
@@ -433,14 +433,14 @@ func (c *caller) toldBy() *infofile.File {
 	return c.current.file
 }
 
-// retell writes what the caller is told again, if somebody else has changed it.
-func (c *caller) retell() error {
+// publishAgain writes what the caller is told again, if somebody else has changed it.
+func (c *caller) publishAgain() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.current.file == nil {
 		return nil
 	}
-	return c.tell(c.current)
+	return c.publishNow(c.current)
 }
 
 // Interface guard

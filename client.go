@@ -67,7 +67,7 @@ func (c *configuredCaller) accepted() []acceptedToken {
 
 // admits reports whether a token of the caller's is still good.
 func (c *configuredCaller) admits(token acceptedToken) bool {
-	if c.gone.Load() || c.disabled.Load() || c.isBarred(token.digest) {
+	if c.gone.Load() || c.disabled.Load() || c.isRevokedToken(token.digest) {
 		return false
 	}
 	if c.ends.IsZero() && token.until.IsZero() {

@@ -320,7 +320,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		defer done()
 		r = r.WithContext(ctx)
 		if caller, refused := h.policy.checkCaller(r); refused != nil {
-			// withdrawn just before the session could be ended with the others
+			// revoked just before the session could be ended with the others
 			return h.refuse(w, r, caller, refused)
 		}
 	}

@@ -133,7 +133,7 @@ func (c *caller) rotateLocked(grace time.Duration) error {
 	c.token.Become(secret.NewToken())
 	c.revoked = false
 	c.ring.add(c.token.Now())
-	if err := c.tell(c.current); err != nil {
+	if err := c.publishNow(c.current); err != nil {
 		c.ring.drop(c.token.Now())
 		c.token.Become(former)
 		c.revoked = wasRevoked
@@ -163,7 +163,7 @@ func (c *caller) revoke() error {
 	}
 	c.revokeLocked()
 	c.schedule()
-	return c.tell(c.current)
+	return c.publishNow(c.current)
 }
 
 // disable has none of the caller's tokens accepted, and ends its WebSockets,
@@ -194,13 +194,13 @@ func (c *caller) enable() error {
 func (c *caller) revokeLocked() {
 	if c.current.hasFixedToken() {
 		tokens := append([]acceptedToken{{digest: secret.DigestOf(c.current.fixed.Reveal())}}, c.current.former...)
-		barred := slices.Clone(c.barredTokens())
+		revoked := slices.Clone(c.revokedTokens())
 		for _, token := range tokens {
-			if !slices.Contains(barred, token.digest) {
-				barred = append(barred, token.digest)
+			if !slices.Contains(revoked, token.digest) {
+				revoked = append(revoked, token.digest)
 			}
 		}
-		c.barred.Store(&barred)
+		c.revokedFixed.Store(&revoked)
 	}
 	c.revoked = true
 	c.metrics.revocations.Inc()
@@ -208,11 +208,11 @@ func (c *caller) revokeLocked() {
 	c.sessions.end()
 }
 
-// withdrawn reports whether the caller's token was revoked, as far as a config
+// isRevokedIn reports whether the caller's token was revoked, as far as a config
 // is concerned: another fixed token than the revoked one is good.
-func (c *caller) withdrawn(p *publication) bool {
+func (c *caller) isRevokedIn(p *publication) bool {
 	if p.hasFixedToken() {
-		return c.isBarred(secret.DigestOf(p.fixed.Reveal()))
+		return c.isRevokedToken(secret.DigestOf(p.fixed.Reveal()))
 	}
 	return c.revoked
 }
@@ -221,18 +221,18 @@ func (c *caller) withdrawn(p *publication) bool {
 func (c *caller) isRevoked() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.withdrawn(&c.current)
+	return c.isRevokedIn(&c.current)
 }
 
-func (c *caller) barredTokens() []secret.Digest {
-	if barred := c.barred.Load(); barred != nil {
-		return *barred
+func (c *caller) revokedTokens() []secret.Digest {
+	if revoked := c.revokedFixed.Load(); revoked != nil {
+		return *revoked
 	}
 	return nil
 }
 
-func (c *caller) isBarred(digest secret.Digest) bool {
-	return slices.Contains(c.barredTokens(), digest)
+func (c *caller) isRevokedToken(digest secret.Digest) bool {
+	return slices.Contains(c.revokedTokens(), digest)
 }
 
 // schedule sets the alarm for what is due next: a rotation, or the end of the
@@ -275,7 +275,7 @@ func (c *caller) wake() {
 	var err error
 	switch {
 	case p.ended(now):
-		err = c.tell(p)
+		err = c.publishNow(p)
 		c.log(err, "a client's access has expired")
 	case p.rotation != nil && !p.hasFixedToken() && !c.revoked && !c.stopping && !now.Before(c.rotated.Add(p.rotation.interval)):
 		err = c.rotateLocked(p.rotation.grace)
@@ -297,7 +297,7 @@ func (c *caller) wake() {
 func (c *caller) log(err error, done string) {
 	gate, client := zap.String("gate", c.id.gate), zap.String("client", c.id.name())
 	if err != nil {
-		c.current.logger.Error("a token could not be replaced or withdrawn as planned", gate, client, zap.Error(err))
+		c.current.logger.Error("a token could not be replaced or revoked as planned", gate, client, zap.Error(err))
 		return
 	}
 	c.current.logger.Info(done, gate, client)

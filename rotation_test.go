@@ -291,8 +291,8 @@ func TestAFixedTokenCanBeRevokedAndNotRotated(t *testing.T) {
 		t.Error("it is still taken, or told")
 	}
 	for range 3 { // again changes nothing
-		if err := c.revoke(); err != nil || len(c.barredTokens()) != 1 {
-			t.Errorf("revoked again: %v; %d tokens are barred", err, len(c.barredTokens()))
+		if err := c.revoke(); err != nil || len(c.revokedTokens()) != 1 {
+			t.Errorf("revoked again: %v; %d tokens are revoked", err, len(c.revokedTokens()))
 		}
 	}
 }

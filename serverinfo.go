@@ -88,7 +88,7 @@ func (c *caller) takeAway(last publication, said infofile.Info) error {
 		// Another caller has the file now. With a fixed token, its content
 		// may be the same to the letter. Or that caller had it before, and
 		// the config that took it over has failed.
-		return other.retell()
+		return other.publishAgain()
 	}
 	return last.file.Remove(said)
 }
@@ -154,7 +154,7 @@ func (c *caller) lookAtFile() {
 	if c.gone.Load() || c.stopping || p.file == nil {
 		return
 	}
-	told := p.published && !c.withdrawn(p) && !p.ended(time.Now())
+	told := p.published && !c.isRevokedIn(p) && !p.ended(time.Now())
 	exchanged := told && !p.file.Tells(c.written)
 	if exchanged && !c.exchanged {
 		p.logger.Error("the server-info file is not the one that this gate wrote: somebody has replaced or removed it, "+

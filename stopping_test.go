@@ -65,7 +65,7 @@ func TestTheFileGoesBeforeThePortDoes(t *testing.T) {
 	if _, ok := h.policy.tokens.match(former.Reveal()); !ok {
 		t.Error("a rotation that told nobody ended the token of streams under way")
 	}
-	if err := c.retell(); err == nil {
+	if err := c.publishAgain(); err == nil {
 		t.Error("the caller is told again")
 	}
 	if err := c.revoke(); err != nil {

@@ -46,7 +46,7 @@ func TestAGateWithoutFreeDescriptorsLosesNothingAndComesBack(t *testing.T) {
 		}
 	}
 	g.WaitOutput("too many open files", 1)
-	g.WaitOutput("could not be replaced or withdrawn as planned", 2) // rotations, long after a grace would be over
+	g.WaitOutput("could not be replaced or revoked as planned", 2) // rotations, long after a grace would be over
 	kept := gatetest.ReadInfo(t, g.Site.InfoPath())
 	entries, err := os.ReadDir(g.Site.Dir)
 	gatetest.Must(t, err)

@@ -220,7 +220,7 @@ func TestARotationOnABrokenDiskIsMadeUpFor(t *testing.T) {
 			})
 			first := g.Token
 			trouble.begin(d)
-			const failed = "could not be replaced or withdrawn as planned"
+			const failed = "could not be replaced or revoked as planned"
 			g.WaitOutput(failed, 2) // long after a grace would be over
 			d.holds("while it is broken", "info.json")
 			g.ReadInfo()
