@@ -225,7 +225,7 @@ func (h *Handler) provision(ctx caddy.Context) error {
 	if err := h.setDefaults(); err != nil {
 		return err
 	}
-	if err := h.audit(ctx); err != nil {
+	if err := h.checkSurroundings(ctx); err != nil {
 		return err
 	}
 	if err := h.equipProxies(ctx); err != nil {

@@ -31,9 +31,9 @@ type configID = surroundings.ConfigID
 // allows reports whether the operator takes a risk knowingly.
 func (h *Handler) allows(risk string) bool { return slices.Contains(h.InsecureAllow, risk) }
 
-// audit refuses surroundings that would undo the gate, unless the operator
+// checkSurroundings refuses surroundings that would undo the gate, unless the operator
 // takes that risk.
-func (h *Handler) audit(ctx caddy.Context) error {
+func (h *Handler) checkSurroundings(ctx caddy.Context) error {
 	server, ok := ctx.Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if !ok {
 		return errors.New("the gate works only as a handler of an HTTP server's routes")
@@ -53,7 +53,7 @@ func (h *Handler) audit(ctx caddy.Context) error {
 	if !h.allows(riskLoggedToken) {
 		err = errors.Join(err, surroundings.AuditLogs(ctx, server, config))
 	}
-	err = errors.Join(err, h.auditOrder(surroundings.OrderOf(config, server)))
+	err = errors.Join(err, h.checkOrder(surroundings.OrderOf(config, server)))
 	h.trustsUnixAddr = surroundings.AddressesAreReal(config, server)
 	if err == nil {
 		err = surroundings.RefuseListenersInUse(server)
@@ -61,9 +61,9 @@ func (h *Handler) audit(ctx caddy.Context) error {
 	return err
 }
 
-// auditOrder refuses a gate that no request meets, and warns of requests that
+// checkOrder refuses a gate that no request meets, and warns of requests that
 // meet a proxy but no gate: there are good uses of that.
-func (h *Handler) auditOrder(order surroundings.Order) error {
+func (h *Handler) checkOrder(order surroundings.Order) error {
 	if order.Unreachable {
 		return errors.New("a reverse_proxy stands before the gate in the same route and takes every request: nobody would be asked for a token; put responses_proxy_gate before it")
 	}
