@@ -55,7 +55,7 @@ for proxies.
 
 Signals are passed on. The exit code is the command's; 128 and more, if a signal
 ended it; 126 or 127, if it cannot be run or found. All other flags of "caddy
-responses-proxy" mean the same here, but for --admin-socket, --rotate-every and --github-oidc.
+responses-proxy" mean the same here, but for --admin-socket and --rotate-every.
 `,
 		Args: cobra.MinimumNArgs(1),
 		RunE: caddycmd.WrapCommandFuncForCobra(runCommand),
@@ -126,8 +126,6 @@ func runOptions(flags caddycmd.Flags) (*proxyOptions, error) {
 	switch {
 	case options.adminSocket != "":
 		return nil, errors.New("--admin-socket: the command could use it, and so read the key; leave it out")
-	case flags.Bool("github-oidc"):
-		return nil, errors.New("--github-oidc: the request token comes on stdin, which is the command's here; use caddy responses-proxy --github-oidc, and start the command beside it")
 	case options.rotateEvery != nil:
 		return nil, errors.New("--rotate-every: the command's environment has one token for as long as it runs; leave it out")
 	}

@@ -256,7 +256,6 @@ func TestRunRefusesWhatWouldGiveTheKeyAwayOrCannotWork(t *testing.T) {
 		"a key file that is none": {nil, []string{"--key-file", "/no/such/file", "true"}, "/no/such/file"},
 		"an admin socket":         {nil, []string{"--admin-socket", "/tmp/socket", "true"}, "--admin-socket"},
 		"rotation":                {nil, []string{"--server-info", "x.json", "--rotate-every", "1h", "true"}, "--rotate-every"},
-		"a key from GitHub":       {nil, []string{"--github-oidc", "true"}, "--github-oidc"},
 		"no Codex":                {nil, []string{"--codex", "true"}, "--codex"},
 		"no command":              {nil, nil, "arg"},
 		"as root":                 {nil, []string{"--as", "root", "true"}, "--as root"},
