@@ -92,7 +92,7 @@ func TestManPagesTellEveryFlag(t *testing.T) {
 }
 
 // withoutValue are the flags that have none.
-var withoutValue = regexp.MustCompile(`--(json|all|reset|codex|http-shutdown|http-health)\b`)
+var withoutValue = regexp.MustCompile(`--(json|models|all|reset|codex|http-shutdown|http-health)\b`)
 
 // synopsis is what a page says of how to write a command, without flags that
 // have no value.
