@@ -311,7 +311,7 @@ func TestTenGatesAtOnceAreNoStampede(t *testing.T) {
 		time.Sleep(40 * time.Minute)
 		before := i.exchanges()
 		time.Sleep(10 * time.Minute)
-		if n := i.exchanges() - before; n > 10*10 {
+		if n := i.exchanges() - before; n > 12*10 { // one a minute, of which a tenth or so is chance
 			t.Errorf("%d exchanges of ten gates in ten minutes of an outage", n)
 		}
 		i.fail(nil)
