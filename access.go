@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
@@ -274,6 +275,9 @@ type pacedReader struct {
 
 // Read implements io.Reader.
 func (r *pacedReader) Read(p []byte) (int, error) {
+	if caddy.Exiting() {
+		return 0, errTooSlow // an exit waits for no body that goes nowhere
+	}
 	begin := time.Now()
 	n, err := r.Reader.Read(p)
 	if err == nil && !r.pace.keeps(n, time.Since(begin)) {

@@ -262,29 +262,38 @@ func presentedToken(header http.Header) (string, *refusal) {
 // (r.RequestURI), so that no way of writing a path differently (%2F, //, a
 // dot segment, an absolute URI) means one thing here and another upstream.
 func (p *policy) checkRoute(r *http.Request) *refusal {
+	_, refused := p.findRoute(r)
+	return refused
+}
+
+// routeOf is which of the gate's routes a request takes that checkRoute lets pass.
+func (p *policy) routeOf(r *http.Request) int {
+	i, _ := p.findRoute(r)
+	return i
+}
+
+func (p *policy) findRoute(r *http.Request) (int, *refusal) {
 	upgrade := isWebSocketUpgrade(r)
 	method := r.Method
 	if upgrade {
 		method = http.MethodGet // RFC 8441 upgrades with CONNECT; upstream it is a GET
 	}
-	pathAllowed := false
+	refused := errRouteNotAllowed
 	for i := range p.routes {
 		route := &p.routes[i]
-		if !route.matchesPath(r) {
-			continue
-		}
-		if route.Method == method {
-			if p.forms && !route.Multipart && isForm(r) {
-				return errContentTypeNotJSON
+		switch {
+		case !route.matchesPath(r):
+		case route.Method != method, upgrade && route.HTTPOnly:
+			if upgrade {
+				refused = errWebSocketNotEnabled
 			}
-			return nil
+		case p.forms && !route.Multipart && isForm(r):
+			refused = errContentTypeNotJSON // unless a later route is for uploads
+		default:
+			return i, nil
 		}
-		pathAllowed = true
 	}
-	if upgrade && pathAllowed {
-		return errWebSocketNotEnabled
-	}
-	return errRouteNotAllowed
+	return 0, refused
 }
 
 // isShutdown reports whether r asks for the shutdown endpoint.

@@ -118,7 +118,8 @@ type credential struct {
 	headerName string   // canonical
 	allowed    []string // canonical names of the callers' headers that go upstream by the operator's leave
 	value      atomic.Pointer[presentedKey]
-	tries      backoff.Backoff   // what the upstream says of the value
+	tries      []backoff.Backoff // what the upstream says of the value, for each route: a key may lack the scope of one
+	accepted   atomic.Int64      // the route on which the upstream took the value last, and 1; 0: none has yet
 	file       *followedSecret   // nil if the key does not come from a file of its own
 	identity   *followedIdentity // nil if there is a key
 }
@@ -128,9 +129,13 @@ type presentedKey struct {
 	key, header secret.Secret
 }
 
-func newCredential(headerName string) *credential {
-	return &credential{headerName: http.CanonicalHeaderKey(headerName)}
+// newCredential is for as many routes as there are.
+func newCredential(headerName string, routes int) *credential {
+	return &credential{headerName: http.CanonicalHeaderKey(headerName), tries: make([]backoff.Backoff, max(1, routes))}
 }
+
+// triesOn is what the upstream says of the value on one route.
+func (c *credential) triesOn(route int) *backoff.Backoff { return &c.tries[min(route, len(c.tries)-1)] }
 
 // use makes key the one presented from now on. What the upstream said of a
 // former one no longer counts.
@@ -144,8 +149,11 @@ func (c *credential) use(key secret.Secret) {
 		header = secret.New("Bearer " + key.Reveal())
 	}
 	c.value.Store(&presentedKey{key: key, header: header})
+	c.accepted.Store(0)
 	if former != nil {
-		c.tries.Reset()
+		for i := range c.tries {
+			c.tries[i].Reset()
+		}
 	}
 }
 
@@ -153,6 +161,7 @@ func (c *credential) use(key secret.Secret) {
 type sentOn struct {
 	credential *credential
 	held       *heldKey
+	route      int // of the gate's
 	try        backoff.Try
 	chosen     bool // the caller has chosen the account that the upstream looks at
 }
@@ -176,7 +185,8 @@ func (s *sentOn) answered(status int) (refused *refusal, wait time.Duration, beg
 		return refused, 0, false
 	case status != http.StatusUnauthorized:
 		if status < http.StatusInternalServerError && status != statusClientGone { // else the upstream may not have looked at it
-			s.credential.tries.Accepted(s.try)
+			s.credential.triesOn(s.route).Accepted(s.try)
+			s.credential.accepted.Store(int64(s.route) + 1)
 			if exchanger := s.credential.exchanger(); exchanger != nil {
 				exchanger.Accepted()
 			}
@@ -185,8 +195,10 @@ func (s *sentOn) answered(status int) (refused *refusal, wait time.Duration, beg
 	case s.chosen:
 		return errAccountRefused, 0, false
 	}
-	wait, began = s.credential.tries.Refused(s.try)
-	if exchanger := s.credential.exchanger(); began && exchanger != nil {
+	wait, began = s.credential.triesOn(s.route).Refused(s.try)
+	// What another route takes is no token that has to be exchanged.
+	last := s.credential.accepted.Load()
+	if exchanger := s.credential.exchanger(); began && exchanger != nil && (last == 0 || last == int64(s.route)+1) {
 		exchanger.Renew()
 	}
 	return errUpstreamUnauthorized, wait, began
@@ -350,7 +362,7 @@ func (h *Handler) checkOneKey() error {
 
 // openCredential reads the operator's key.
 func (h *Handler) openCredential() error {
-	h.credential = newCredential(h.UpstreamHeader)
+	h.credential = newCredential(h.UpstreamHeader, len(h.AllowRoute))
 	h.credential.allowed = canonicalHeaders(h.AllowHeader)
 	if err := h.checkOneKey(); err != nil {
 		return err

@@ -41,7 +41,7 @@ func (w *watching) start(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.credential, w.logs = newCredential("api-key"), logs
+	w.credential, w.logs = newCredential("api-key", 1), logs
 	w.credential.file = file
 	w.credential.use(key)
 	h := &Handler{credential: w.credential}

@@ -117,7 +117,7 @@ func TestTheOperatorsKeyReplacesTheCallers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.want["Content-Type"] = []string{"application/json"}
-			cred := newCredential(c.upstreamHeader)
+			cred := newCredential(c.upstreamHeader, 1)
 			cred.use(secret.New(testKey))
 			r := goodRequest()
 			for _, credential := range []string{"Authorization", "X-Proxy-Token", "Proxy-Authorization", "Cookie", "Api-Key", "X-Api-Key", "X-Custom-Key"} {
@@ -172,7 +172,7 @@ func TestACallerCannotStripOrTunnelAroundTheCredential(t *testing.T) {
 		"Http2-Settings on a request that is no switch": {"Authorization", http.Header{"Http2-Settings": {"AAMAAABk"}}, http.Header{}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cred := newCredential(c.upstreamHeader)
+			cred := newCredential(c.upstreamHeader, 1)
 			r := httptest.NewRequest(http.MethodGet, "/v1/responses", nil)
 			r.Header, r.Trailer = c.header, http.Header{"Authorization": nil}
 			cred.dropCallerCredentials(r)
@@ -198,7 +198,7 @@ func TestACallerChoosesAnAccountOnlyByTheOperatorsLeave(t *testing.T) {
 		"the last": {[]string{"ChatGPT-Account-ID"}, http.Header{"Chatgpt-Account-Id": {"1"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			cred := newCredential("Authorization")
+			cred := newCredential("Authorization", 1)
 			cred.allowed = canonicalHeaders(c.allowed)
 			r := httptest.NewRequest(http.MethodGet, "/v1/responses", nil)
 			r.Header = choosers.Clone()
@@ -215,7 +215,7 @@ func TestATunnelIsNeverOfferedBesideAWebSocket(t *testing.T) {
 	for _, offered := range [][]string{{"websocket, h2c"}, {"h2c, websocket"}, {"websocket", "h2c"}, {"websocket,TLS/1.2"}} {
 		r := httptest.NewRequest(http.MethodGet, "/v1/responses", nil)
 		r.Header = http.Header{"Connection": {"Upgrade, HTTP2-Settings"}, "Upgrade": offered, "Http2-Settings": {"AAMAAABk"}}
-		newCredential("Authorization").dropCallerCredentials(r)
+		newCredential("Authorization", 1).dropCallerCredentials(r)
 		if upgrade := strings.Join(r.Header["Upgrade"], ","); upgrade != "" && upgrade != "websocket" || r.Header["Http2-Settings"] != nil {
 			t.Errorf("Upgrade %q goes upstream as %q, HTTP2-Settings %q", offered, upgrade, r.Header["Http2-Settings"])
 		}
@@ -225,7 +225,7 @@ func TestATunnelIsNeverOfferedBesideAWebSocket(t *testing.T) {
 func TestAnUpgradeThatIsNoGETIsDropped(t *testing.T) {
 	r := goodRequest()
 	r.Header["Upgrade"], r.Header["Connection"] = []string{"websocket"}, []string{"Upgrade"}
-	newCredential("Authorization").dropCallerCredentials(r)
+	newCredential("Authorization", 1).dropCallerCredentials(r)
 	if r.Header["Upgrade"] != nil {
 		t.Errorf("a POST upgrades to %q", r.Header["Upgrade"])
 	}

@@ -204,3 +204,51 @@ func TestAHeldBackRequestIsCountedAndWritten(t *testing.T) {
 	}
 	h.trail.close()
 }
+
+// OpenAI answers 401 to a key that lacks a scope. A caller who knows a route for
+// which it does must not keep the others from theirs.
+func TestARouteForWhichTheKeyLacksAScopeHoldsNoOtherBack(t *testing.T) {
+	h := openGate()
+	h.credential = newCredential("Authorization", len(h.policy.routes))
+	h.credential.use(secret.New(testKey))
+	hits := 0
+	upstream := func(w http.ResponseWriter, r *http.Request) error {
+		hits++
+		takeKey(r)
+		if strings.HasSuffix(r.URL.Path, "/models") {
+			w.WriteHeader(http.StatusUnauthorized)
+			return nil
+		}
+		_, err := io.WriteString(w, "{}")
+		return err
+	}
+	models := goodRequest()
+	models.Method, models.RequestURI, models.URL.Path, models.Body, models.ContentLength = http.MethodGet, "/v1/models", "/v1/models", http.NoBody, 0
+	for range 3 {
+		if w := answerTo(t, h, models, upstream); w.Code != http.StatusBadRequest {
+			t.Fatalf("models: %d %s", w.Code, w.Body)
+		}
+		if w := answerTo(t, h, goodRequest(), upstream); w.Code != http.StatusOK {
+			t.Fatalf("responses: %d %s", w.Code, w.Body)
+		}
+	}
+	if hits != 1+3 {
+		t.Errorf("%d requests reached the upstream, want 4", hits)
+	}
+	if !h.isHealthy(goodRequest()) {
+		t.Error("the gate is not healthy")
+	}
+}
+
+func TestAPresetsModelsAreNoWebSocket(t *testing.T) {
+	p := &policy{routes: presets["codex"]}
+	r := goodRequest()
+	r.Method, r.RequestURI, r.URL.Path, r.URL.RawQuery = http.MethodGet, "/v1/models?a=b", "/v1/models", "a=b"
+	if refused := p.checkRoute(r); refused != nil {
+		t.Errorf("over HTTP: %v", refused)
+	}
+	r.Header["Connection"], r.Header["Upgrade"] = []string{"Upgrade"}, []string{"websocket"}
+	if refused := p.checkRoute(r); refused != errWebSocketNotEnabled {
+		t.Errorf("as a WebSocket: %v", refused)
+	}
+}

@@ -230,7 +230,7 @@ func TestTheKeyIsInNoRequestThatAHandlerSees(t *testing.T) {
 	} {
 		for _, header := range []string{"Authorization", "api-key"} {
 			h, _ := testGate()
-			h.credential = newCredential(header)
+			h.credential = newCredential(header, 1)
 			h.credential.use(secret.New(testKey))
 			r := goodRequest()
 			r.Header.Set("Cookie", "a=b")

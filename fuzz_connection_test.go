@@ -46,7 +46,7 @@ func FuzzAConnectionPassesNoMoreThanItsTokens(f *testing.F) {
 // passedRequests is what the upstream would see of a connection.
 func passedRequests(sent []byte, pace func(io.Reader) io.Reader) (passed []string) {
 	var mu sync.Mutex
-	p, credential := testPolicy(), newCredential("Authorization")
+	p, credential := testPolicy(), newCredential("Authorization", 1)
 	credential.use(secret.New("operators-key"))
 	conn := &scriptedConn{in: pace(bytes.NewReader(sent)), closed: make(chan struct{})}
 	server := &http.Server{

@@ -50,7 +50,7 @@ func FuzzCallersCredentialsNeverGoUpstream(f *testing.F) {
 		named := slices.Contains(strings.FieldsFunc(lowerASCII(strings.Join(r.Header["Connection"], ",")),
 			func(r rune) bool { return strings.ContainsRune(", \t", r) }), "openai-beta")
 
-		c := newCredential(upstreamHeader)
+		c := newCredential(upstreamHeader, 1)
 		c.use(secret.New("operators-key"))
 		c.dropCallerCredentials(r)
 		r = asSent(c, r)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	refusals "github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/refusal"
@@ -35,13 +36,21 @@ func (h *Handler) answerHealth(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// mainRoute is the one whose callers the health endpoint speaks for: that of
+// responses, if there is one. (A key that lacks the scope of another is healthy.)
+func (h *Handler) mainRoute() int {
+	return max(0, slices.IndexFunc(h.AllowRoute, func(route Route) bool {
+		return route.Method == http.MethodPost && strings.HasSuffix(route.Path, "/responses")
+	}))
+}
+
 // isHealthy reports whether a caller's request would be sent upstream now: not
 // while the upstream's refusal of the key is waited out (after that one has to
 // be sent to find out, and so it must come here), not while a workload's identity
 // has no token that lives, not if the shared clients were never read, and not in
 // Caddy's shutdown_delay.
 func (h *Handler) isHealthy(r *http.Request) bool {
-	if h.credential.current() == nil || !h.credential.tries.Ready() {
+	if h.credential.current() == nil || !h.credential.triesOn(h.mainRoute()).Ready() {
 		return false
 	}
 	if workload := h.credential.exchanger(); workload != nil && workload.Status().Left <= 0 {
@@ -70,7 +79,7 @@ func (h *Handler) validateHealth() error {
 	if path == h.ShutdownEndpoint {
 		return fmt.Errorf("health_endpoint %s: this is the shutdown_endpoint; give one of them another path", path)
 	}
-	if slices.ContainsFunc(h.AllowRoute, func(route Route) bool { return route.Path == path }) {
+	if slices.ContainsFunc(h.AllowRoute, func(route Route) bool { return route.takes(path) }) {
 		return errors.New("health_endpoint " + path + ": this is the path of an allow_route; give it another")
 	}
 	return nil

@@ -109,7 +109,8 @@ func (u *UpstreamIdentity) resolve(literalAllowed bool) (identity.Config, exchan
 	} else {
 		var github identity.GitHubActions
 		github, sourceErr = u.GitHubActions.resolve(literalAllowed)
-		config.Source, key.source = github, github.RequestURL+" "+github.Audience
+		digest := secret.DigestOf(github.RequestToken.Reveal()) // another token is another source
+		config.Source, key.source = github, fmt.Sprintf("%s %s %x", github.RequestURL, github.Audience, digest)
 	}
 	if err := errors.Join(providerErr, accountErr, sourceErr); err != nil {
 		return config, key, err

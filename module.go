@@ -334,7 +334,8 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 		takeBody(r)
 		return h.refuse(w, r, caller, refused)
 	}
-	try, ok := h.credential.tries.Begin()
+	route := h.policy.routeOf(r)
+	try, ok := h.credential.triesOn(route).Begin()
 	if !ok {
 		takeBody(r)
 		return h.refuse(w, r, caller, errUpstreamUnauthorized)
@@ -347,7 +348,7 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 	answer, r := h.newAnswer(exchange.Record(w), r, caller, presented)
 	answer.access.digest = digest
 	defer answer.access.cancel()
-	answer.sent = sentOn{credential: h.credential, held: answer.sent.held, try: try, chosen: h.credential.choosesAccount(r.Header)}
+	answer.sent = sentOn{credential: h.credential, held: answer.sent.held, route: route, try: try, chosen: h.credential.choosesAccount(r.Header)}
 	return h.forward(answer, r, next, presented.key)
 }
 

@@ -78,7 +78,7 @@ func used(t *testing.T, name string, want int) {
 
 func TestDefaultsAreTheStrictOnes(t *testing.T) {
 	h := newConfiguration(t).mustLoad(t, "", "")
-	if h.Name != "default" || h.UpstreamHeader != "Authorization" || fmt.Sprint(h.AllowRoute) != "[{POST /v1/responses false false}]" {
+	if h.Name != "default" || h.UpstreamHeader != "Authorization" || fmt.Sprint(h.AllowRoute) != "[{POST /v1/responses false false false}]" {
 		t.Errorf("name %s, header %s, routes %v", h.Name, h.UpstreamHeader, h.AllowRoute)
 	}
 	if len(h.policy.origins) != 0 || len(h.policy.hosts) != 0 || h.policy.shutdownPath != "" {

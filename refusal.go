@@ -105,11 +105,11 @@ var (
 // must not reach the caller.
 var (
 	errUpstreamUnauthorized = newFinalRefusal(stageKnown, http.StatusBadRequest, "upstream_unauthorized",
-		"The upstream refuses the operator's credential. Your gate token is fine, and another try will not help: the operator must renew the key that upstream_bearer or upstream_bearer_file names, or mend upstream_identity. Until then the gate asks the upstream again once a minute at most.")
+		"The upstream refuses the operator's credential. Your gate token is fine, and another try will not help: the operator must renew the key that upstream_bearer or upstream_bearer_file names, or mend upstream_identity. Until then the gate asks the upstream again after a second, and then after twice as long each time, up to a minute.")
 	errIdentityUnavailable = newRefusal(stageKnown, http.StatusServiceUnavailable, "identity_unavailable",
 		"The gate has no token for the upstream at the moment: the exchange of its own identity fails. Your gate token is fine. Try again later; the operator's log says why.")
 	errAccountRefused = newFinalRefusal(stageKnown, http.StatusBadRequest, "upstream_account_refused",
-		"The upstream refuses the OpenAI-Organization or OpenAI-Project header of this request together with the operator's credential. Leave the headers out, or ask the operator which ones the key may use.")
+		"The upstream refuses the OpenAI-Organization, OpenAI-Project or ChatGPT-Account-Id header of this request together with the operator's credential. Leave the headers out, or ask the operator which ones the key may use.")
 	errUpstreamRedirects = newFinalRefusal(stageBehind, http.StatusBadGateway, "upstream_redirects",
 		"The upstream answered with a redirect, which the gate does not pass on: your client would follow it with its gate token and your request. The operator must let reverse_proxy lead to where the API is.")
 	errTokenEnded = newRefusal(stageKnown, http.StatusUnauthorized, "access_ended",

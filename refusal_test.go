@@ -27,7 +27,7 @@ import (
 func testGate() (*Handler, *observer.ObservedLogs) {
 	core, logs := observer.New(zap.DebugLevel)
 	h := &Handler{
-		Name: "default", logger: zap.New(core), policy: testPolicy(), credential: newCredential("Authorization"),
+		Name: "default", logger: zap.New(core), policy: testPolicy(), credential: newCredential("Authorization", 1),
 		AllowRoute: []Route{{Method: http.MethodPost, Path: "/v1/responses"}},
 	}
 	h.credential.use(secret.New(testKey))

@@ -24,6 +24,9 @@ type Route struct {
 	// Default: none may.
 	AnyQuery bool `json:"any_query,omitempty"`
 
+	// Whether a WebSocket is refused there. Default: a GET route opens one, too.
+	HTTPOnly bool `json:"http_only,omitempty"`
+
 	// Whether a body may be `multipart/form-data`, for uploads. A web page could
 	// send that without a preflight; what keeps it out is then `Origin` and
 	// `Sec-Fetch-Site`, and the token. Default: JSON only.
@@ -35,14 +38,14 @@ var presets = map[string][]Route{
 	"codex": {
 		defaultRoute,
 		{Method: http.MethodPost, Path: "/v1/responses/compact"},
-		{Method: http.MethodGet, Path: "/v1/models", AnyQuery: true},
+		{Method: http.MethodGet, Path: "/v1/models", AnyQuery: true, HTTPOnly: true},
 		{Method: http.MethodPost, Path: "/v1/alpha/search"},
 		{Method: http.MethodPost, Path: "/v1/images/generations"},
 		{Method: http.MethodPost, Path: "/v1/images/edits"},
 	},
 }
 
-var errRouteWords = errors.New("allow_route wants: <METHOD> <path> [any_query] [multipart], or: codex")
+var errRouteWords = errors.New("allow_route wants: <METHOD> <path> [any_query] [http_only] [multipart], or: codex")
 
 // readRoutes reads the arguments of allow_route.
 func readRoutes(words []string) ([]Route, error) {
@@ -57,6 +60,8 @@ func readRoutes(words []string) ([]Route, error) {
 		switch {
 		case word == "any_query" && !route.AnyQuery:
 			route.AnyQuery = true
+		case word == "http_only" && !route.HTTPOnly:
+			route.HTTPOnly = true
 		case word == "multipart" && !route.Multipart:
 			route.Multipart = true
 		default:

@@ -33,7 +33,7 @@ func leaks(text string) bool {
 // holders are the ways in which the code keeps a key or a token.
 func holders() map[string]any {
 	s := secret.New(testKey)
-	c := newCredential("Authorization")
+	c := newCredential("Authorization", 1)
 	c.use(s)
 	h := &Handler{Name: "default", credential: c, callers: tokensOf("default", s.Reveal()).callers}
 	type exported struct{ Key secret.Secret }

@@ -25,7 +25,7 @@ func followedToken(t *testing.T, path string, others ...*configuredCaller) (*con
 		t.Fatal(err)
 	}
 	c.tokenFile = file
-	h := &Handler{config: 1, credential: newCredential("api-key"), callers: []*configuredCaller{c}}
+	h := &Handler{config: 1, credential: newCredential("api-key", 1), callers: []*configuredCaller{c}}
 	h.policy = &policy{tokens: newTokenSet(append(others, c), nil)}
 	h.followSecrets(t.Context())
 	time.Sleep(follow.Interval / 2)

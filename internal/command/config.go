@@ -1,6 +1,7 @@
 package command
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -159,6 +160,7 @@ type route struct {
 	Method    string `json:"method"`
 	Path      string `json:"path"`
 	AnyQuery  bool   `json:"any_query,omitempty"`
+	HTTPOnly  bool   `json:"http_only,omitempty"`
 	Multipart bool   `json:"multipart,omitempty"`
 }
 
@@ -297,6 +299,9 @@ func (u *upstream) rewrites(routes []route) ([]object, error) {
 	if u.path() == defaultRoute.Path && u.url.RawQuery == "" {
 		return nil, nil
 	}
+	// The first that matches counts: a path comes before a "*" that takes it, too.
+	routes = slices.Clone(routes)
+	slices.SortStableFunc(routes, func(a, b route) int { return cmp.Compare(strings.Count(a.Path, "*"), strings.Count(b.Path, "*")) })
 	var rewrites []object
 	for _, route := range routes {
 		path := u.path()
