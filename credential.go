@@ -343,6 +343,15 @@ func (s *followedSecret) follow(ctx context.Context, use func(secret.Secret) err
 	go file.Follow(ctx)
 }
 
+// openKeyFile reads the key in the file that an option names.
+func openKeyFile(option, path string, logger *zap.Logger, reads attempts) (*followedSecret, secret.Secret, error) {
+	resolved, err := resolvePath(option, path)
+	if err != nil {
+		return nil, secret.Secret{}, err
+	}
+	return openFollowedSecret(option, resolved, logger, reads)
+}
+
 // checkOneKey refuses anything but exactly one source of what is presented upstream.
 func (h *Handler) checkOneKey() error {
 	n := 0
@@ -377,11 +386,7 @@ func (h *Handler) openCredential() error {
 		}
 		h.credential.use(key)
 	default:
-		path, err := resolvePath("upstream_bearer_file", h.UpstreamBearerFile)
-		if err != nil {
-			return err
-		}
-		file, key, err := openFollowedSecret("upstream_bearer_file", path, h.logger, h.metrics.reloads)
+		file, key, err := openKeyFile("upstream_bearer_file", h.UpstreamBearerFile, h.logger, h.metrics.reloads)
 		if err != nil {
 			return err
 		}

@@ -35,6 +35,10 @@ func init() {
 	command.Register(command.Gate{
 		UseKey:         func(key secret.Secret) { commandKey.Store(&key) },
 		KeyPlaceholder: commandKeyPlaceholder,
+		ReadKeyFile: func(option, path string) (secret.Secret, error) {
+			_, key, err := openKeyFile(option, path, nil, attempts{})
+			return key, err
+		},
 		ReadRoutes: func(words []string) (json.RawMessage, error) {
 			routes, err := readRoutes(words)
 			return caddyconfig.JSON(routes, nil), err

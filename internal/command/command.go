@@ -32,6 +32,10 @@ type Gate struct {
 	// KeyPlaceholder stands for that key in the config.
 	KeyPlaceholder string
 
+	// ReadKeyFile reads the key in a file, as the gate does. Its errors begin with
+	// the option that names the file.
+	ReadKeyFile func(option, path string) (secret.Secret, error)
+
 	// UseToken hands over a fixed token in the same way.
 	UseToken func(secret.Secret)
 

@@ -44,14 +44,16 @@ long as the command does; both end together, and nothing is left.
 
 The key is read from --key-file, or else from OPENAI_API_KEY. The command's
 environment has OPENAI_BASE_URL, the proxy's token in OPENAI_API_KEY, and
-NO_PROXY; a variable with the key in it is left out. The command gets stdin,
-stdout and stderr, and no other open file. It cannot read the proxy's memory.
+NO_PROXY; a variable with the key in it is left out. (A key of fewer than 16
+characters is no more than a word: then, only a variable that is just the key.)
+The command gets stdin, stdout and stderr, and no other open file. It cannot
+read the proxy's memory.
 
 What your shell has in its environment, the command can read all the same: it is
 the same user's. Use --key-file with a file that the command cannot read, or
 --as, as root: the command then runs as another user, with that user's HOME and
 of your environment only PATH, TERM, COLORTERM, TZ, LANG, LC_* and the variables
-for proxies.
+for proxies, but none with a user or a password (an @) in it.
 
 Signals are passed on. The exit code is the command's; 128 and more, if a signal
 ended it; 126 or 127, if it cannot be run or found. All other flags of "caddy
@@ -91,7 +93,7 @@ func runCommand(flags caddycmd.Flags) (int, error) {
 	if err := process.Harden(); err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
-	key, err := options.takeKey()
+	keys, err := options.takeKeys()
 	if err != nil {
 		return caddy.ExitCodeFailedStartup, err
 	}
@@ -106,7 +108,7 @@ func runCommand(flags caddycmd.Flags) (int, error) {
 	}
 	info, err := gate.Published(commandGate)
 	if err == nil {
-		code, err = child.run(withToken(child.environment(withoutKey(environment, key)), info.BaseURL, token), info.BaseURL, signals)
+		code, err = child.run(withToken(child.environment(withoutKeys(environment, keys)), info.BaseURL, token), info.BaseURL, signals)
 	} else {
 		code = caddy.ExitCodeFailedStartup
 	}
@@ -135,29 +137,40 @@ func runOptions(flags caddycmd.Flags) (*proxyOptions, error) {
 	return options, nil
 }
 
-// takeKey takes the key out of the environment, and hands it to the gate if no
-// file has one. It returns what the command must not find in its environment.
-func (o *proxyOptions) takeKey() (key string, err error) {
+// takeKeys takes the key out of the environment, and hands it to the gate if no
+// file has one. It returns the keys that the command must not find in its
+// environment: the inherited one and the file's.
+func (o *proxyOptions) takeKeys() ([]string, error) {
 	inherited := os.Getenv(keyVariable)
-	if err := os.Unsetenv(keyVariable); err != nil || o.keyFile != "" {
-		return inherited, err
+	if err := os.Unsetenv(keyVariable); err != nil {
+		return nil, err
+	}
+	if o.keyFile != "" {
+		key, err := gate.ReadKeyFile("--key-file", o.keyFile)
+		return []string{strings.TrimSpace(inherited), key.Reveal()}, err
 	}
 	if inherited == "" {
-		return "", fmt.Errorf("there is no key: %s is not set (is it exported?); set it, or name a file: --key-file", keyVariable)
+		return nil, fmt.Errorf("there is no key: %s is not set (is it exported?); set it, or name a file: --key-file", keyVariable)
 	}
 	parsed, err := secret.Parse(inherited)
 	if err != nil {
-		return "", fmt.Errorf("the key in %s is not usable: %w", keyVariable, err)
+		return nil, fmt.Errorf("the key in %s is not usable: %w", keyVariable, err)
 	}
 	gate.UseKey(parsed)
-	return parsed.Reveal(), nil
+	return []string{parsed.Reveal()}, nil
 }
 
-// withoutKey is an environment without the variables that have the key in them.
-func withoutKey(environment []string, key string) []string {
+// shortestFound is how long a key is that no other text has in it by chance, in
+// bytes. What servers without keys are given is shorter (local, x).
+const shortestFound = 16
+
+// withoutKeys is an environment without the variables that have a key in them.
+func withoutKeys(environment, keys []string) []string {
 	return slices.DeleteFunc(slices.Clone(environment), func(variable string) bool {
 		name, value, _ := strings.Cut(variable, "=")
-		return isVariable(name, keyVariable) || key != "" && strings.Contains(value, key)
+		return isVariable(name, keyVariable) || slices.ContainsFunc(keys, func(key string) bool {
+			return key != "" && strings.TrimSpace(value) == key || len(key) >= shortestFound && strings.Contains(value, key)
+		})
 	})
 }
 

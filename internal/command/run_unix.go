@@ -70,7 +70,10 @@ func (c *child) environment(ours []string) []string {
 	account := c.user.account
 	theirs := []string{"HOME=" + account.HomeDir, "USER=" + account.Username, "LOGNAME=" + account.Username}
 	for _, variable := range ours {
-		name, _, _ := strings.Cut(variable, "=")
+		name, value, _ := strings.Cut(variable, "=")
+		if isProxy := strings.HasSuffix(strings.ToLower(name), "_proxy"); isProxy && strings.Contains(value, "@") {
+			continue // our password for the proxy may be in front of the @
+		}
 		if slices.Contains(kept, name) || strings.HasPrefix(name, "LC_") {
 			theirs = append(theirs, variable)
 		}

@@ -52,6 +52,29 @@ func TestTheCommandOfRunCallsTheAPIAndHasNoKey(t *testing.T) {
 	}
 }
 
+func TestTheCommandOfRunHasNeitherTheFilesKeyNorTheInheritedOne(t *testing.T) {
+	upstream := newUpstream(t)
+	keyFile := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(keyFile, []byte(operatorKey+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const inherited = "sk-inherited-0123456789"
+	for _, key := range []string{inherited, "local"} {
+		cmd := runVerb(t, upstream.responsesURL(), "--key-file", keyFile, "--", "sh", "-c", "env; "+curlTurn)
+		cmd.Env = append(cmd.Env, "OPENAI_API_KEY="+key, "COPY="+key, "OTHER=a "+operatorKey+" b", "PLACE=/usr/local/bin")
+		got := run(t, cmd)
+		if got.code != 0 || !strings.HasSuffix(got.stdout, "\n200\n") {
+			t.Fatalf("exit code %d, %s%s", got.code, got.stdout, got.stderr)
+		}
+		wantAll(t, got.stdout, []string{"PLACE=/usr/local/bin\n", "PATH=/"})
+		for _, word := range []string{operatorKey, inherited, "COPY=", "OTHER="} {
+			if strings.Contains(got.stdout+got.stderr, word) {
+				t.Errorf("with %s in OPENAI_API_KEY, the command has %q:\n%s", key, word, got.stdout)
+			}
+		}
+	}
+}
+
 // look is a program that looks for the key wherever a command could find it
 // without its parent's help.
 const look = `
@@ -230,13 +253,13 @@ func TestRunAsAnotherUserKeepsTheKeyFromIt(t *testing.T) {
 	for name, args := range map[string][]string{"from the environment": nil, "from a file": {"--key-file", keyFile}} {
 		cmd := runVerb(t, upstream.responsesURL(), append(args, "--as", "nobody", "--", "sh", "-c", script)...)
 		cmd.Dir = "/"
-		cmd.Env = append(cmd.Env, "ROOTS=secret", "XDG_RUNTIME_DIR=/run/user/0", "TERM=vt100", "LC_ALL=C")
+		cmd.Env = append(cmd.Env, "ROOTS=secret", "XDG_RUNTIME_DIR=/run/user/0", "TERM=vt100", "LC_ALL=C", "HTTPS_PROXY=http://me:passphrase@127.0.0.1:1", "ALL_PROXY=http://127.0.0.1:1")
 		got := run(t, cmd)
 		if !strings.HasPrefix(got.stdout, fmt.Sprintf("%d\n200\n", nobody)) {
 			t.Fatalf("%s: %s%s", name, got.stdout, got.stderr)
 		}
-		wantAll(t, got.stdout, []string{"\nUSER=nobody\n", "\nHOME=", "\nTERM=vt100\n", "\nLC_ALL=C\n", "\nPATH="})
-		for _, word := range []string{operatorKey, "ROOTS", "XDG_RUNTIME_DIR", "opens:environ", "opens:mem", "HOME=" + filepath.Dir(keyFile)} {
+		wantAll(t, got.stdout, []string{"\nUSER=nobody\n", "\nHOME=", "\nTERM=vt100\n", "\nLC_ALL=C\n", "\nPATH=", "\nALL_PROXY=http://127.0.0.1:1\n"})
+		for _, word := range []string{operatorKey, "ROOTS", "passphrase", "XDG_RUNTIME_DIR", "opens:environ", "opens:mem", "HOME=" + filepath.Dir(keyFile)} {
 			if strings.Contains(got.stdout+got.stderr, word) {
 				t.Errorf("%s: the command has %q:\n%s%s", name, word, got.stdout, got.stderr)
 			}
