@@ -202,6 +202,23 @@ func (r *reservation) end() {
 	}
 }
 
+// bookReserved books what is reserved for the requests under way, and no more
+// of them: what they book later is paid already.
+func (l *ledger) bookReserved(now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now = l.clock(now)
+	for user, open := range l.held {
+		if open.amount == (amount{}) {
+			continue // they cost nothing, or have been booked
+		}
+		cost := Spent{Output: open.tokens, Estimated: open.tokens, Cost: open.cost}
+		l.book(user, cost, now)
+		l.book(user+modelMark+"unknown", cost, now)
+	}
+	clear(l.windows)
+}
+
 func (r *reservation) release(requests int) {
 	open := r.ledger.held[r.user]
 	open = held{open.requests - requests, open.amount.minus(r.amount)}

@@ -42,6 +42,7 @@ func stop(t *testing.T, h *Handler) {
 	select {
 	case <-h.book.done:
 	default:
+		h.book.leave(h)
 		if err := h.book.Destruct(); err != nil {
 			t.Log(err) // (a test may have broken the storage)
 		}

@@ -125,13 +125,15 @@ func (b *book) keep() {
 
 // Destruct saves for the last time. It is what caddy.UsagePool calls when no
 // config has this budget any more. Requests that were cut off end a moment
-// later than the server.
+// later than the server. Those that go on, as after a reload, are charged what
+// is reserved for them: nobody is there to count them later.
 func (b *book) Destruct() error {
 	close(b.stop)
 	<-b.done
 	for began := time.Now(); !b.isIdle() && time.Since(began) < endTimeout; {
 		time.Sleep(10 * time.Millisecond)
 	}
+	b.bookReserved(time.Now())
 	return b.saveChanged()
 }
 

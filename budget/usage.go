@@ -19,11 +19,14 @@ func (b *book) join(h *Handler) {
 	b.ledger.join(h.windows())
 }
 
+// The windows of the last config stay: its requests under way end after it.
 func (b *book) leave(h *Handler) {
 	b.handlersMu.Lock()
 	defer b.handlersMu.Unlock()
 	b.handlers = slices.DeleteFunc(b.handlers, func(other *Handler) bool { return other == h })
-	b.ledger.leave(h.windows())
+	if len(b.handlers) > 0 {
+		b.ledger.leave(h.windows())
+	}
 }
 
 // newest is the budget in the newest config that has it; nil if none has.
