@@ -173,8 +173,7 @@ func (e *exchange) book(told usage) {
 	now := time.Now()
 	cost := Spent{Input: told.input, Cached: told.cached, Output: told.output, Reasoning: told.reasoning}
 	if !told.told {
-		seconds := int64(now.Sub(e.began)/time.Second) + 1
-		cost = Spent{Input: e.request.input(), Output: min(seconds*tokensPerSecond, e.request.maxOutput)}
+		cost = Spent{Input: e.request.input(), Output: e.estimatedOutput(now)}
 		cost.Estimated = cost.Input + cost.Output
 	}
 	cost.Cost = e.request.cost(cost, told.calls)
@@ -182,6 +181,18 @@ func (e *exchange) book(told usage) {
 	e.reservation.bookModel(models.label(cmp.Or(told.model, "unknown")), cost, now)
 	e.handler.note(e.user, e.handler.limitsOf(e.user))
 	e.handler.spent(e, told.model, cost)
+}
+
+// estimatedOutput is what an answer is taken to have that did not tell. A
+// stream that was seen to begin grew as long as it was seen. Of any other,
+// nobody saw how far the API came, which may go on when its caller has left: so
+// what is reserved counts, where anything is.
+func (e *exchange) estimatedOutput(now time.Time) int64 {
+	if e.events == nil && e.request.reserve != (amount{}) {
+		return e.request.maxOutput
+	}
+	seconds := int64(now.Sub(e.began)/time.Second) + 1
+	return min(seconds*tokensPerSecond, e.request.maxOutput)
 }
 
 // tell sets a placeholder, {http.responses_budget.<name>}, for logs and for

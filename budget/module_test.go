@@ -15,6 +15,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/caddyserver/certmagic"
 	"go.uber.org/zap"
 )
@@ -161,38 +162,49 @@ func TestABudgetSurvivesARestartAndAddsUpOverReplicas(t *testing.T) {
 
 func TestLeavingEarlyIsNotFree(t *testing.T) {
 	const deltas = "data: {\"type\":\"response.output_text.delta\",\"delta\":\"all of it\"}\n\n"
-	for name, next := range map[string]handlerFunc{
-		"gone after the last delta": func(w http.ResponseWriter, _ *http.Request) error {
+	for name, c := range map[string]struct {
+		output int64
+		next   handlerFunc
+	}{
+		"gone after the last delta": {tokensPerSecond, func(w http.ResponseWriter, _ *http.Request) error {
 			w.Header().Set("Content-Type", "text/event-stream")
 			_, _ = io.WriteString(w, deltas)
 			panic(http.ErrAbortHandler)
-		},
-		"cut off": func(w http.ResponseWriter, _ *http.Request) error {
+		}},
+		"cut off": {tokensPerSecond, func(w http.ResponseWriter, _ *http.Request) error {
 			w.Header().Set("Content-Type", "text/event-stream")
 			_, _ = io.WriteString(w, deltas)
 			return errors.New("unexpected EOF")
-		},
-		"gone before the header": func(http.ResponseWriter, *http.Request) error { return context.Canceled },
-		"no usage": func(w http.ResponseWriter, _ *http.Request) error {
+		}},
+		"gone before the header": {defaultOutput, func(http.ResponseWriter, *http.Request) error { return context.Canceled }},
+		"gone in the midst of JSON": {defaultOutput, func(w http.ResponseWriter, _ *http.Request) error {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = io.WriteString(w, `{"output":[`)
+			return context.Canceled
+		}},
+		"not reached": {-200, func(http.ResponseWriter, *http.Request) error {
+			return caddyhttp.Error(http.StatusBadGateway, reverseproxy.DialError{})
+		}},
+		"no usage": {defaultOutput, func(w http.ResponseWriter, _ *http.Request) error {
 			w.Header().Set("Content-Type", "application/json")
 			_, err := io.WriteString(w, "{}")
 			return err
-		},
-		"compressed all the same": func(w http.ResponseWriter, _ *http.Request) error {
+		}},
+		"compressed all the same": {defaultOutput, func(w http.ResponseWriter, _ *http.Request) error {
 			w.Header().Set("Content-Encoding", "br")
 			w.WriteHeader(200)
 			return nil
-		},
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := open(t, t.TempDir(), Limits{Per: []Per{{Window: "1d", Tokens: 100_000}}})
 				func() {
 					defer func() { _ = recover() }()
-					call(t, h, "codex", `{"input":"`+strings.Repeat("x", 588)+`"}`, next)
+					call(t, h, "codex", `{"input":"`+strings.Repeat("x", 588)+`"}`, c.next)
 				}()
-				// 600 bytes, and one second that has begun
-				if got := spentBy(t, h, "codex", "1d"); got.Tokens() != 200+tokensPerSecond || got.Estimated != got.Tokens() {
+				// 600 bytes, and what the answer is taken for
+				if got := spentBy(t, h, "codex", "1d"); got.Tokens() != 200+c.output || got.Estimated != got.Tokens() {
 					t.Errorf("it is charged %+v", got)
 				}
 				if len(h.book.held) != 0 {

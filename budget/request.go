@@ -26,7 +26,7 @@ const (
 	// if nobody says.
 	defaultOutput = 16_384
 
-	// tokensPerSecond is how fast an answer is taken to grow that nobody saw
+	// tokensPerSecond is how fast a stream is taken to grow that nobody saw
 	// the end of.
 	tokensPerSecond = 200
 
