@@ -118,7 +118,12 @@ func (h *Handler) spent(e *exchange, model string, cost Spent) {
 		code = "estimated"
 	}
 	count(h.Name, e.user, code)
-	model, client := models.label(cmp.Or(model, "unknown")), callers.label(e.user)
+	// A log has room for more names than metrics have.
+	name := cmp.Or(model, "unknown")
+	model, client := models.label(name), callers.label(e.user)
+	if !isModel(name) {
+		name = model
+	}
 	for _, kind := range [...]struct {
 		name string
 		n    int64
@@ -129,7 +134,7 @@ func (h *Handler) spent(e *exchange, model string, cost Spent) {
 			metrics.tokens.WithLabelValues(h.Name, client, model, kind.name).Add(float64(kind.n))
 		}
 	}
-	tell(e.http, "model", model)
+	tell(e.http, "model", name)
 	tell(e.http, "input_tokens", cost.Input)
 	tell(e.http, "output_tokens", cost.Output)
 	tell(e.http, "estimated", cost.Estimated > 0)
@@ -174,7 +179,7 @@ func (n *names) label(name string) string {
 
 // isModel reports whether text looks like a model's name.
 func isModel(text string) bool {
-	if len(text) > 64 {
+	if len(text) > maxModelName {
 		return false
 	}
 	for i := range len(text) {

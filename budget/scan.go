@@ -43,8 +43,8 @@ type jsonScanner struct {
 }
 
 const (
-	maxWithin = 4   // event > response > usage > details
-	maxText   = 128 // longer than any name or value of interest
+	maxWithin = 4            // event > response > usage > details
+	maxText   = maxModelName // no name or value of interest is longer
 )
 
 type scanState int8

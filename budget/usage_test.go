@@ -1,7 +1,10 @@
 package budget
 
 import (
+	"cmp"
+	"io"
 	"maps"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -97,7 +100,7 @@ func TestMetricsTellOfLimitsAndHaveABoundedNumberOfNames(t *testing.T) {
 		t.Errorf("the metrics are %v, want %v", got, want)
 	}
 	few := names{most: 2, others: "other", isOne: isModel}
-	for name, want := range map[string]string{"gpt 5": "other", strings.Repeat("x", 65): "other"} {
+	for name, want := range map[string]string{"gpt 5": "other", strings.Repeat("x", maxModelName+1): "other"} {
 		if got := few.label(name); got != want {
 			t.Errorf("%q is %q", name, got)
 		}
@@ -105,6 +108,25 @@ func TestMetricsTellOfLimitsAndHaveABoundedNumberOfNames(t *testing.T) {
 	for _, name := range []string{"a", "b", "c", "a"} {
 		if got, want := few.label(name), strings.ReplaceAll(name, "c", "other"); got != want {
 			t.Errorf("%q is %q", name, got)
+		}
+	}
+}
+
+func TestALogHasTheNamesOfModelsThatMetricsHaveNoRoomFor(t *testing.T) {
+	h := open(t, t.TempDir(), daily)
+	was := models.most
+	models.most = 0
+	t.Cleanup(func() { models.most = was })
+	for model, want := range map[string]string{"of-a-long-name/" + strings.Repeat("x", 200): "", "no name": "other"} {
+		var replacer *caddy.Replacer
+		call(t, h, "codex", asking(1), handlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+			replacer = r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+			w.Header().Set("Content-Type", "application/json")
+			_, err := io.WriteString(w, `{"model":"`+model+`","usage":{"input_tokens":1,"output_tokens":1}}`)
+			return err
+		}))
+		if got, _ := replacer.GetString("http.responses_budget.model"); got != cmp.Or(want, model) {
+			t.Errorf("of %q, a log has %q", model, got)
 		}
 	}
 }
