@@ -187,6 +187,7 @@ func TestWhatCannotBeCountedIsRefusedWhereTokensAreLimited(t *testing.T) {
 		"a websocket":                {"", func(r *http.Request) { r.Method = "GET"; r.Header.Set("Upgrade", "websocket") }, 426, "websocket_not_counted"},
 		"a websocket over HTTP/2":    {"", func(r *http.Request) { r.Method = "CONNECT" }, 426, "websocket_not_counted"},
 		"another protocol, offered":  {"{}", header("Upgrade", "h2c"), 200, ""},
+		"a websocket by POST":        {"{}", header("Upgrade", "websocket"), 200, ""},
 		"a compressed request":       {"{}", header("Content-Encoding", "zstd"), 415, "encoding_not_readable"},
 		"no compression":             {"{}", header("Content-Encoding", "identity"), 200, ""},
 		"no body":                    {"", nil, 400, "body_not_readable"},
@@ -252,14 +253,14 @@ func TestWithoutALimitOfTokensNothingIsReadOrRefused(t *testing.T) {
 		h := open(t, t.TempDir(), Limits{Per: []Per{{Window: "1d", Requests: 100}}})
 		for _, edit := range []func(*http.Request){
 			func(r *http.Request) { r.URL.Path = "/v1/images/generations" },
-			func(r *http.Request) { r.Header.Set("Upgrade", "websocket") },
+			func(r *http.Request) { r.Header.Set("Upgrade", "websocket") }, // (no handshake, so not free)
 			func(r *http.Request) { r.Header.Set("Content-Encoding", "zstd") },
 		} {
 			if w := call(t, h, "codex", "no JSON", costs(1, 1), edit); w.Code != 200 {
 				t.Errorf("it got %d %s", w.Code, code(w))
 			}
 		}
-		if got := spentBy(t, h, "codex", "1d"); got.Calls() != 3 || got.Tokens() != 4 {
+		if got := spentBy(t, h, "codex", "1d"); got.Calls() != 3 || got.Tokens() != 6 {
 			t.Errorf("they cost %+v", got)
 		}
 	})

@@ -18,6 +18,8 @@ type asked struct {
 	maxOutput int64 // 0: it names none
 	opens     opening
 	tools     []string // that run at the API
+	inTools   []string // models that tools name
+	others    bool     // it names models beside "model", as some gateways take them
 
 	keepsQuiet   bool // it does not say whether to store
 	noCeilingAt  int  // where a max_output_tokens of null begins; 0: there is none
@@ -51,10 +53,10 @@ const (
 var (
 	rootNames = []string{
 		"model", "max_output_tokens", "background", "store", "previous_response_id", "conversation", "prompt", "service_tier",
-		"tools", "input", "max_tool_calls",
+		"tools", "input", "max_tool_calls", "models", "plugins",
 	}
 	innerNames = []string{
-		"type", "id", "content", "encrypted_content", "tools", "environment", "execution", "file_id", "file_ids", "vector_store_ids",
+		"type", "id", "role", "content", "encrypted_content", "result", "tools", "environment", "execution", "file_id", "file_ids", "vector_store_ids",
 		"container", "container_id", "skill_id", "image_url", "file_url", "server_url", "connector_id", "parameters", "input_schema", "output_schema", "metadata",
 	}
 )
@@ -84,7 +86,9 @@ func readAsked(content []byte, compact bool) (*asked, error) {
 // element is what is known of an object once it has ended.
 type element struct {
 	kind, execution, environment string
-	id, content, secret          bool
+	id, content, role            bool
+	secret, result               bool // with something in it
+	more                         bool // than a type, an id and a status
 }
 
 // value reads a value.
@@ -203,6 +207,8 @@ func (a *asked) member(d *jsontext.Decoder, name string) error {
 		return a.value(d, bodyTools)
 	case "input":
 		return a.value(d, bodyItem)
+	case "models", "plugins":
+		a.others = a.others || kind != 'n'
 	}
 	return a.value(d, bodyOther)
 }
@@ -246,11 +252,12 @@ func (a *asked) flag(d *jsontext.Decoder, name string) error {
 
 // inner reads a member of an object in the input or in a tool.
 func (a *asked) inner(d *jsontext.Decoder, name string, at bodyPlace, e *element) (err error) {
-	if isAmbiguous(name, innerNames) {
+	if isAmbiguous(name, innerNames) || at == bodyTool && isAmbiguous(name, rootNames[:1]) {
 		return errNotStrict
 	}
 	kind := d.PeekKind()
 	given := kind != 'n'
+	e.more = e.more || given && name != "type" && name != "id" && name != "status"
 	switch name {
 	case "type":
 		e.kind, err = a.text(d)
@@ -258,7 +265,16 @@ func (a *asked) inner(d *jsontext.Decoder, name string, at bodyPlace, e *element
 	case "execution":
 		e.execution, err = a.text(d)
 		return err
-	case "image_url", "encrypted_content":
+	case "model":
+		if at == bodyTool && given {
+			model, err := a.text(d)
+			if len(a.inTools) < maxTools {
+				a.inTools = append(a.inTools, model)
+			}
+			a.others = a.others || len(a.inTools) == maxTools
+			return err
+		}
+	case "image_url", "encrypted_content", "result":
 		return a.long(d, name, e)
 	case "environment":
 		if at == bodyTool && kind == '{' {
@@ -270,6 +286,8 @@ func (a *asked) inner(d *jsontext.Decoder, name string, at bodyPlace, e *element
 		e.id = given
 	case "content":
 		e.content = given
+	case "role":
+		e.role = given
 	case "file_id", "file_ids", "vector_store_ids", "container_id", "skill_id":
 		a.openIf(given, openFiles)
 	case "container":
@@ -310,25 +328,32 @@ func (a *asked) long(d *jsontext.Decoder, name string, e *element) error {
 	if err != nil {
 		return err
 	}
-	if name == "encrypted_content" {
+	switch name {
+	case "encrypted_content":
 		e.secret = len(raw) > len(`""`)
-	} else {
+	case "result":
+		e.result = len(raw) > len(`""`)
+	default:
 		a.openIf(!bytes.HasPrefix(raw, []byte(`"data:`)), openURLs)
 	}
 	return nil
 }
 
-// item judges an item of the input. One that has an id and no content is a
-// reference, and so is reasoning that does not come along.
+// item judges an item of the input. One that has an id, and not what makes an
+// item of its kind, is a reference: the API may look for the rest.
 func (a *asked) item(e element) {
+	whole := e.more
 	switch e.kind {
 	case "item_reference":
 		a.opens |= openItemReference
 	case "", "message":
-		a.openIf(e.id && !e.content, openItemReference)
+		whole = e.content && e.role
 	case "reasoning", "compaction":
-		a.openIf(e.id && !e.secret, openItemReference)
+		whole = e.secret
+	case "image_generation_call":
+		whole = e.result
 	}
+	a.openIf(e.id && !whole, openItemReference)
 }
 
 // tool judges a tool.

@@ -67,7 +67,7 @@ func (h *Handler) inspect(r *http.Request, limits *limits) (*request, *refusal.A
 		delete(r.Header, "Upgrade") // nor what is not HTTP
 	}
 	found := &request{maxOutput: defaultOutput, body: &countedBody{}, free: webSocket || isFree(r)}
-	if refused := limits.rules.judgePath(r.URL.Path); refused != nil {
+	if refused := limits.rules.judgePath(r.Method, r.URL.Path); refused != nil {
 		return nil, refused
 	}
 	if !limits.capsTokens() && !limits.rules.judges() {
@@ -145,9 +145,10 @@ func isCounted(r *http.Request) bool {
 func isCompact(r *http.Request) bool { return strings.HasSuffix(r.URL.Path, "/responses/compact") }
 
 // isWebSocket reports whether r is an opening handshake, in HTTP/1.1 (RFC 6455)
-// or later (RFC 8441, 9220).
+// or later (RFC 8441, 9220). That is no POST, which the API would answer.
 func isWebSocket(r *http.Request) bool {
-	return r.Method == http.MethodConnect || httpguts.HeaderValuesContainsToken(r.Header["Upgrade"], "websocket")
+	return r.Method == http.MethodConnect ||
+		r.Method == http.MethodGet && httpguts.HeaderValuesContainsToken(r.Header["Upgrade"], "websocket")
 }
 
 // readBody reads a body whole. Room for what it says to have is made in steps,

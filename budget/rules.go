@@ -218,7 +218,7 @@ func (r *rules) judges() bool {
 
 // judgePath finds what a path may not open: what is stored can be read, and
 // deleted, without a body, too.
-func (r *rules) judgePath(path string) *refusal.Answer {
+func (r *rules) judgePath(method, path string) *refusal.Answer {
 	segments := strings.Split(path, "/")
 	for i, segment := range segments {
 		var opens opening
@@ -227,9 +227,13 @@ func (r *rules) judgePath(path string) *refusal.Answer {
 			if below := strings.Join(segments[i+1:], "/"); below != "" && below != "compact" && below != "input_tokens" {
 				opens = openPreviousResponse
 			}
-		case "conversations":
+		case "completions":
+			if method != http.MethodPost { // (which makes one, and is not counted)
+				opens = openPreviousResponse
+			}
+		case "conversations", "threads":
 			opens = openConversation
-		case "files", "uploads", "vector_stores", "containers":
+		case "files", "uploads", "vector_stores", "containers", "batches", "fine_tuning", "evals":
 			opens = openFiles
 		}
 		if opens&r.refused != 0 {
@@ -251,7 +255,9 @@ func (r *rules) judge(asked *asked, found *request) *refusal.Answer {
 		switch {
 		case !asked.modelIsPlain():
 			return errNoModel
-		case len(r.models) > 0 && !slices.ContainsFunc(r.models, func(pattern string) bool { return matches(pattern, asked.model) }):
+		case asked.others:
+			return errOtherModels
+		case len(r.models) > 0 && !r.allowModels(append(asked.inTools, asked.model)):
 			return errModel
 		}
 	}
@@ -259,9 +265,10 @@ func (r *rules) judge(asked *asked, found *request) *refusal.Answer {
 		return errMoreOutput
 	}
 	switch {
+	case asked.compact: // has no such member: whatever is written there bounds nothing
 	case asked.maxOutput > 0:
 		found.maxOutput = asked.maxOutput
-	case r.maxOutput > 0 && !asked.compact:
+	case r.maxOutput > 0:
 		found.maxOutput = r.maxOutput
 	}
 	if !r.costs {
@@ -283,7 +290,19 @@ func (r *rules) judge(asked *asked, found *request) *refusal.Answer {
 	return nil
 }
 
+// allowModels reports whether all of these models may be asked for.
+func (r *rules) allowModels(models []string) bool {
+	for _, model := range models {
+		if !isModel(model) || !slices.ContainsFunc(r.models, func(pattern string) bool { return matches(pattern, model) }) {
+			return false
+		}
+	}
+	return true
+}
+
 var (
+	errOtherModels = refusal.NewFinal(codeHeaderName, http.StatusBadRequest, "model_not_allowed",
+		`Models are limited here. Name one as "model", and leave "models" and "plugins" out, which bring others.`)
 	errNoModel = refusal.NewFinal(codeHeaderName, http.StatusBadRequest, "model_missing",
 		`Models are limited here, so each request must name one: "model", in this spelling, with the name as a string.`)
 	errModel = refusal.NewFinal(codeHeaderName, http.StatusBadRequest, "model_not_allowed",

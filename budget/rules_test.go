@@ -92,7 +92,7 @@ func TestABodyThatAsksForMoreThanItMayReachesNoUpstream(t *testing.T) {
 		"compressed in a second line":        {`{"model":"gpt-5-mini",` + rest, header("Content-Encoding", "identity", "zstd"), 415, "encoding_not_readable"},
 		"another alphabet":                   {`{"model":"gpt-5-mini",` + rest, header("Content-Type", "application/json; charset=utf-16"), 415, "encoding_not_readable"},
 		"a form":                             {`{"model":"gpt-5-mini",` + rest, header("Content-Type", "application/x-www-form-urlencoded"), 415, "encoding_not_readable"},
-		"a WebSocket":                        {``, header("Upgrade", "websocket"), 426, "websocket_not_counted"},
+		"a WebSocket":                        {``, func(r *http.Request) { r.Method = "GET"; r.Header.Set("Upgrade", "websocket") }, 426, "websocket_not_counted"},
 		"a WebSocket in HTTP/2":              {``, func(r *http.Request) { r.Method = http.MethodConnect }, 426, "websocket_not_counted"},
 		"another route":                      {`{"model":"gpt-5-mini",` + rest, func(r *http.Request) { r.URL.Path = "/v1/chat/completions" }, 403, "route_not_counted"},
 		"a longer answer":                    {`{"model":"gpt-5-mini","max_output_tokens":1001,` + rest, nil, 400, "max_output_tokens_too_large"},
@@ -114,6 +114,21 @@ func TestABodyThatAsksForMoreThanItMayReachesNoUpstream(t *testing.T) {
 		"another's item, type null":          {`{"model":"gpt-5-mini","input":[{"id":"msg_1","type":null}],` + rest, nil, 400, "item_reference_refused"},
 		"another's item, out of a list":      {`{"model":"gpt-5-mini","input":{"id":"msg_1","type":"item_reference"},` + rest, nil, 400, "item_reference_refused"},
 		"another's reasoning":                {`{"model":"gpt-5-mini","input":[{"type":"reasoning","id":"rs_1","summary":[],"encrypted_content":""}],` + rest, nil, 400, "item_reference_refused"},
+		"another's image":                    {`{"model":"gpt-5-mini","input":[{"type":"image_generation_call","id":"ig_1","status":"completed","result":null,"x":1}],` + rest, nil, 400, "item_reference_refused"},
+		"another's code":                     {`{"model":"gpt-5-mini","input":[{"type":"code_interpreter_call","id":"ci_1","status":"completed"}],` + rest, nil, 400, "item_reference_refused"},
+		"another's item, with no role":       {`{"model":"gpt-5-mini","input":[{"id":"rs_1","content":[]}],` + rest, nil, 400, "item_reference_refused"},
+		"another's item, with no content":    {`{"model":"gpt-5-mini","input":[{"type":"message","id":"msg_1","role":"user"}],` + rest, nil, 400, "item_reference_refused"},
+		"a model in a tool":                  {`{"model":"gpt-5-mini","tools":[{"type":"image_generation","model":"gpt-image-1"}],` + rest, nil, 400, "hosted_tools_refused"},
+		"a model in a tool of the caller's":  {`{"model":"gpt-5-mini","tools":[{"type":"function","model":"gpt-5-pro"}],` + rest, nil, 400, "model_not_allowed"},
+		"a model in a tool, as a list":       {`{"model":"gpt-5-mini","tools":[{"type":"function","model":["gpt-5-pro"]}],` + rest, nil, 400, "model_not_allowed"},
+		"a model in a tool, another case":    {`{"model":"gpt-5-mini","tools":[{"type":"function","Model":"gpt-5-pro"}],` + rest, nil, 400, "body_not_readable"},
+		"models to fall back to":             {`{"model":"gpt-5-mini","models":["gpt-5-pro"],` + rest, nil, 400, "model_not_allowed"},
+		"plugins":                            {`{"model":"gpt-5-mini","plugins":[{"id":"web"}],` + rest, nil, 400, "model_not_allowed"},
+		"another's thread":                   {``, at("GET", "/v1/threads/thread_1/messages"), 400, "conversation_refused"},
+		"another's batch":                    {``, at("GET", "/v1/batches"), 400, "files_refused"},
+		"another's training":                 {``, at("GET", "/v1/fine_tuning/jobs"), 400, "files_refused"},
+		"another's eval":                     {``, at("DELETE", "/v1/evals/eval_1"), 400, "files_refused"},
+		"another's completion":               {``, at("GET", "/v1/chat/completions/chatcmpl_1"), 400, "previous_response_id_refused"},
 		"a search":                           {`{"model":"gpt-5-mini","tools":[{"type":"function","name":"f"},{"type":"web_search"}],` + rest, nil, 400, "hosted_tools_refused"},
 		"a tool that nobody knows":           {`{"model":"gpt-5-mini","tools":[{"type":"new_tool"}],` + rest, nil, 400, "hosted_tools_refused"},
 		"a tool without a type":              {`{"model":"gpt-5-mini","tools":[{"name":"f"}],` + rest, nil, 400, "hosted_tools_refused"},
@@ -178,6 +193,26 @@ func TestABodyThatAsksForWhatItMayPassesByteForByte(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestAModelThatAToolNamesIsOneOfThoseAllowed(t *testing.T) {
+	h := open(t, t.TempDir(), Limits{Rules: Rules{Models: []string{"gpt-5-mini", "gpt-image-1"}}})
+	for model, want := range map[string]int{"gpt-image-1": 200, "gpt-image-2": 400} {
+		body := `{"model":"gpt-5-mini","tools":[{"type":"image_generation","model":"` + model + `"}],"input":[{"type":"image_generation_call","id":"ig_1","result":"AA=="}]}`
+		if w := call(t, h, "codex", body, &receives{}); w.Code != want {
+			t.Errorf("%s got %d %s", model, w.Code, code(w))
+		}
+	}
+}
+
+func TestACeilingThatCompactDoesNotHaveShrinksNoReservation(t *testing.T) {
+	h := open(t, t.TempDir(), Limits{Per: []Per{{Window: "1d", Tokens: 100_000}}})
+	call(t, h, "codex", asking(1), handlerFunc(func(http.ResponseWriter, *http.Request) error {
+		if got := h.book.held["codex"].tokens; got <= defaultOutput {
+			t.Errorf("%d tokens are reserved", got)
+		}
+		return nil
+	}), at("POST", "/v1/responses/compact"))
 }
 
 func TestTheCeilingIsPutInAndNothingElseChanges(t *testing.T) {
