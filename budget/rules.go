@@ -63,8 +63,8 @@ var refusedOpenings = func() map[opening]*refusal.Answer {
 // and /v1/responses/compact; with any of them, other requests that cost
 // something, WebSocket, compressed bodies and what is not strict JSON are refused.
 type Rules struct {
-	// The models that may be asked for: names, or beginnings of names and `*`.
-	// Default: any model.
+	// The models that may be asked for, also by a tool: names, or beginnings of
+	// names and `*`. Default: any model.
 	Models []string `json:"models,omitempty"`
 
 	// How many tokens an answer may have, reasoning included. A request that
@@ -80,8 +80,10 @@ type Rules struct {
 	//   to read. Requests must say `"store": false`: the API keeps by default.
 	// - `previous_response_id`: stored responses, of any caller: to go on with
 	//   one, and the routes below /v1/responses/ that read and delete them.
-	// - `item_reference`: stored items as input, of any caller.
-	// - `conversation`: stored conversations, of any caller; also their routes.
+	// - `item_reference`: stored items as input, of any caller: those with an id
+	//   that do not come whole.
+	// - `conversation`: stored conversations, of any caller; also their routes,
+	//   and those of threads.
 	// - `prompt`: a stored prompt, which brings a model and tools of its own.
 	// - `service_tier`: a tier with another price or speed than the default one.
 	// - `hosted_tools`: tools that run at the API: they search the web and
@@ -89,7 +91,7 @@ type Rules struct {
 	// - `mcp`: tools of other servers, which the API calls in the caller's stead,
 	//   with what the caller gives it to log in.
 	// - `files`: files, vector stores and containers at the API, of any caller;
-	//   also their routes.
+	//   also their routes, and those of batches, fine-tuning and evals.
 	// - `urls`: addresses of images, files and servers, which the API fetches.
 	//
 	// With `models`, `cost` or `refuse`, also `prompt`, `service_tier` and

@@ -89,9 +89,9 @@ token is printed once to stderr.
 
 The process is hardened: it leaves no core dumps, other processes of its user
 cannot read its memory, and it has no admin endpoint. With --admin-socket it has
-one on a unix socket, for the verbs clients, rotate and revoke (--address
-unix/PATH). Whoever runs as the same user can then reconfigure the proxy, and so
-read the key.
+one on a unix socket, for the operator's verbs (clients, rotate, usage …;
+--address unix/PATH). Whoever runs as the same user can then reconfigure the
+proxy, and so read the key.
 `,
 		CobraFunc: func(cmd *cobra.Command) {
 			addGateFlags(cmd)
@@ -122,13 +122,13 @@ func addGateFlags(cmd *cobra.Command) {
 	flags.StringArray("allow-route", nil, "Further route, as \"METHOD PATH\", behind which any_query and multipart may stand, or \"codex\" for all that Codex uses (repeatable)")
 	flags.StringArray("allow-host", nil, "Further Host by which callers may address the proxy, such as host.docker.internal (repeatable)")
 	flags.StringArray("allow-header", nil, "Caller's header that chooses whose account the key works for and may go upstream: OpenAI-Organization, OpenAI-Project (repeatable)")
-	flags.StringArray("budget", nil, "What may be spent, as \"200000 tokens per 24h\", \"50 requests per 1h\", \"20 cost per 24h\" or \"4 at once\" (repeatable; docs/budgets.md)")
+	flags.StringArray("budget", nil, "What may be spent, as \"200000 tokens per 24h\", \"50 requests per 1h\", \"20 cost per 24h\" or \"4 at once\" (repeatable, once for each limit; docs/budgets.md)")
 	flags.String("budget-dir", "", "Directory for the counts of --budget, which outlive a launch (default: responses-proxy in Caddy's data directory)")
 	addRuleFlags(cmd)
 	flags.Bool("websocket", false, "Allow WebSocket on /v1/responses")
 	flags.Bool("access-log", false, "Log every request to stderr, without its secrets")
 	flags.String("rotate-every", "", "Replace the token regularly, as \"INTERVAL\" or \"INTERVAL GRACE\", such as \"12h 5m\" (needs --server-info)")
-	flags.String("admin-socket", "", "Unix socket for the verbs clients, rotate and revoke; only the proxy's own user can use it")
+	flags.String("admin-socket", "", "Unix socket for the operator's verbs (clients, rotate, usage …); only the proxy's own user can use it")
 	flags.StringArray("insecure-allow", nil, "Risk that you take knowingly: plaintext_upstream lets the key go to another host without TLS (repeatable)")
 }
 

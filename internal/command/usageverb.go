@@ -30,7 +30,8 @@ windows, all replicas together, and what their limits are. --models also lists
 each caller's models. Cost is in the unit of the operator's prices.
 
 With --reset and --client, the caller begins anew: what it has spent so far no
-longer counts against its limits. Other replicas know it some seconds later.
+longer counts against its limits. Other replicas know it some seconds later: ask
+one only, or it is taken off twice.
 ` + adminapi.About,
 		Args: cobra.NoArgs,
 		RunE: caddycmd.WrapCommandFuncForCobra(runUsage),
