@@ -182,7 +182,7 @@ type Handler struct {
 	// and with it the key. `logged_token`: a log records tokens or the key.
 	// `literal_secret`: a secret stands in the config. `plaintext_upstream`: the
 	// key may go to another host without TLS, or without a verified
-	// certificate. Default: none.
+	// certificate, or to a unix socket whose place others could take. Default: none.
 	InsecureAllow []string `json:"insecure_allow,omitempty"`
 
 	logger         *zap.Logger

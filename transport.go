@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/tcp"
 )
@@ -34,8 +35,8 @@ const transportName = "responses_proxy_gate"
 // has a `handle_response`: only then, it has to be written.
 //
 // The key goes only over TLS with a verified certificate, to a loopback address,
-// or to a unix socket; a request for another upstream fails (see the gate's
-// `insecure_allow plaintext_upstream`).
+// or to a unix socket whose place no other user could take; a request for
+// another upstream fails (see the gate's `insecure_allow plaintext_upstream`).
 //
 // A connection that is silently dead is left within half a minute: over HTTP/2
 // by pings after 15 seconds without a frame, each of which has 10 seconds; over
@@ -168,6 +169,10 @@ func localOnly(dial dialFunc) dialFunc {
 		}
 		switch peer := conn.RemoteAddr().(type) {
 		case *net.UnixAddr:
+			info, _ := reverseproxy.GetDialInfo(ctx)
+			if err := infofile.CheckUpstreamSocket(info.Address); err != nil {
+				return nil, errors.Join(err, conn.Close())
+			}
 			return conn, nil
 		case *net.TCPAddr:
 			if peer.IP.IsLoopback() {

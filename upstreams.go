@@ -9,12 +9,14 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/surroundings"
 )
 
 // equipProxies gives the Transport to the reverse_proxy handlers behind the
 // gate, which are still JSON while the gate is provisioned. It refuses a config
-// in which none of them would get the key, or one of them would send it in the clear.
+// in which none of them would get the key, or one of them would send it where
+// others could read it.
 func (h *Handler) equipProxies(ctx caddy.Context) error {
 	e := &equipment{gate: h.Name, anyWay: h.allows(riskPlaintextUpstream), named: h.server.NamedRoutes}
 	e.behindGate(h.server.Routes)
@@ -129,8 +131,10 @@ func (e *equipment) equipProxy(proxy map[string]any) (changed bool) {
 		changed = true
 	}
 	e.proxies++
+	raw := rawJSON(proxy)
+	e.err = errors.Join(e.err, surroundings.RefuseCallersUpstream(raw))
 	if !e.anyWay {
-		e.err = errors.Join(e.err, surroundings.AuditUpstreams(rawJSON(proxy)))
+		e.err = errors.Join(e.err, surroundings.AuditUpstreams(raw, infofile.CheckUpstreamSocket))
 	}
 	return changed
 }

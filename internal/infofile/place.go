@@ -13,6 +13,10 @@ import (
 type place struct {
 	dir   string // absolute; it may lead through symbolic links
 	owner fileOwner
+
+	// lasting: nothing may be missing, or be another user's, in a directory in
+	// which anybody can make something, such as /tmp.
+	lasting bool
 }
 
 // CheckPlace refuses a path at which others than root and this process's user

@@ -51,11 +51,17 @@ func (p *place) walk() (_ parentDir, err error) {
 			}
 			names, links = append(pathNames(target), names[1:]...), links+1
 		default:
+			above := at
 			if at, err = p.enter(next); err != nil {
 				ownersHands = ownersHands || p.isOwners(next)
 				return parentDir{}, err
 			}
 			owners := p.owner.isOther(statOf(at.info).Uid)
+			if p.lasting && owners {
+				if err := refuseShared(above); err != nil {
+					return parentDir{}, fmt.Errorf("directory %s belongs to uid %d, and %w", next, p.owner.uid, err)
+				}
+			}
 			if ownersHands && !owners {
 				return parentDir{}, fmt.Errorf("directory %s is below one of uid %d, and is not that user's; run chown %[2]d %[1]s or name a path elsewhere",
 					next, p.owner.uid)
@@ -118,6 +124,15 @@ func (p *place) enter(path string) (parentDir, error) {
 		return parentDir{}, fmt.Errorf("others can write to directory %s (mode %04o) and exchange the file; run chmod go-w %[1]s or name a path elsewhere", path, mode.Perm())
 	}
 	return parentDir{path: path, info: info}, nil
+}
+
+// refuseShared refuses a directory in which others than its owner can make
+// something that is not there, also one with the sticky bit.
+func refuseShared(dir parentDir) error {
+	if perm := dir.info.Mode().Perm(); perm&0o022 != 0 {
+		return fmt.Errorf("others can write to directory %s (mode %04o) and put something of theirs there; run chmod go-w %[1]s or name a path elsewhere, such as in a directory below /run", dir.path, perm)
+	}
+	return nil
 }
 
 // refuseUnwritable finds out before the server starts what would keep a file

@@ -66,10 +66,57 @@ func checkSocket(path string) error {
 // checkSocketDirOfAnyone trusts the user whose directory it is.
 func checkSocketDirOfAnyone(path string) error {
 	dir, _ := filepath.Split(path)
+	_, err := placeOfAnyone(dir).walk()
+	return err
+}
+
+// placeOfAnyone trusts the user whose directory it is.
+func placeOfAnyone(dir string) *place {
 	p := &place{dir: dir}
-	if info, err := os.Lstat(dir + "."); err == nil {
+	if info, err := os.Lstat(dir + "."); err == nil && statOf(info).Uid != 0 { // (root is trusted anyway)
 		p.owner = fileOwner{given: true, uid: statOf(info).Uid}
 	}
-	_, err := p.walk()
-	return err
+	return p
+}
+
+// CheckUpstreamSocket refuses a unix socket that is there for this process to
+// connect to, and whose place another user could take, now or while nobody
+// listens there. It may be another user's, in a directory of that user's.
+func CheckUpstreamSocket(path string) error {
+	if strings.HasPrefix(path, "@") {
+		return fmt.Errorf("unix socket %s: an abstract socket belongs to whoever takes its name first; name a path", path)
+	}
+	abs, err := absolutePath(path)
+	if err == nil {
+		err = checkUpstreamSocket(abs, maxLinks)
+	}
+	if err == nil || errors.Is(err, fs.ErrPermission) { // (nor can it connect there)
+		return nil
+	}
+	return fmt.Errorf("unix socket %s: %w", path, err)
+}
+
+func checkUpstreamSocket(path string, links int) error {
+	dir, base := filepath.Split(path)
+	p := placeOfAnyone(dir)
+	p.lasting = !process.IsValidating() // the user who will run Caddy has places of its own
+	parent, err := p.walk()
+	if err == nil {
+		err = refuseShared(parent)
+	}
+	if err != nil || len(parent.missing) > 0 {
+		return err
+	}
+	target, isLink, err := p.followLink(parent.path + "/" + base)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil || !isLink:
+		return err
+	case links == 0:
+		return errors.New("the path leads through too many symbolic links; name another path")
+	case !filepath.IsAbs(target):
+		target = parent.path + "/" + target
+	}
+	return checkUpstreamSocket(target, links-1)
 }

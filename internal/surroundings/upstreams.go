@@ -11,8 +11,9 @@ import (
 )
 
 // AuditUpstreams refuses a reverse_proxy with an upstream to which the key would
-// go in the clear, as far as that can be seen before there is a request.
-func AuditUpstreams(raw json.RawMessage) error {
+// go in the clear, or to a socket whose place others could take, as far as that
+// can be seen before there is a request.
+func AuditUpstreams(raw json.RawMessage, check SocketCheck) error {
 	var proxy struct {
 		Transport struct {
 			TLS *struct {
@@ -40,7 +41,12 @@ func AuditUpstreams(raw json.RawMessage) error {
 		encrypted := tls != nil && !slices.Contains(tls.ExceptPorts, port)
 		proxied := proxy.Transport.ForwardProxyURL != "" || proxy.Transport.NetworkProxy != nil
 		switch {
-		case encrypted && !tls.InsecureSkipVerify, addr.IsUnixNetwork(), staysHere(addr) && !proxied:
+		case encrypted && !tls.InsecureSkipVerify:
+		case addr.IsUnixNetwork():
+			if err := check(addr.Host); err != nil {
+				return fmt.Errorf("reverse_proxy %s: whoever takes that place gets the operator's key: %w, %s", upstream.Dial, err, remedy)
+			}
+		case staysHere(addr) && !proxied:
 		case encrypted:
 			return fmt.Errorf("reverse_proxy %s: with tls_insecure_skip_verify, whoever answers there gets the operator's key; remove it "+
 				"(tls_trust_pool names a certificate authority of your own), %s", upstream.Dial, remedy)
@@ -52,8 +58,40 @@ func AuditUpstreams(raw json.RawMessage) error {
 	return nil
 }
 
+// RefuseCallersUpstream refuses a reverse_proxy whose upstream, or the proxy on
+// the way there, is what a request says: a caller would have the key sent to itself.
+func RefuseCallersUpstream(raw json.RawMessage) error {
+	var proxy struct {
+		Upstreams []struct {
+			Dial string `json:"dial"`
+		} `json:"upstreams"`
+		Dynamic   json.RawMessage `json:"dynamic_upstreams"`
+		Transport struct {
+			ForwardProxyURL string          `json:"forward_proxy_url"`
+			NetworkProxy    json.RawMessage `json:"network_proxy"`
+		} `json:"transport"`
+	}
+	if err := json.Unmarshal(raw, &proxy); err != nil {
+		return nil // Caddy itself will refuse it
+	}
+	targets := []string{string(proxy.Dynamic), proxy.Transport.ForwardProxyURL, string(proxy.Transport.NetworkProxy)}
+	for _, upstream := range proxy.Upstreams {
+		targets = append(targets, upstream.Dial)
+	}
+	for _, target := range targets {
+		if strings.Contains(target, "{http.request.") {
+			return fmt.Errorf("reverse_proxy %s: {http.request.…} is the caller's, so a caller would say where the operator's key goes; "+
+				"write the upstream's address, or let map choose one of those that you write there", target)
+		}
+	}
+	return nil
+}
+
 // parseDial is where an upstream is, and whether that is known beforehand.
 func parseDial(dial string) (addr caddy.NetworkAddress, known bool) {
+	if resolved := caddy.NewReplacer().ReplaceKnown(dial, ""); caddy.IsUnixNetwork(resolved) {
+		dial = resolved // (what else is in the environment could be a secret, and stand in an error)
+	}
 	if dial == "" || strings.Contains(dial, "{") {
 		return addr, false
 	}

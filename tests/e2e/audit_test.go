@@ -106,6 +106,7 @@ func dangers(port int) []danger {
 		{harm: "the key goes in the clear to a port that is excepted from TLS", change: func(s *gatetest.Site) {
 			s.To, s.Proxy = "192.0.2.1:8080", "transport http {\ntls\ntls_except_ports 8080\n}"
 		}, risk: "plaintext_upstream", say: []string{"without TLS"}},
+		{harm: "another user takes the place of the upstream's socket", change: func(s *gatetest.Site) { s.To = "unix//tmp/gate-test-nobody-listens.sock" }, risk: "plaintext_upstream", say: []string{"run chmod go-w /tmp "}},
 		{harm: "the key goes in the clear through a proxy", change: func(s *gatetest.Site) {
 			s.Proxy = "transport http {\nnetwork_proxy url http://192.0.2.1:3128\n}"
 		}, risk: "plaintext_upstream", say: []string{"without TLS"}},
