@@ -222,9 +222,9 @@ func TestARouteForWhichTheKeyLacksAScopeHoldsNoOtherBack(t *testing.T) {
 		_, err := io.WriteString(w, "{}")
 		return err
 	}
-	models := goodRequest()
-	models.Method, models.RequestURI, models.URL.Path, models.Body, models.ContentLength = http.MethodGet, "/v1/models", "/v1/models", http.NoBody, 0
 	for range 3 {
+		models := goodRequest()
+		models.Method, models.RequestURI, models.URL.Path, models.Body, models.ContentLength = http.MethodGet, "/v1/models", "/v1/models", http.NoBody, 0
 		if w := answerTo(t, h, models, upstream); w.Code != http.StatusBadRequest {
 			t.Fatalf("models: %d %s", w.Code, w.Body)
 		}
