@@ -232,6 +232,12 @@ func TestTheCommandKeepsItsCountsBetweenLaunches(t *testing.T) {
 	}
 }
 
+// unstored is a request that the example's rules let pass.
+func unstored(r *http.Request) {
+	const content = `{"model":"gpt-5","input":"hi","store":false}`
+	r.Body, r.ContentLength = io.NopCloser(strings.NewReader(content)), int64(len(content))
+}
+
 // The example, with another port, upstream, storage and budget, and nothing
 // else changed.
 func TestTheExampleGivesEachClientItsBudget(t *testing.T) {
@@ -256,7 +262,7 @@ func TestTheExampleGivesEachClientItsBudget(t *testing.T) {
 	for i, c := range []struct{ client, want string }{{"ci", ""}, {"ci", "budget_exhausted"}, {"codex", ""}, {"codex", ""}} {
 		g := &gatetest.Gate{Process: p, Site: gatetest.Site{Dir: dir, Info: filepath.Join(dir, "gate-"+c.client+".json")}, HTTP: gatetest.NewClient(t)}
 		g.ReadInfo()
-		if got := ask(t, g); code(got) != c.want {
+		if got := ask(t, g, unstored); code(got) != c.want {
 			t.Errorf("request %d, of %s, gets %d %s", i, c.client, got.Status, got.Body)
 		}
 	}
