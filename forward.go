@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/dump"
 	refusals "github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/refusal"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
@@ -386,6 +387,47 @@ func (a *answerWriter) ReadFrom(src io.Reader) (int64, error) {
 func (a *answerWriter) FlushError() error {
 	a.WriteHeader(http.StatusOK)
 	return http.NewResponseController(a.ResponseWriter).Flush()
+}
+
+// openDumps checks the directory for dumps.
+func (h *Handler) openDumps() error {
+	if h.DumpDir == "" {
+		return nil
+	}
+	path, err := resolvePath("dump_dir", h.DumpDir)
+	if err != nil {
+		return err
+	}
+	h.dumper, err = dump.Open(path, dump.Secrets{Texts: h.tokenTexts, IsToken: h.isToken}, h.logger)
+	return err
+}
+
+// beginDump takes down a request, if exchanges are dumped.
+func (h *Handler) beginDump(r *http.Request, caller *configuredCaller, key secret.Secret) *dump.Exchange {
+	if h.dumper == nil {
+		return nil
+	}
+	secrets := []string{caller.told().Reveal(), key.Reveal()}
+	if token, refused := presentedToken(r.Header); refused == nil {
+		secrets = append(secrets, token)
+	}
+	return h.dumper.Begin(r, isWebSocketUpgrade(r), secrets...)
+}
+
+// tokenTexts are the tokens of the config's callers.
+func (h *Handler) tokenTexts() []string {
+	var texts []string
+	for _, c := range h.policy.tokens.callers {
+		texts = append(texts, c.told().Reveal())
+	}
+	return texts
+}
+
+// isToken reports whether a text is anybody's token now, a shared client's or a
+// former one's in its grace period too.
+func (h *Handler) isToken(text string) bool {
+	_, ok := h.policy.tokens.match(text)
+	return ok
 }
 
 // Interface guards

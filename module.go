@@ -383,47 +383,6 @@ var (
 	errNoKey   = errors.New("the operator's key is missing; write upstream_bearer {env.OPENAI_API_KEY}, upstream_bearer_file <path> or, without a key, upstream_identity")
 )
 
-// openDumps checks the directory for dumps.
-func (h *Handler) openDumps() error {
-	if h.DumpDir == "" {
-		return nil
-	}
-	path, err := resolvePath("dump_dir", h.DumpDir)
-	if err != nil {
-		return err
-	}
-	h.dumper, err = dump.Open(path, dump.Secrets{Texts: h.tokenTexts, IsToken: h.isToken}, h.logger)
-	return err
-}
-
-// beginDump takes down a request, if exchanges are dumped.
-func (h *Handler) beginDump(r *http.Request, caller *configuredCaller, key secret.Secret) *dump.Exchange {
-	if h.dumper == nil {
-		return nil
-	}
-	secrets := []string{caller.told().Reveal(), key.Reveal()}
-	if token, refused := presentedToken(r.Header); refused == nil {
-		secrets = append(secrets, token)
-	}
-	return h.dumper.Begin(r, isWebSocketUpgrade(r), secrets...)
-}
-
-// tokenTexts are the tokens of the config's callers.
-func (h *Handler) tokenTexts() []string {
-	var texts []string
-	for _, c := range h.policy.tokens.callers {
-		texts = append(texts, c.told().Reveal())
-	}
-	return texts
-}
-
-// isToken reports whether a text is anybody's token now, a shared client's or a
-// former one's in its grace period too.
-func (h *Handler) isToken(text string) bool {
-	_, ok := h.policy.tokens.match(text)
-	return ok
-}
-
 // onTerminal says to a person at a terminal, ahead of Caddy's line, why the gate
 // does not start: there that comes after the path through the config. (The
 // command says it by itself, in the words of its flags.)
