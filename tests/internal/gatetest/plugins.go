@@ -49,6 +49,7 @@ var pluginBinary = sync.OnceValues(func() (string, error) {
 	}
 	build := exec.Command(filepath.Join(dir, "xcaddy.sh"), args...)
 	build.Dir = dir
+	build.Env = append(os.Environ(), "GOFLAGS=-buildvcs=false") // (the tests' own may be for the race detector, which xcaddy's builds have no part in)
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("xcaddy.sh %s: %w\n%s", strings.Join(args, " "), err, out)
 	}
