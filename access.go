@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
@@ -285,3 +286,26 @@ func (r *pacedReader) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// inFlight counts a caller's requests that are under way, and bounds them, so
+// that no caller takes what the others need. How many requests it may pay for
+// at a time is another question, which responses_budget asks.
+type inFlight struct{ n atomic.Int64 }
+
+// maxInFlight is how many one caller may have: the requests of two callers have
+// room in the files that the process may open, where each takes a connection
+// here and one upstream.
+var maxInFlight = sync.OnceValue(func() int64 {
+	return min(4096, max(1, process.MaxFiles()/4))
+})
+
+// begin reports whether there is room for one more. If so, end must be called.
+func (f *inFlight) begin() bool {
+	if f.n.Add(1) <= maxInFlight() {
+		return true
+	}
+	f.end()
+	return false
+}
+
+func (f *inFlight) end() { f.n.Add(-1) }
