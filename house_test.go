@@ -47,7 +47,7 @@ var rootFiles = []string{
 	"access.go", "admin.go", "adminroutes.go", "adminshared.go", "audittrail.go", "authgate.go", "caddyfile.go", "caller.go",
 	"client.go", "cors.go", "credential.go", "endpoints.go", "forward.go", "identity.go", "logformat.go", "metrics.go", "module.go",
 	"options.go", "refusal.go", "roster.go", "rosterchange.go", "rotation.go", "route.go", "serverinfo.go", "sharedclients.go",
-	"surroundings.go", "token.go", "transport.go", "upstreams.go",
+	"surroundings.go", "token.go", "transport.go",
 }
 
 func TestARoomImportsOnlyWhatItMay(t *testing.T) {
