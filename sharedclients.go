@@ -2,10 +2,14 @@ package responsesproxygate
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/sharedstore"
 	"go.uber.org/zap"
 )
@@ -117,4 +121,263 @@ func leaveRoster(config configID, f *roster) error {
 		f.end()
 	}
 	return err
+}
+
+// Why a change of the shared clients is refused. None of them has changed then.
+var (
+	errNoRoster       = errors.New("the gate has no shared clients; write shared_clients in it and reload")
+	errClientExists   = errors.New("there is a shared client of this name; rotate it, or remove it first")
+	errNoSharedClient = errors.New("there is no shared client of this name")
+	errReservedName   = errors.New("this is the name of the gate or of a client in its config; choose another")
+	errTokenInUse     = errors.New("another shared client has this token; make a new one")
+	errManyClients    = fmt.Errorf("there are %d shared clients already; remove some", maxSharedClients)
+	errAccessEnded    = errors.New("the client's access has expired; remove it, and add it again")
+	errLockHeld       = errors.New("its lock is held from elsewhere, or was left by a process that was killed; try again in a moment. If that does not help, remove the client, which works without the lock")
+)
+
+// add registers a client by the digest of its token. Its access ends after a
+// time; zero is never. When it returns, the token is good here, and on other
+// replicas by their next read.
+func (f *roster) add(ctx context.Context, client string, digest secret.Digest, expires time.Duration) error {
+	return f.change(ctx, client, false, func(c *rosterConfig, known *sharedList, current *sharedstore.Record, now time.Time) (*sharedstore.Record, error) {
+		if c.reserved[client] {
+			return nil, errReservedName
+		}
+		if current != nil {
+			return nil, errClientExists
+		}
+		if len(known.records) >= maxSharedClients {
+			return nil, errManyClients
+		}
+		if known.hasElsewhere(digest, client) {
+			return nil, errTokenInUse
+		}
+		record := &sharedstore.Record{
+			Version: sharedstore.Version, Gate: f.gate, Client: client,
+			Created: now, Tokens: []sharedstore.Token{sharedstore.NewToken(digest)},
+		}
+		if expires > 0 {
+			record.Expires = now.Add(expires)
+		}
+		return record, nil
+	})
+}
+
+// rotate gives a client another token, by its digest. The former ones end after
+// grace; with 0 at once, and the client's WebSockets with them.
+func (f *roster) rotate(ctx context.Context, client string, digest secret.Digest, grace time.Duration) error {
+	return f.change(ctx, client, false, func(_ *rosterConfig, known *sharedList, current *sharedstore.Record, now time.Time) (*sharedstore.Record, error) {
+		switch {
+		case current == nil:
+			return nil, errNoSharedClient
+		case current.Expired(now):
+			return nil, errAccessEnded
+		case known.hasElsewhere(digest, client):
+			return nil, errTokenInUse
+		}
+		next := current.Rotated(digest, grace, now)
+		if len(next.Tokens) > maxAccepted {
+			return nil, errManyTokens
+		}
+		return next, nil
+	})
+}
+
+// setEnd has a client's access end after a time from now; zero is never.
+func (f *roster) setEnd(ctx context.Context, client string, expires time.Duration) error {
+	return f.amend(ctx, client, func(record *sharedstore.Record, now time.Time) {
+		record.Expires = time.Time{}
+		if expires > 0 {
+			record.Expires = now.Add(expires)
+		}
+	})
+}
+
+// setDisabled has a client's tokens refused, or accepted again.
+func (f *roster) setDisabled(ctx context.Context, client string, disabled bool) error {
+	return f.amend(ctx, client, func(record *sharedstore.Record, _ time.Time) { record.Disabled = disabled })
+}
+
+// amend changes what is said of a client beside its tokens. Once its access has
+// ended, they do not come back.
+func (f *roster) amend(ctx context.Context, client string, change func(record *sharedstore.Record, now time.Time)) error {
+	return f.change(ctx, client, false, func(_ *rosterConfig, _ *sharedList, current *sharedstore.Record, now time.Time) (*sharedstore.Record, error) {
+		switch {
+		case current == nil:
+			return nil, errNoSharedClient
+		case current.Expired(now):
+			return nil, errAccessEnded
+		}
+		next := *current
+		change(&next, now)
+		return &next, nil
+	})
+}
+
+// remove takes a client's access away: its tokens and its WebSockets end here
+// at once, and on other replicas by their next read. A record that cannot be
+// read or understood is removed too.
+func (f *roster) remove(ctx context.Context, client string) error {
+	return f.change(ctx, client, true, func(_ *rosterConfig, known *sharedList, current *sharedstore.Record, _ time.Time) (*sharedstore.Record, error) {
+		// (a record that was deleted by other means may be known all the same)
+		if current == nil && known.records[client] == nil {
+			return nil, errNoSharedClient
+		}
+		return nil, nil
+	})
+}
+
+// edit decides on a change: what the record becomes, nil for none.
+type edit func(c *rosterConfig, known *sharedList, current *sharedstore.Record, now time.Time) (*sharedstore.Record, error)
+
+// change changes one client, in the storage and then here. Removing one does
+// not depend on any other, nor on the client's lock: it must be possible
+// whatever has happened.
+func (f *roster) change(ctx context.Context, client string, removes bool, decide edit) error {
+	if f == nil {
+		return errNoRoster
+	}
+	if !adminapi.IsName(client) || client == "." || client == ".." {
+		return adminapi.ErrClientName
+	}
+	f.mu.Lock()
+	c := f.current
+	f.mu.Unlock()
+	known, err := f.upToDate(ctx, c, client, removes)
+	if err != nil {
+		return &sharedstore.OutageError{Err: err}
+	}
+	unlock, err := c.store.Lock(ctx, client, c.logger)
+	switch {
+	case ctx.Err() != nil:
+		return &sharedstore.OutageError{Err: ctx.Err()}
+	case err == nil:
+		defer unlock()
+	case !removes:
+		return fmt.Errorf("%w (%w)", errLockHeld, err)
+	default:
+		c.logger.Warn("a shared client is removed without its lock", zap.String("gate", f.gate), zap.String("client", client), zap.Error(err))
+	}
+	// What has begun is done to its end, also if nobody waits for it any more.
+	ctx = context.WithoutCancel(ctx)
+	var former *sharedstore.Record
+	next, mark, changeErr := c.store.Change(ctx, client, func(current *sharedstore.Record, now time.Time) (*sharedstore.Record, error) {
+		former = current
+		return decide(c, known, current, now)
+	})
+	f.adopt(c, client, next, mark, changeErr)
+	if changeErr == nil && err != nil {
+		return f.removeAgain(ctx, c, client, former)
+	}
+	return changeErr
+}
+
+// removeAgain makes sure that a client that was removed without its lock stays
+// away: who had the lock may have read its record before, and write it again
+// as long as a lock may be used.
+func (f *roster) removeAgain(ctx context.Context, c *rosterConfig, client string, removed *sharedstore.Record) error {
+	time.Sleep(sharedstore.LockUse)
+	next, mark, err := c.store.Change(ctx, client, func(current *sharedstore.Record, _ time.Time) (*sharedstore.Record, error) {
+		if current == nil || removed == nil || !current.Created.Equal(removed.Created) {
+			return nil, errNoSharedClient // or a new one of the same name
+		}
+		return nil, nil
+	})
+	if errors.Is(err, errNoSharedClient) {
+		return nil
+	}
+	f.adopt(c, client, next, mark, err)
+	return err
+}
+
+// upToDate are the clients to decide on a change by. It fails if the storage
+// does not have what it had: a change then would begin a second set of clients.
+func (f *roster) upToDate(ctx context.Context, c *rosterConfig, client string, removes bool) (*sharedList, error) {
+	if removes {
+		return f.upToDateFor(ctx, c, client)
+	}
+	f.mu.Lock()
+	since, before := "", f.changes
+	if known := f.known.Load(); known != nil && !known.isOld(time.Now()) {
+		since = known.mark
+	}
+	f.mu.Unlock()
+	r := <-c.store.ReadApart(ctx, since)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c != f.current {
+		return nil, errors.New("the config was reloaded meanwhile")
+	}
+	if before == f.changes {
+		f.takeLocked(r)
+	}
+	known := f.known.Load()
+	switch {
+	case r.Err != nil:
+		return nil, r.Err
+	case !r.Exists && known.existed:
+		return nil, errVanished
+	}
+	return known, nil
+}
+
+// upToDateFor is upToDate for the removal of a client, whatever is wrong with
+// the others.
+func (f *roster) upToDateFor(ctx context.Context, c *rosterConfig, client string) (*sharedList, error) {
+	known := f.known.Load()
+	if known == nil {
+		known = new(sharedList)
+	}
+	mark, err := c.store.Mark(ctx)
+	if err == nil {
+		if mark == "" && known.existed {
+			return nil, errVanished
+		}
+		return known, nil
+	}
+	// Then the record has to be there: without one either, this may be another
+	// place, or no storage at all.
+	record, err := c.store.Load(ctx, client)
+	var damage *sharedstore.DamagedError
+	switch {
+	case errors.As(err, &damage) && damage.Unreadable:
+		return nil, damage.Err
+	case err == nil && record == nil && known.existed:
+		return nil, errVanished
+	}
+	return known, nil
+}
+
+// adopt makes a change hold here. Everything is read again soon: there may have
+// been others at the same time.
+func (f *roster) adopt(c *rosterConfig, client string, record *sharedstore.Record, mark string, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	known := f.known.Load()
+	if c != f.current || known == nil {
+		return
+	}
+	list := &sharedList{existed: known.existed, again: true, read: known.read, records: maps.Clone(known.records)}
+	if list.records == nil {
+		list.records = make(map[string]*sharedstore.Record)
+	}
+	if err == nil {
+		list.existed = true
+		if known.mark != "" {
+			list.mark = mark
+		}
+		if record != nil {
+			list.records[client] = record
+		} else {
+			delete(list.records, client)
+		}
+	}
+	f.replaceLocked(list)
+	f.nudge()
+}
+
+// hasElsewhere reports whether a token is another client's.
+func (l *sharedList) hasElsewhere(digest secret.Digest, client string) bool {
+	c := l.tokens[indexKeyOf(digest)]
+	return c != nil && c.name != client
 }
