@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -258,75 +257,6 @@ func presentedToken(header http.Header) (string, *refusal) {
 	return token, nil
 }
 
-// checkRoute compares method and path exactly as they came over the wire
-// (r.RequestURI), so that no way of writing a path differently (%2F, //, a
-// dot segment, an absolute URI) means one thing here and another upstream.
-func (p *policy) checkRoute(r *http.Request) *refusal {
-	_, refused := p.findRoute(r)
-	return refused
-}
-
-// routeOf is which of the gate's routes a request takes that checkRoute lets pass.
-func (p *policy) routeOf(r *http.Request) int {
-	i, _ := p.findRoute(r)
-	return i
-}
-
-func (p *policy) findRoute(r *http.Request) (int, *refusal) {
-	upgrade := isWebSocketUpgrade(r)
-	method := r.Method
-	if upgrade {
-		method = http.MethodGet // RFC 8441 upgrades with CONNECT; upstream it is a GET
-	}
-	refused := errRouteNotAllowed
-	for i := range p.routes {
-		route := &p.routes[i]
-		switch {
-		case !route.matchesPath(r):
-		case route.Method != method, upgrade && route.HTTPOnly:
-			if upgrade {
-				refused = errWebSocketNotEnabled
-			}
-		case p.forms && !route.Multipart && isForm(r):
-			refused = errContentTypeNotJSON // unless a later route is for uploads
-		default:
-			return i, nil
-		}
-	}
-	return 0, refused
-}
-
-// isShutdown reports whether r asks for the shutdown endpoint.
-func (p *policy) isShutdown(r *http.Request) bool {
-	return p.shutdownPath != "" && r.RequestURI == p.shutdownPath &&
-		(r.Method == http.MethodPost || r.Method == http.MethodGet)
-}
-
-// matchesPath reports whether r asks for the route's path. The parsed URL is
-// compared too, because it is what reverse_proxy sends on: a handler before
-// the gate may have rewritten it without touching RequestURI.
-func (route *Route) matchesPath(r *http.Request) bool {
-	path, query, hasQuery := strings.Cut(r.RequestURI, "?")
-	if !route.takes(path) || r.URL.Path != path || r.URL.RawPath != "" {
-		return false
-	}
-	if hasQuery || r.URL.RawQuery != "" || r.URL.ForceQuery {
-		return route.AnyQuery && query == r.URL.RawQuery && isQuery(query)
-	}
-	return true
-}
-
-// isQuery reports whether every server reads the same in a query: it is visible
-// ASCII (over HTTP/2, a caller can send a space, and an upstream might take
-// what follows for the protocol) and its escapes are whole.
-func isQuery(query string) bool {
-	if !isVisible(query, "") {
-		return false
-	}
-	_, err := url.PathUnescape(query) // (QueryUnescape differs in "+" alone)
-	return err == nil
-}
-
 // isWebSocketUpgrade reports whether r is an opening handshake: of RFC 6455, or
 // of RFC 8441 over HTTP/2 and RFC 9220 over HTTP/3 (extended CONNECT).
 func isWebSocketUpgrade(r *http.Request) bool {
@@ -358,4 +288,76 @@ func isVisible(s, also string) bool {
 		}
 	}
 	return true
+}
+
+// corsMaxAge is how long, in seconds, a browser may remember a preflight's
+// answer. Ten minutes: an origin that is taken out of allow_origin loses its
+// preflight soon, and its requests at once.
+const corsMaxAge = "600"
+
+// corsExposedHeaders are the response headers that a page on an allowed
+// origin may read, beside the ones that the Fetch standard always exposes.
+const corsExposedHeaders = codeHeaderName + ", X-Request-Id, Retry-After, Openai-Processing-Ms, " +
+	"X-Ratelimit-Limit-Requests, X-Ratelimit-Limit-Tokens, X-Ratelimit-Remaining-Requests, " +
+	"X-Ratelimit-Remaining-Tokens, X-Ratelimit-Reset-Requests, X-Ratelimit-Reset-Tokens"
+
+// isPreflight reports whether r is a CORS-preflight request (Fetch standard
+// §4.8). Ask only after checkBrowser: an Origin it let through is an allowed one.
+func isPreflight(r *http.Request) bool {
+	return r.Method == http.MethodOptions &&
+		len(r.Header["Origin"]) == 1 && len(r.Header["Access-Control-Request-Method"]) == 1
+}
+
+// answerPreflight tells a browser that a page on an allowed origin may call
+// the allowed routes. It is answered without a token, because browsers send
+// none with a preflight; the request that follows needs one.
+func (p *policy) answerPreflight(w http.ResponseWriter, r *http.Request) {
+	header := w.Header()
+	p.allowCORS(header, r)
+	header.Set("Access-Control-Allow-Methods", p.corsMethods())
+	if requested := r.Header["Access-Control-Request-Headers"]; len(requested) > 0 {
+		header.Set("Access-Control-Allow-Headers", strings.Join(requested, ", "))
+	}
+	if r.Header.Get("Access-Control-Request-Private-Network") == "true" {
+		header.Set("Access-Control-Allow-Private-Network", "true")
+	}
+	header.Set("Access-Control-Max-Age", corsMaxAge)
+	header.Add("Vary", "Access-Control-Request-Headers")
+	header.Set("Cache-Control", "no-store")
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// allowCORS lets a page on an allowed origin read the answer to r. It does
+// nothing for a request without Origin, and never says "*": checkBrowser has
+// refused every other origin before.
+func (p *policy) allowCORS(header http.Header, r *http.Request) {
+	if len(p.origins) == 0 {
+		return
+	}
+	header.Add("Vary", "Origin")
+	if origin := r.Header["Origin"]; p.allowsOrigin(origin) {
+		header.Set("Access-Control-Allow-Origin", origin[0])
+		header.Set("Access-Control-Expose-Headers", corsExposedHeaders)
+	}
+}
+
+// dropCORS removes what an upstream says about CORS: the upstream does not
+// know the gate's allowed origins.
+func dropCORS(header http.Header) {
+	for name := range header {
+		if strings.HasPrefix(name, "Access-Control-") {
+			delete(header, name)
+		}
+	}
+}
+
+// corsMethods are the methods of the allowed routes.
+func (p *policy) corsMethods() string {
+	var methods []string
+	for _, route := range p.routes {
+		if !slices.Contains(methods, route.Method) {
+			methods = append(methods, route.Method)
+		}
+	}
+	return strings.Join(methods, ", ")
 }

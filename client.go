@@ -100,14 +100,6 @@ func (h *Handler) hasOwnToken() bool {
 	return len(h.Client) == 0 || h.ServerInfo != nil || h.Token != ""
 }
 
-// validateShutdown refuses a shutdown endpoint that nobody could use.
-func (h *Handler) validateShutdown() error {
-	if h.ShutdownEndpoint != "" && !h.hasOwnToken() {
-		return errors.New("shutdown_endpoint: it takes the gate's own token, and there are only clients; give the gate a server_info of its own")
-	}
-	return nil
-}
-
 // clients are the gate's callers: the one with the gate's own token, which has
 // no name here, and those that are named.
 func (h *Handler) clients() []Client {

@@ -16,6 +16,23 @@ import (
 	"go.uber.org/zap"
 )
 
+// defaultShutdownPath is where the shutdown endpoint is if no path is given.
+const defaultShutdownPath = "/shutdown"
+
+// isShutdown reports whether r asks for the shutdown endpoint.
+func (p *policy) isShutdown(r *http.Request) bool {
+	return p.shutdownPath != "" && r.RequestURI == p.shutdownPath &&
+		(r.Method == http.MethodPost || r.Method == http.MethodGet)
+}
+
+// validateShutdown refuses a shutdown endpoint that nobody could use.
+func (h *Handler) validateShutdown() error {
+	if h.ShutdownEndpoint != "" && !h.hasOwnToken() {
+		return errors.New("shutdown_endpoint: it takes the gate's own token, and there are only clients; give the gate a server_info of its own")
+	}
+	return nil
+}
+
 // shutDown answers 200 and then lets Caddy exit gracefully.
 func (h *Handler) shutDown(w http.ResponseWriter, r *http.Request, caller *configuredCaller) error {
 	h.count(caller, outcomeShutdown)

@@ -45,7 +45,7 @@ var rooms = map[string][]string{
 // belongs into a room.
 var rootFiles = []string{
 	"access.go", "admin.go", "adminroutes.go", "adminshared.go", "audittrail.go", "authgate.go", "caddyfile.go", "caller.go",
-	"client.go", "cors.go", "credential.go", "endpoints.go", "forward.go", "identity.go", "logformat.go", "metrics.go", "module.go",
+	"client.go", "credential.go", "endpoints.go", "forward.go", "identity.go", "logformat.go", "metrics.go", "module.go",
 	"options.go", "refusal.go", "roster.go", "rotation.go", "route.go", "serverinfo.go", "sharedclients.go", "surroundings.go",
 	"token.go", "transport.go",
 }

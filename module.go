@@ -203,12 +203,6 @@ type Handler struct {
 // defaultName is the name of a gate that is given none.
 const defaultName = "default"
 
-// defaultRoute is what may be called if nothing else is said.
-var defaultRoute = Route{Method: http.MethodPost, Path: "/v1/responses"}
-
-// defaultShutdownPath is where the shutdown endpoint is if no path is given.
-const defaultShutdownPath = "/shutdown"
-
 // CaddyModule returns the Caddy module information.
 func (*Handler) CaddyModule() caddy.ModuleInfo {
 	return caddy.ModuleInfo{

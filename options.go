@@ -129,56 +129,6 @@ func bareHosts(hosts []string) []string {
 	return bare
 }
 
-// validateRoutes refuses routes that could never match, or that match more
-// than they seem to.
-func validateRoutes(routes []Route, shutdownPath string) error {
-	var errs []error
-	for i, route := range routes {
-		if err := route.validate(); err != nil {
-			errs = append(errs, fmt.Errorf("allow_route %s %s: %w", route.Method, route.Path, err))
-		}
-		for _, former := range routes[:i] {
-			if former.Method == route.Method && former.Path == route.Path {
-				errs = append(errs, fmt.Errorf("allow_route %s %s: named twice", route.Method, route.Path))
-			}
-		}
-		if route.takes(shutdownPath) {
-			errs = append(errs, fmt.Errorf("allow_route %s %s: this is the shutdown_endpoint; give that another path", route.Method, route.Path))
-		}
-	}
-	if shutdownPath != "" {
-		if err := validatePath(shutdownPath); err != nil {
-			errs = append(errs, fmt.Errorf("shutdown_endpoint %s: %w", shutdownPath, err))
-		}
-	}
-	return errors.Join(errs...)
-}
-
-// routeMethods are the methods an API has. CONNECT and TRACE would turn the
-// gate into something else; OPTIONS is for preflights.
-var routeMethods = []string{
-	http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
-}
-
-// validatePath admits paths that have one spelling only.
-func validatePath(path string) error {
-	if !strings.HasPrefix(path, "/") {
-		return errors.New("a path begins with /")
-	}
-	for i := range len(path) {
-		c := path[i]
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("/-._~:@$&+,;=", c) >= 0) {
-			return fmt.Errorf("the character %q cannot stand in it: paths are compared exactly, without wildcards, escapes and queries (see any_query)", c)
-		}
-	}
-	for segment := range strings.SplitSeq(path[1:], "/") {
-		if segment == "." || segment == ".." || segment == "" && path != "/" {
-			return errors.New("it has an empty or a dot segment, which servers read in different ways")
-		}
-	}
-	return nil
-}
-
 // headersNotForKeys are framing, routing and hop-by-hop headers: a key there
 // would be lost or would break the request.
 var headersNotForKeys = []string{
@@ -195,11 +145,6 @@ func validateUpstreamHeader(name string) error {
 		return fmt.Errorf("upstream_header %s: this header cannot carry a key; use Authorization or the one your upstream documents, such as api-key", name)
 	}
 	return nil
-}
-
-// listed writes a list for a sentence.
-func listed(words []string) string {
-	return strings.Join(words, ", ")
 }
 
 // setDefaults fills in what was left out, and refuses names and risks that do
@@ -233,4 +178,9 @@ func (h *Handler) setDefaults() error {
 		}
 	}
 	return nil
+}
+
+// listed writes a list for a sentence.
+func listed(words []string) string {
+	return strings.Join(words, ", ")
 }

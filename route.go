@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"mime"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 )
@@ -32,6 +33,9 @@ type Route struct {
 	// `Sec-Fetch-Site`, and the token. Default: JSON only.
 	Multipart bool `json:"multipart,omitempty"`
 }
+
+// defaultRoute is what may be called if nothing else is said.
+var defaultRoute = Route{Method: http.MethodPost, Path: "/v1/responses"}
 
 // presets are routes that one word stands for.
 var presets = map[string][]Route{
@@ -131,4 +135,117 @@ func isForm(r *http.Request) bool {
 // takesForms reports whether one of the routes is for uploads.
 func takesForms(routes []Route) bool {
 	return slices.ContainsFunc(routes, func(route Route) bool { return route.Multipart })
+}
+
+// validateRoutes refuses routes that could never match, or that match more
+// than they seem to.
+func validateRoutes(routes []Route, shutdownPath string) error {
+	var errs []error
+	for i, route := range routes {
+		if err := route.validate(); err != nil {
+			errs = append(errs, fmt.Errorf("allow_route %s %s: %w", route.Method, route.Path, err))
+		}
+		for _, former := range routes[:i] {
+			if former.Method == route.Method && former.Path == route.Path {
+				errs = append(errs, fmt.Errorf("allow_route %s %s: named twice", route.Method, route.Path))
+			}
+		}
+		if route.takes(shutdownPath) {
+			errs = append(errs, fmt.Errorf("allow_route %s %s: this is the shutdown_endpoint; give that another path", route.Method, route.Path))
+		}
+	}
+	if shutdownPath != "" {
+		if err := validatePath(shutdownPath); err != nil {
+			errs = append(errs, fmt.Errorf("shutdown_endpoint %s: %w", shutdownPath, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// routeMethods are the methods an API has. CONNECT and TRACE would turn the
+// gate into something else; OPTIONS is for preflights.
+var routeMethods = []string{
+	http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
+}
+
+// validatePath admits paths that have one spelling only.
+func validatePath(path string) error {
+	if !strings.HasPrefix(path, "/") {
+		return errors.New("a path begins with /")
+	}
+	for i := range len(path) {
+		c := path[i]
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("/-._~:@$&+,;=", c) >= 0) {
+			return fmt.Errorf("the character %q cannot stand in it: paths are compared exactly, without wildcards, escapes and queries (see any_query)", c)
+		}
+	}
+	for segment := range strings.SplitSeq(path[1:], "/") {
+		if segment == "." || segment == ".." || segment == "" && path != "/" {
+			return errors.New("it has an empty or a dot segment, which servers read in different ways")
+		}
+	}
+	return nil
+}
+
+// checkRoute compares method and path exactly as they came over the wire
+// (r.RequestURI), so that no way of writing a path differently (%2F, //, a
+// dot segment, an absolute URI) means one thing here and another upstream.
+func (p *policy) checkRoute(r *http.Request) *refusal {
+	_, refused := p.findRoute(r)
+	return refused
+}
+
+// routeOf is which of the gate's routes a request takes that checkRoute lets pass.
+func (p *policy) routeOf(r *http.Request) int {
+	i, _ := p.findRoute(r)
+	return i
+}
+
+func (p *policy) findRoute(r *http.Request) (int, *refusal) {
+	upgrade := isWebSocketUpgrade(r)
+	method := r.Method
+	if upgrade {
+		method = http.MethodGet // RFC 8441 upgrades with CONNECT; upstream it is a GET
+	}
+	refused := errRouteNotAllowed
+	for i := range p.routes {
+		route := &p.routes[i]
+		switch {
+		case !route.matchesPath(r):
+		case route.Method != method, upgrade && route.HTTPOnly:
+			if upgrade {
+				refused = errWebSocketNotEnabled
+			}
+		case p.forms && !route.Multipart && isForm(r):
+			refused = errContentTypeNotJSON // unless a later route is for uploads
+		default:
+			return i, nil
+		}
+	}
+	return 0, refused
+}
+
+// matchesPath reports whether r asks for the route's path. The parsed URL is
+// compared too, because it is what reverse_proxy sends on: a handler before
+// the gate may have rewritten it without touching RequestURI.
+func (route *Route) matchesPath(r *http.Request) bool {
+	path, query, hasQuery := strings.Cut(r.RequestURI, "?")
+	if !route.takes(path) || r.URL.Path != path || r.URL.RawPath != "" {
+		return false
+	}
+	if hasQuery || r.URL.RawQuery != "" || r.URL.ForceQuery {
+		return route.AnyQuery && query == r.URL.RawQuery && isQuery(query)
+	}
+	return true
+}
+
+// isQuery reports whether every server reads the same in a query: it is visible
+// ASCII (over HTTP/2, a caller can send a space, and an upstream might take
+// what follows for the protocol) and its escapes are whole.
+func isQuery(query string) bool {
+	if !isVisible(query, "") {
+		return false
+	}
+	_, err := url.PathUnescape(query) // (QueryUnescape differs in "+" alone)
+	return err == nil
 }
