@@ -44,10 +44,10 @@ var rooms = map[string][]string{
 // rootFiles are the root's, because each is about what Caddy sees. What is not
 // belongs into a room.
 var rootFiles = []string{
-	"access.go", "admin.go", "adminroutes.go", "adminshared.go", "audittrail.go", "authgate.go", "caddyfile.go", "caller.go",
-	"client.go", "credential.go", "endpoints.go", "forward.go", "identity.go", "logformat.go", "metrics.go", "module.go",
-	"options.go", "refusal.go", "roster.go", "rotation.go", "route.go", "serverinfo.go", "sharedclients.go", "surroundings.go",
-	"token.go", "transport.go",
+	"access.go", "admin.go", "adminchanges.go", "audittrail.go", "authgate.go", "caddyfile.go", "caller.go", "client.go",
+	"credential.go", "endpoints.go", "forward.go", "identity.go", "logformat.go", "metrics.go", "module.go", "options.go",
+	"refusal.go", "roster.go", "rotation.go", "route.go", "serverinfo.go", "sharedclients.go", "surroundings.go", "token.go",
+	"transport.go",
 }
 
 func TestARoomImportsOnlyWhatItMay(t *testing.T) {
