@@ -78,58 +78,58 @@ func newFinalRefusal(s stage, status int, code, message string) *refusal {
 // The refusals of the gate, in the order in which a request can meet them.
 var (
 	errOriginNotAllowed = newRefusal(stageUnknown, http.StatusForbidden, "origin_not_allowed",
-		"Requests from web pages are refused. If this page is yours, name its origin in the gate's allow_origin option.")
+		"The gate refuses requests from web pages. If this page is yours, name its origin in the option allow_origin (command: --allow-origin).")
 	errCrossSiteRequest = newRefusal(stageUnknown, http.StatusForbidden, "cross_site_request",
-		"A browser sent this request, for a web page or for a person who opened its address (Sec-Fetch-Site). If a page of yours sends it, name the page's origin in the gate's allow_origin option.")
+		"The gate refuses this request, because a browser sent it (Sec-Fetch-Site), for a web page or for a person who opened its address. If a page of yours sent it, name the page's origin in the option allow_origin (command: --allow-origin).")
 	errHostNotAllowed = newRefusal(stageUnknown, http.StatusForbidden, "host_not_allowed",
-		"The Host of this request is not one the gate answers to. Use 127.0.0.1, or name the host in the gate's allow_host option.")
+		"The gate does not answer to the Host of this request. Use 127.0.0.1, or name the host in the option allow_host (command: --allow-host).")
 	errTooEarly = newRefusal(stageUnknown, http.StatusTooEarly, "too_early",
-		"This request came in TLS early data, where anybody on the network can send it again. Send it once the handshake is complete.")
+		"The gate refuses TLS early data, because anybody on the network can send it again. Send this request when the handshake is complete.")
 	errContentTypeNotJSON = newRefusal(stageUnknown, http.StatusUnsupportedMediaType, "content_type_not_json",
-		"A request with a body needs exactly one header \"Content-Type: application/json\". (For uploads, the gate's option allow_route has the word multipart.)")
+		`The gate refuses the Content-Type of this body. Send exactly one header "Content-Type: application/json". For uploads, the operator can write the word multipart into the option allow_route.`)
 	errMissingToken = newRefusal(stageUnknown, http.StatusUnauthorized, "missing_token",
-		"Send the gate's token as \"Authorization: Bearer <token>\" or as \"X-Proxy-Token: <token>\". The token is in the server-info file of this launch.")
+		`This request has no token of the gate. Send it as "Authorization: Bearer <token>" or as "X-Proxy-Token: <token>". The token is in the server-info file of this launch.`)
 	errInvalidToken = newRefusal(stageUnknown, http.StatusUnauthorized, "invalid_token",
-		"This is not a token of this gate. Tokens change with every launch: read the server-info file again, and send exactly one.")
+		"The gate refuses this token. Tokens change with every launch: read the server-info file again, and send exactly one token.")
 	errRouteNotAllowed = newRefusal(stageKnown, http.StatusForbidden, "route_not_allowed",
-		"The gate does not forward this method and path, but POST /v1/responses without a query, or in place of that what its option allow_route names (the command's --allow-route adds). If your client calls /v1/chat/completions, switch it to the Responses API; the gate's docs/clients.md says how.")
+		"The gate refuses this method and path. By default, it allows POST /v1/responses without a query, and nothing else. The operator can allow others: with the option allow_route, which replaces the default, or with the command's flag --allow-route, which adds to it. If your client calls /v1/chat/completions, switch it to the Responses API (docs/clients.md of the gate says how).")
 	errWebSocketWithBody = newRefusal(stageKnown, http.StatusBadRequest, "websocket_with_body",
-		"A WebSocket handshake has no body. Send what you have to say as messages, once the WebSocket is open.")
+		"The gate refuses a WebSocket handshake with a body. Send messages when the WebSocket is open.")
 	errTooManyInFlight = &refusal{refusals.Soon(codeHeaderName, "too_many_in_flight",
-		"This caller has as many requests under way as one caller may have. Wait until some of them have ended, and try again.", 1), newOutcome(stageKnown, "too_many_in_flight")}
+		"This caller has as many requests under way as it may have. Try again when some of them have ended.", 1), newOutcome(stageKnown, "too_many_in_flight")}
 	errWebSocketNotEnabled = newRefusal(stageKnown, http.StatusUpgradeRequired, "websocket_not_enabled",
-		"WebSocket is not enabled on this path. Use HTTP, or open it with the gate's option \"allow_route GET <path>\", beside \"allow_route POST <path>\" for HTTP; for the command, with --websocket.")
+		`The gate refuses WebSocket on this path. Use HTTP. The operator can allow WebSocket: with the option "allow_route GET <path>" beside "allow_route POST <path>", or with the command's flag --websocket.`)
 )
 
 // The answers that stand in for the next handler's failures, and for what
 // must not reach the caller.
 var (
 	errUpstreamUnauthorized = newFinalRefusal(stageKnown, http.StatusBadRequest, "upstream_unauthorized",
-		"The upstream refuses the operator's credential. Your gate token is fine, and another try will not help: the operator must renew the key that upstream_bearer or upstream_bearer_file names, or mend upstream_identity. Until then the gate asks the upstream again after a second, and then after twice as long each time, up to a minute.")
+		"The upstream refuses the operator's key. Your gate token is right, and another try does not help. The operator must renew the key that upstream_bearer or upstream_bearer_file names, or mend upstream_identity. The gate asks the upstream again by itself, after a second at first, and after a minute at most.")
 	errIdentityUnavailable = newRefusal(stageKnown, http.StatusServiceUnavailable, "identity_unavailable",
-		"The gate has no token for the upstream at the moment: the exchange of its own identity fails. Your gate token is fine. Try again later; the operator's log says why.")
+		"The gate has no token for the upstream at the moment, because it gets none for its own identity. Your gate token is right. Try again later. The operator's log says why.")
 	errAccountRefused = newFinalRefusal(stageKnown, http.StatusBadRequest, "upstream_account_refused",
-		"The upstream refuses the OpenAI-Organization, OpenAI-Project or ChatGPT-Account-Id header of this request together with the operator's credential. Leave the headers out, or ask the operator which ones the key may use.")
+		"The upstream refuses this request's OpenAI-Organization, OpenAI-Project or ChatGPT-Account-Id together with the operator's key. Leave these headers out, or ask the operator which of them the key may use.")
 	errUpstreamRedirects = newFinalRefusal(stageBehind, http.StatusBadGateway, "upstream_redirects",
-		"The upstream answered with a redirect, which the gate does not pass on: your client would follow it with its gate token and your request. The operator must let reverse_proxy lead to where the API is.")
+		"The upstream answered with a redirect. The gate does not pass it on: your client would follow it with the gate token and your request. The operator must point reverse_proxy (command: --upstream-url) to where the API is.")
 	errTokenEnded = newRefusal(stageKnown, http.StatusUnauthorized, "access_ended",
-		"The token of this request lost its access before the request was whole, so it was not carried out. Read the server-info file again, or ask the operator.")
+		"The gate did not carry out this request, because its token lost its access before the request was whole. Read the server-info file again, or ask the operator.")
 	errUpstreamUnreachable = newRefusal(stageBehind, http.StatusBadGateway, "upstream_unreachable",
-		"The gate could not get an answer from the upstream. Try again; the operator's log says why.")
+		"The gate got no answer from the upstream. Try again. The operator's log says why.")
 	errUpstreamUnavailable = newRefusal(stageBehind, http.StatusServiceUnavailable, "upstream_unavailable",
-		"No upstream is available at the moment. Try again later; the operator's log says why.")
+		"The gate has no upstream that is available at the moment. Try again later. The operator's log says why.")
 	errUpstreamTimeout = newRefusal(stageBehind, http.StatusGatewayTimeout, "upstream_timeout",
-		"The upstream did not answer in time. Try again; the operator's log says why.")
+		"The upstream did not answer in time. Try again. The operator's log says why.")
 	errRequestTooLarge = newRefusal(stageBehind, http.StatusRequestEntityTooLarge, "request_too_large",
-		"The request body is larger than this server allows.")
+		"The request's body is larger than this server allows. Send a smaller one.")
 	errRateLimited = newRefusal(stageBehind, http.StatusTooManyRequests, "rate_limited",
-		"This caller has made too many requests. Wait as long as Retry-After says, if it is there, and try again.")
+		"This caller has made too many requests. Wait and try again. If the header Retry-After is there, it says how long.")
 	errRequestTooSlow = newRefusal(stageBehind, http.StatusRequestTimeout, "request_too_slow",
-		"The body of this request came too slowly: after the first 30 seconds of waiting, it has to come at 1 KiB a second at least. Try again.")
+		"The body of this request came too slowly. After the first 30 seconds of waiting, at least 1 KiB must come each second. Try again.")
 	errRequestFailed = newRefusal(stageBehind, http.StatusBadRequest, "request_failed",
-		"The server could not handle this request; the operator's log says why.")
+		"The server could not handle this request. The operator's log says why.")
 	errNoUpstream = newRefusal(stageBehind, http.StatusBadGateway, "upstream_missing",
-		"The gate let this request pass, but nothing behind it answered. The operator needs a reverse_proxy after responses_proxy_gate; if there is one, its upstream broke the protocol.")
+		"The gate let this request pass, but nothing behind it answered. The operator must put a reverse_proxy after responses_proxy_gate. If there is one, its upstream broke the protocol.")
 )
 
 const (

@@ -16,21 +16,21 @@ var (
 	errNoUser = refusal.New(codeHeaderName, http.StatusInternalServerError, "no_user",
 		"The server does not know whose budget this request is on. The operator must put an authentication, such as responses_proxy_gate, before responses_budget.")
 	errWebSocket = refusal.New(codeHeaderName, http.StatusUpgradeRequired, "websocket_not_counted",
-		"What a WebSocket asks for and costs cannot be seen here, and that is limited. Use HTTP.")
+		"This server limits what requests ask for and cost, and cannot see that in a WebSocket. Use HTTP.")
 	errRoute = refusal.NewFinal(codeHeaderName, http.StatusForbidden, "route_not_counted",
-		"What a request of this route asks for and costs cannot be seen here, and that is limited. POST /v1/responses and requests that cost nothing pass.")
+		"This server limits what requests ask for and cost, and cannot see that on this path. It allows POST /v1/responses, and requests that cost nothing.")
 	errEncoding = refusal.NewFinal(codeHeaderName, http.StatusUnsupportedMediaType, "encoding_not_readable",
-		"What a request may ask for is limited here, so it must be readable. Send its body as application/json in UTF-8, without a Content-Encoding.")
+		"This server limits what requests ask for, so it must read their bodies. Send application/json in UTF-8, without a Content-Encoding.")
 	errBody = refusal.NewFinal(codeHeaderName, http.StatusBadRequest, "body_not_readable",
-		"What a request may ask for is limited here, so it must be readable. Send one JSON object, not nested deeper than 256 times, in which no name stands twice or in another case than the API's, and max_output_tokens, if it is there, is a whole number of 1 or more.")
+		"This server limits what requests ask for, so it must read their bodies. Send one JSON object, nested 256 times at most. Write each name once, and as the API does. If max_output_tokens is there, it must be a whole number of 1 or more.")
 	errTooLarge = refusal.NewFinal(codeHeaderName, http.StatusRequestEntityTooLarge, "request_too_large",
-		"The request body is larger than this server allows.")
+		"The request's body is larger than this server allows. Send a smaller one.")
 	errBrokenBody = refusal.New(codeHeaderName, http.StatusBadRequest, "body_broken_off",
-		"The request's body did not arrive whole.")
+		"The request's body did not arrive whole. Send it again.")
 	errReserved = refusal.Soon(codeHeaderName, "budget_reserved",
-		"What is left of this caller's budget is reserved for its requests under way. Try again when one of them has ended.", 2)
+		"This caller's requests under way have reserved the rest of its budget. Try again when one of them has ended.", 2)
 	errTooManyOpen = refusal.Soon(codeHeaderName, "too_many_at_once",
-		"This caller has as many requests under way as it may. Try again when one of them has ended.", 2)
+		"This caller has as many requests under way as it may have. Try again when one of them has ended.", 2)
 )
 
 // answer is what a caller is told whose request is not admitted.

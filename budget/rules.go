@@ -33,17 +33,17 @@ var openings = []struct {
 	word   string
 	advice string
 }{
-	{openBackground, "background", `Responses in the background are refused here. Leave "background" out.`},
-	{openStore, "store", `Responses that the API keeps are refused here, and it keeps them unless it is told not to. Send "store": false.`},
-	{openPreviousResponse, "previous_response_id", `Stored responses cannot be gone on with here: they may be another caller's. Leave "previous_response_id" out and send the whole conversation as input.`},
-	{openItemReference, "item_reference", `Stored items cannot be referred to here: they may be another caller's. Send each item whole, and reasoning with its encrypted_content.`},
-	{openConversation, "conversation", `Stored conversations are refused here: they may be another caller's. Leave "conversation" out and send the whole conversation as input.`},
-	{openPrompt, "prompt", `Stored prompts are refused here: they bring a model and tools that this server does not see. Leave "prompt" out and send its text.`},
-	{openServiceTier, "service_tier", `Other service tiers than the default are refused here: they have other prices. Leave "service_tier" out.`},
-	{openHostedTools, "hosted_tools", `Tools that run at the API, such as web_search, are refused here. Offer only tools that the caller runs itself, such as function and custom.`},
-	{openMCP, "mcp", `Tools of MCP servers and connectors are refused here: the API would call them. Leave them out.`},
-	{openFiles, "files", `Files, vector stores and containers at the API cannot be referred to here: they may be another caller's. Send the content itself.`},
-	{openURLs, "urls", `The API may not fetch addresses for callers here. Send images and files as data.`},
+	{openBackground, "background", `This server refuses responses in the background. Leave "background" out.`},
+	{openStore, "store", `This server refuses responses that the API keeps, and the API keeps them by default. Send "store": false.`},
+	{openPreviousResponse, "previous_response_id", `This server refuses to go on with a stored response: it may be another caller's. Leave "previous_response_id" out, and send the whole conversation as input.`},
+	{openItemReference, "item_reference", `This server refuses references to stored items: they may be another caller's. Send each item whole, and reasoning with its encrypted_content.`},
+	{openConversation, "conversation", `This server refuses stored conversations: they may be another caller's. Leave "conversation" out, and send the whole conversation as input.`},
+	{openPrompt, "prompt", `This server refuses stored prompts: they bring a model and tools that it does not see. Leave "prompt" out, and send its text.`},
+	{openServiceTier, "service_tier", `This server refuses service tiers other than the default: they have other prices. Leave "service_tier" out.`},
+	{openHostedTools, "hosted_tools", `This server refuses tools that run at the API, such as web_search. Offer only tools that the caller runs itself, such as function and custom.`},
+	{openMCP, "mcp", `This server refuses tools of MCP servers and connectors: the API would call them. Leave them out.`},
+	{openFiles, "files", `This server refuses references to files, vector stores and containers at the API: they may be another caller's. Send the content itself.`},
+	{openURLs, "urls", `This server refuses addresses that the API would fetch. Send images and files as data.`},
 }
 
 // implied is what is refused wherever bodies are judged, because it goes around
@@ -304,15 +304,15 @@ func (r *rules) allowModels(models []string) bool {
 
 var (
 	errOtherModels = refusal.NewFinal(codeHeaderName, http.StatusBadRequest, "model_not_allowed",
-		`Models are limited here. Name one as "model", and leave "models" and "plugins" out, which bring others.`)
+		`This server limits the models. Name one as "model". Leave "models" and "plugins" out: they bring others.`)
 	errNoModel = refusal.NewFinal(codeHeaderName, http.StatusBadRequest, "model_missing",
-		`Models are limited here, so each request must name one: "model", in this spelling, with the name as a string.`)
+		`This server limits the models, so each request must name one. Send "model", in this spelling, with the name as a string.`)
 	errModel = refusal.NewFinal(codeHeaderName, http.StatusBadRequest, "model_not_allowed",
-		"This model is not among those that this caller may use. The operator decides which they are.")
+		"This caller may not use this model. The operator decides which it may use.")
 	errNoPrice = refusal.NewFinal(codeHeaderName, http.StatusBadRequest, "model_without_price",
-		"Cost is limited here, and the operator has not said what this model costs.")
+		"This server limits the cost, and the operator has not said what this model costs. Use another model, or ask the operator for a price.")
 	errNoFee = refusal.NewFinal(codeHeaderName, http.StatusBadRequest, "tool_without_fee",
-		"Cost is limited here, and the operator has not said what a call of this tool costs, which runs at the API. Leave it out, or offer tools that the caller runs itself.")
+		"This server limits the cost, and the operator has not said what a call of this tool costs, which runs at the API. Leave the tool out, or offer tools that the caller runs itself.")
 	errMoreOutput = refusal.NewFinal(codeHeaderName, http.StatusBadRequest, "max_output_tokens_too_large",
-		"The request asks for a longer answer than this caller may have. Leave max_output_tokens out, or ask for less.")
+		"This caller may not have an answer as long as this request asks for. Leave max_output_tokens out, or ask for less.")
 )

@@ -23,9 +23,9 @@ func TestATurnThatIsRefusedByARuleEndsAtOnceAndSaysWhy(t *testing.T) {
 			flags []string
 			says  string
 		}{
-			"another model":           {[]string{"--allow-model", "gpt-5-mini"}, "not among those that this caller may use"},
+			"another model":           {[]string{"--allow-model", "gpt-5-mini"}, "This caller may not use this model"},
 			"a model without a price": {[]string{"--budget", "20 cost per 24h", "--price", "gpt-5-mini 0.25 0.025 2"}, "has not said what this model costs"},
-			"a search at the API":     {[]string{"--refuse", "hosted_tools"}, "Tools that run at the API"},
+			"a search at the API":     {[]string{"--refuse", "hosted_tools"}, "refuses tools that run at the API"},
 			"a search without a fee":  {[]string{"--budget", "20 cost per 24h", "--price", "gpt-5 1.25 0.125 10"}, "what a call of this tool costs"},
 		} {
 			t.Run(name+" asks for "+rule, func(t *testing.T) {
