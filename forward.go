@@ -333,7 +333,7 @@ func (a *answerWriter) refuse(refused *refusal) {
 	header := a.ResponseWriter.Header()
 	dropCORS(header)
 	a.handler.policy.allowCORS(header, a.request)
-	refused.Write(a.ResponseWriter)
+	refused.Write(a.ResponseWriter, a.request)
 }
 
 // observe counts and writes what became of the request, which has ended.

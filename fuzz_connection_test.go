@@ -54,7 +54,7 @@ func passedRequests(sent []byte, pace func(io.Reader) io.Reader) (passed []strin
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if refused := check(p, r); refused != nil {
 				leaveBody(w, r)
-				refused.Write(w)
+				refused.Write(w, r)
 				return
 			}
 			credential.dropCallerCredentials(r)

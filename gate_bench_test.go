@@ -197,10 +197,10 @@ func BenchmarkRefuse(b *testing.B) {
 }
 
 func BenchmarkRefusalWrite(b *testing.B) {
-	w := &discard{header: make(http.Header)}
+	w, r := &discard{header: make(http.Header)}, new(http.Request)
 	b.ReportAllocs()
 	for b.Loop() {
-		errInvalidToken.Write(w)
+		errInvalidToken.Write(w, r)
 		w.reset()
 	}
 }

@@ -218,7 +218,7 @@ func TestNoHandlerAroundTheGateHasARefusalWaitedForForLonger(t *testing.T) {
 			writer, r = answer, r.WithContext(caddyhttp.ContextWithIdleTimeouts(r.Context(), nil, answer))
 		}
 		leave(writer, r, false)
-		errInvalidToken.Write(writer)
+		errInvalidToken.Write(writer, r)
 		if left := time.Until(w.writing); w.writing.IsZero() || left > refusedAnswerPatience {
 			t.Errorf("with a deadline of Caddy's, %t: the answer is waited for %v", caddys, left)
 		}

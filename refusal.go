@@ -209,7 +209,7 @@ func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, caller *configu
 	}
 	h.policy.allowCORS(w.Header(), r)
 	leave(w, r, caller != nil)
-	refused.Write(w)
+	refused.Write(w, r)
 	return nil
 }
 

@@ -77,7 +77,7 @@ func TestEveryRefusalCanBeReadByAnOpenAIClient(t *testing.T) {
 	codes := make(map[string]bool)
 	for refused, status := range allRefusals {
 		t.Run(refused.Code, func(t *testing.T) {
-			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { refused.Write(w) }))
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { refused.Write(w, r) }))
 			defer server.Close()
 			got, err := server.Client().Get(server.URL)
 			if err != nil {
@@ -139,13 +139,13 @@ func TestEveryRefusalCanBeReadByAnOpenAIClient(t *testing.T) {
 func TestWhatIsDoneToOneRefusalsHeadersLeavesTheNextOneWhole(t *testing.T) {
 	for refused := range allRefusals {
 		first, second := httptest.NewRecorder(), httptest.NewRecorder()
-		refused.Write(first)
+		refused.Write(first, new(http.Request))
 		want := first.Header().Clone()
 		for name, values := range first.Header() {
 			values[0] = "changed"
 			defer copy(values, want[name]) // for the tests after this one
 		}
-		refused.Write(second)
+		refused.Write(second, new(http.Request))
 		if got := second.Header(); !reflect.DeepEqual(got, want) {
 			t.Fatalf("%s: the next answer has the headers %v, want %v", refused.Code, got, want)
 		}
@@ -155,7 +155,7 @@ func TestWhatIsDoneToOneRefusalsHeadersLeavesTheNextOneWhole(t *testing.T) {
 func TestAddingToOneRefusalsHeadersLeavesTheNextOneWhole(t *testing.T) {
 	for range 2 {
 		w := httptest.NewRecorder()
-		errMissingToken.Write(w)
+		errMissingToken.Write(w, new(http.Request))
 		for name, values := range w.Header() {
 			if len(values) != 1 {
 				t.Errorf("%s is %q", name, values)

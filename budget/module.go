@@ -198,7 +198,7 @@ func userOf(r *http.Request) string {
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, user string, refused *refusal.Answer) error {
 	tell(r, "refused", refused.Code)
 	count(h.Name, user, refused.Code)
-	refused.Write(w)
+	refused.Write(w, r)
 	return nil
 }
 

@@ -65,11 +65,8 @@ func Soon(mark, code, message string, seconds int) *Answer {
 func newAnswer(mark string, status int, body errorBody) *Answer {
 	a := &Answer{Status: status, Code: body.Code, Body: body.encode()}
 	a.Header = append(append(a.Header, Own...), [2]string{mark, body.Code})
-	switch status {
-	case http.StatusUnauthorized: // RFC 9110 §11.6.1
+	if status == http.StatusUnauthorized { // RFC 9110 §11.6.1
 		a.Header = append(a.Header, [2]string{"Www-Authenticate", "Bearer"})
-	case http.StatusUpgradeRequired: // RFC 9110 §15.5.22
-		a.Header = append(a.Header, [2]string{"Upgrade", "HTTP/1.1"})
 	}
 	return a
 }
@@ -121,13 +118,17 @@ func SetHeader(header http.Header, fields [][2]string) {
 	}
 }
 
-// Write answers with a, and nothing follows: then net/http adds the length,
+// Write answers r with a, and nothing follows: then net/http adds the length,
 // which costs less than to have it in the header. One that is there is of an
 // answer that another handler meant to give, and so is the rest.
-func (a *Answer) Write(w http.ResponseWriter) {
+func (a *Answer) Write(w http.ResponseWriter, r *http.Request) {
 	header := w.Header()
 	for _, name := range []string{"Content-Length", "Content-Encoding", "Trailer"} {
 		delete(header, name)
+	}
+	if a.Status == http.StatusUpgradeRequired && r.ProtoMajor == 1 { // RFC 9110 §15.5.22
+		// An HTTP/2 or 3 answer with it is malformed: RFC 9113 §8.2.2, RFC 9114 §4.2.
+		header["Upgrade"] = []string{"HTTP/1.1"}
 	}
 	a.Send(w)
 }

@@ -3,6 +3,8 @@
 package e2e
 
 import (
+	"bytes"
+	"compress/gzip"
 	"errors"
 	"io"
 	"net/http"
@@ -32,22 +34,48 @@ var around = map[string]struct {
 	edit   func(*http.Request)
 	status int
 }{
-	"another model":             {`{"model":"gpt-5-pro","store":false}`, nil, 400},
-	"two models":                {`{"model":"gpt-5-mini","model":"gpt-5-pro","store":false}`, nil, 400},
-	"two models, one escaped":   {`{"model":"gpt-5-mini","mod\u0065l":"gpt-5-pro","store":false}`, nil, 400},
-	"another case":              {`{"model":"gpt-5-mini","MODEL":"gpt-5-pro","store":false}`, nil, 400},
-	"a nested model":            {`{"model":{"model":"gpt-5-mini"},"store":false}`, nil, 400},
-	"a list of models":          {`{"model":["gpt-5-mini","gpt-5-pro"],"store":false}`, nil, 400},
-	"a second object behind":    {`{"model":"gpt-5-mini","store":false}{"model":"gpt-5-pro"}`, nil, 400},
-	"a huge depth":              {`{"model":"gpt-5-mini","store":false,"a":` + strings.Repeat("[", 100_000), nil, 400},
-	"compression":               {"\x1f\x8b\x08\x00", gatetest.SetHeader("Content-Encoding", "gzip"), 415},
-	"compression, named second": {`{"model":"gpt-5-mini","store":false}`, func(r *http.Request) { r.Header["Content-Encoding"] = []string{"identity", "zstd"} }, 415},
-	"another route":             {`{"model":"gpt-5-pro","store":false}`, func(r *http.Request) { r.URL.Path = "/v1/chat/completions" }, 403},
-	"another's stored response": {`{"model":"gpt-5-mini","store":false,"previous_response_id":"resp_1"}`, nil, 400},
-	"another's stored item":     {`{"model":"gpt-5-mini","store":false,"input":[{"id":"msg_1"}]}`, nil, 400},
-	"a tool that acts":          {`{"model":"gpt-5-mini","store":false,"tools":[{"type":"mcp","connector_id":"c"}]}`, nil, 400},
-	"a tool that acts, escaped": {`{"model":"gpt-5-mini","store":false,"tools":[{"typ\u0065":"\u006dcp"}]}`, nil, 400},
-	"a longer answer":           {`{"model":"gpt-5-mini","store":false,"max_output_tokens":501}`, nil, 400},
+	"another model":               {`{"model":"gpt-5-pro","store":false}`, nil, 400},
+	"two models":                  {`{"model":"gpt-5-mini","model":"gpt-5-pro","store":false}`, nil, 400},
+	"two models, one escaped":     {`{"model":"gpt-5-mini","mod\u0065l":"gpt-5-pro","store":false}`, nil, 400},
+	"another case":                {`{"model":"gpt-5-mini","MODEL":"gpt-5-pro","store":false}`, nil, 400},
+	"a nested model":              {`{"model":{"model":"gpt-5-mini"},"store":false}`, nil, 400},
+	"a list of models":            {`{"model":["gpt-5-mini","gpt-5-pro"],"store":false}`, nil, 400},
+	"a second object behind":      {`{"model":"gpt-5-mini","store":false}{"model":"gpt-5-pro"}`, nil, 400},
+	"a huge depth":                {`{"model":"gpt-5-mini","store":false,"a":` + strings.Repeat("[", 100_000), nil, 400},
+	"two lines of objects":        {`{"model":"gpt-5-mini","store":false}` + "\n" + `{"model":"gpt-5-pro"}`, nil, 400},
+	"a second object and a zero":  {`{"model":"gpt-5-mini","store":false}` + "\x00" + `{"model":"gpt-5-pro"}`, nil, 400},
+	"models to fall back to":      {`{"model":"gpt-5-mini","models":["gpt-5-pro"],"store":false}`, nil, 400},
+	"an alphabet of two bytes":    {twoBytes(`{"model":"gpt-5-pro","store":false}`), nil, 400},
+	"compression":                 {gzipped(`{"model":"gpt-5-pro","store":false}`), gatetest.SetHeader("Content-Encoding", "gzip"), 415},
+	"compression by an alias":     {gzipped(`{"model":"gpt-5-pro","store":false}`), gatetest.SetHeader("Content-Encoding", "x-gzip"), 415},
+	"compression in a list":       {gzipped(`{"model":"gpt-5-pro","store":false}`), gatetest.SetHeader("Content-Encoding", "identity, gzip"), 415},
+	"compression, not named":      {gzipped(`{"model":"gpt-5-pro","store":false}`), nil, 400},
+	"compression, named second":   {`{"model":"gpt-5-mini","store":false}`, func(r *http.Request) { r.Header["Content-Encoding"] = []string{"identity", "zstd"} }, 415},
+	"another route":               {`{"model":"gpt-5-pro","store":false}`, func(r *http.Request) { r.URL.Path = "/v1/chat/completions" }, 403},
+	"another's stored response":   {`{"model":"gpt-5-mini","store":false,"previous_response_id":"resp_1"}`, nil, 400},
+	"another's stored item":       {`{"model":"gpt-5-mini","store":false,"input":[{"id":"msg_1"}]}`, nil, 400},
+	"a tool that acts":            {`{"model":"gpt-5-mini","store":false,"tools":[{"type":"mcp","connector_id":"c"}]}`, nil, 400},
+	"a tool that acts, escaped":   {`{"model":"gpt-5-mini","store":false,"tools":[{"typ\u0065":"\u006dcp"}]}`, nil, 400},
+	"a longer answer":             {`{"model":"gpt-5-mini","store":false,"max_output_tokens":501}`, nil, 400},
+	"a longer answer, escaped":    {`{"model":"gpt-5-mini","store":false,"max_output\u005ftokens":501}`, nil, 400},
+	"a longer answer, as text":    {`{"model":"gpt-5-mini","store":false,"max_output_tokens":"501"}`, nil, 400},
+	"a stored prompt":             {`{"model":"gpt-5-mini","store":false,"prompt":{"id":"pmpt_1"}}`, nil, 400},
+	"a dearer tier":               {`{"model":"gpt-5-mini","store":false,"service_tier":"priority"}`, nil, 400},
+	"an answer in the background": {`{"model":"gpt-5-mini","store":false,"background":true}`, nil, 400},
+}
+
+// gzipped is text, compressed.
+func gzipped(text string) string {
+	var packed bytes.Buffer
+	w := gzip.NewWriter(&packed)
+	_, _ = io.WriteString(w, text)
+	_ = w.Close()
+	return packed.String()
+}
+
+// twoBytes is text in UTF-16.
+func twoBytes(text string) string {
+	return "\xff\xfe" + strings.Join(strings.Split(text, ""), "\x00") + "\x00"
 }
 
 // withBody is an edit for Post and Do: the body comes a byte at a time and does
@@ -118,13 +146,6 @@ func TestNoBodyGetsAroundABudgetsRules(t *testing.T) {
 			g.Up.Forget()
 			h2.CloseIdleConnections()
 		}
-	}
-	socket := g.Post(overTLS, gatetest.SetHeader("Upgrade", "websocket"), gatetest.SetHeader("Connection", "Upgrade"),
-		gatetest.SetHeader("Sec-Websocket-Version", "13"), gatetest.SetHeader("Sec-Websocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="))
-	socket.Method, socket.Body, socket.ContentLength = http.MethodGet, nil, 0
-	g.Up.Forget()
-	if got := gatetest.Do(t, &http.Client{Transport: &http.Transport{TLSClientConfig: config.Clone()}}, socket); got.Status != http.StatusUpgradeRequired {
-		t.Errorf("a WebSocket got %d %s", got.Status, got.Body)
 	}
 }
 

@@ -23,15 +23,17 @@ import (
 // authority, on all interfaces: encrypted, that is no risk.
 func startTLSGate(t *testing.T, up *gatetest.Upstream, gate ...string) (*gatetest.Gate, *tls.Config) {
 	t.Helper()
+	return startTLSSite(t, up, gatetest.Site{Gate: strings.Join(gate, "\n")})
+}
+
+// startTLSSite is startTLSGate for a site with more than a gate's options.
+func startTLSSite(t *testing.T, up *gatetest.Upstream, s gatetest.Site) (*gatetest.Gate, *tls.Config) {
+	t.Helper()
 	port := gatetest.FreePort(t)
-	g := gatetest.StartGate(t, up, gatetest.Site{
-		Admin:   "unix",
-		Global:  "skip_install_trust\nauto_https disable_redirects",
-		Address: fmt.Sprintf("https://localhost:%d", port),
-		Bind:    "-",
-		Before:  "tls internal",
-		Gate:    strings.Join(gate, "\n"),
-	})
+	s.Admin, s.Bind, s.Before = "unix", "-", "tls internal"
+	s.Global = "skip_install_trust\nauto_https disable_redirects"
+	s.Address = fmt.Sprintf("https://localhost:%d", port)
+	g := gatetest.StartGate(t, up, s)
 	g.WaitOutput("certificate obtained successfully", 1) // Caddy listens before it has one
 	root := gatetest.ReadFile(t, filepath.Join(g.Site.Dir, "data", "caddy", "pki", "authorities", "local", "root.crt"))
 	pool := x509.NewCertPool()
