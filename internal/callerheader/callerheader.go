@@ -5,18 +5,18 @@
 // and "." divide words as "-" does, because servers behind CGI and its heirs
 // (WSGI, Rack, PHP) cannot tell them apart.
 //
-//  1. What authenticates the caller is dropped: a name with "auth" in it, or
+//  1. Credentials of the caller are dropped: a name with "auth" in it, or
 //     with a word that ends in one of key, token, secret, password, passwd,
 //     credential(s), cookie, cookie2, jwt, assertion, signature, dpop, cert.
 //     Idempotency-Key and Sec-WebSocket-Key are no credentials and pass.
-//  2. What some servers take for another method or URL than the request's own
-//     is dropped: a name with one of the words override, original, rewrite,
+//  2. Headers that some servers take for another method or URL than the
+//     request's own are dropped: a name with a word override, original, rewrite,
 //     url, uri, host, or that begins with X-Forwarded-, and X-Http-Method,
 //     X-Method, Destination. X-Forwarded-For, -Host and -Proto pass:
 //     reverse_proxy writes them itself, and keeps only trusted proxies' own.
-//  3. What chooses whose account the key works for is dropped unless the
-//     operator allows it: Choosers.
-//  4. Incremental is dropped: how the gate's server buffers is the operator's.
+//  3. Headers that choose whose account pays are dropped unless the operator
+//     allows them: Choosers.
+//  4. Incremental is dropped: the operator decides how the server buffers.
 package callerheader
 
 import (

@@ -90,7 +90,7 @@ token is printed once to stderr.
 The process is hardened: it leaves no core dumps, other processes of its user
 cannot read its memory, and it has no admin endpoint. With --admin-socket it has
 one on a unix socket, for the operator's verbs (clients, rotate, usage …;
---address unix/PATH). Whoever runs as the same user can then reconfigure the
+--address unix/PATH). Other programs of the same user can then reconfigure the
 proxy, and so read the key.
 `,
 		CobraFunc: func(cmd *cobra.Command) {
@@ -231,7 +231,7 @@ type proxyOptions struct {
 	budget         *budgetOptions
 	oidc           *githubOIDC // nil: there is a key
 
-	// What only run sets.
+	// Set by run alone:
 	keyFile    string
 	fixedToken bool
 	grace      time.Duration

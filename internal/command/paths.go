@@ -7,8 +7,8 @@ import (
 )
 
 // flagPath is the path that a flag names, as the gate takes one: with a
-// separator in it, for a name alone could be a key by mistake. Who starts the
-// command without a shell, as Codex starts its auth.command, has ~ left in it.
+// separator in it, for a name alone could be a key by mistake. Codex starts its
+// auth.command without a shell, so that nobody has expanded a ~ before.
 func flagPath(flag string) string {
 	if rest, ok := strings.CutPrefix(flag, "~/"); ok {
 		if home, err := os.UserHomeDir(); err == nil {

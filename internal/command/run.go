@@ -161,7 +161,7 @@ func (o *proxyOptions) takeKeys() ([]string, error) {
 }
 
 // shortestFound is how long a key is that no other text has in it by chance, in
-// bytes. What servers without keys are given is shorter (local, x).
+// bytes. Placeholders for servers that need no key are shorter (local, x).
 const shortestFound = 16
 
 // withoutKeys is an environment without the variables that have a key in them.
@@ -174,8 +174,8 @@ func withoutKeys(environment, keys []string) []string {
 	})
 }
 
-// withToken is an environment with what a client of the gate needs. What the
-// client sends to the gate must not go to a proxy: the token is in it.
+// withToken is an environment with what a client of the gate needs. Requests to
+// the gate must not go to a proxy: the token is in them.
 func withToken(environment []string, baseURL string, token secret.Secret) []string {
 	here := []string{"127.0.0.1", "localhost", "::1"}
 	set := map[string]string{

@@ -100,8 +100,8 @@ func (c *child) signals() []os.Signal {
 }
 
 // wants reports whether the command needs to be sent a signal that came to us.
-// What a person types goes to all processes in the terminal's foreground: sent
-// once more, it would end what asks for a second Ctrl-C.
+// The terminal sends Ctrl-C to all processes in its foreground. Sent once more,
+// it would end a program that asks for a second Ctrl-C.
 func (c *child) wants(received os.Signal) bool {
 	switch received {
 	case syscall.SIGINT, syscall.SIGQUIT, syscall.SIGWINCH:

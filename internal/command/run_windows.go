@@ -22,8 +22,8 @@ func (c *child) attributes() *syscall.SysProcAttr { return nil }
 // signals are those that must not end this process before the command ends.
 func (c *child) signals() []os.Signal { return []os.Signal{os.Interrupt} }
 
-// wants reports whether the command needs to be sent a signal. What a person
-// types goes to all processes of the console.
+// wants reports whether the command needs to be sent a signal. The console sends
+// Ctrl-C to all its processes.
 func (c *child) wants(os.Signal) bool { return false }
 
 // exitCodeOfEnd is the command's exit code.

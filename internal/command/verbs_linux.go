@@ -70,9 +70,9 @@ func userOfSocket(path string) (string, error) {
 	return strconv.FormatUint(uint64(info.Sys().(*syscall.Stat_t).Uid), 10), nil
 }
 
-// userOfPort is the uid of whoever gets what is sent to the gate's address,
+// userOfPort is the uid of the process that gets requests to the gate's address,
 // from proc_pid_net(5): a listener on just that address, or else one on every
-// address. What listens on other loopback addresses is nobody's rival.
+// address. Listeners on other loopback addresses do not matter.
 func userOfPort(info infofile.Info) (string, error) {
 	base, err := url.Parse(info.BaseURL)
 	if err != nil {

@@ -223,7 +223,7 @@ func (d *directory) write(e *Exchange) error {
 	return err
 }
 
-// writeFiles writes all of files, or none. Whoever lists the directory sees
+// writeFiles writes all of files, or none. A listing of the directory shows
 // whole ones only. Nothing that is there already is followed or replaced: a
 // temporary name is taken by one writer, who alone may then take the real one.
 func writeFiles(root *os.Root, prefix string, files []dumpFile) (err error) {

@@ -223,8 +223,8 @@ func (e *Exchanger) alarm() {
 	}
 }
 
-// First waits for the first token, if there never was one. What may pass is
-// tried again until ctx is done.
+// First waits for the first token, if there never was one. After a failure that
+// may pass, it tries again until ctx is done.
 func (e *Exchanger) First(ctx context.Context) error {
 	for e.token.Load() == nil {
 		err := e.Ready(ctx)

@@ -12,8 +12,8 @@ import (
 )
 
 // acquire makes the lock file, or takes the one that a killed process left, and
-// locks it. Whoever gives it back removes it first, so what counts is the lock on
-// the file that has the name afterwards.
+// locks it. A process that gives the lock back removes the file first, so the
+// lock counts only if the file still has the name afterwards.
 func (f *File) acquire(root *os.Root) (*os.File, error) {
 	for range maxTempTries {
 		lock, err := f.openLock(root)

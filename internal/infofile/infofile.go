@@ -291,8 +291,8 @@ func (f *File) Remove(info Info) error {
 // anybody can leave such a word once the gate is gone. Root reads a file that it
 // gave to somebody else as that user, with sudo -u.
 //
-// The directories are not checked. Whoever controls one can at most exchange the
-// file for another one that this user made for nobody else.
+// The directories are not checked. Somebody who controls one can at most put
+// another file in place that this user made for nobody else.
 func Read(path string) (Info, error) {
 	if err := checkPathSyntax(path); err != nil {
 		return Info{}, err

@@ -283,9 +283,9 @@ func refuseLoose(path string, info fs.FileInfo) error {
 	return nil
 }
 
-// open opens the file for reading, after a look that tells what is
-// wrong in words and keeps devices from being opened at all. What counts is the
-// second look, at the file that is open.
+// open opens the file for reading. A first look gives a good error, and keeps
+// devices from being opened at all. Only the second look counts: it is at the
+// file that is open.
 func open(path string) (*os.File, error) {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {

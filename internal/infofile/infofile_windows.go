@@ -18,9 +18,8 @@ import (
 // nothing. The list is part of the call that creates the file: one that is put
 // on later leaves a moment in which others can open it.
 //
-// What is promised and what is not: whoever is not us, SYSTEM, an administrator
-// or the system's installer can neither access an accepted file nor change an
-// accepted directory. Junctions, symbolic links and other reparse points are
+// Promised: nobody but us, SYSTEM, administrators and the system's installer can
+// access an accepted file or change an accepted directory. Junctions, symbolic links and other reparse points are
 // refused anywhere in the path instead of being followed. Entries that deny are
 // not counted in anybody's favour, so an odd but safe list may be refused.
 

@@ -2,8 +2,8 @@ package infofile
 
 import "os"
 
-// removeLeftovers does nothing here: whether the writer of a temporary file still
-// lives is not to be seen. What a killed gate leaves is for its owner alone.
+// removeLeftovers does nothing here: Windows does not show whether the writer of
+// a temporary file still lives. Only its owner can read what a killed gate left.
 func (f *File) removeLeftovers(*os.Root) {}
 
 func keepLocked(*os.File) (unlock func()) { return func() {} }

@@ -6,9 +6,9 @@ import (
 	"os"
 )
 
-// CheckPeer refuses to speak to a socket at which another user answers than root
-// or the one who runs this process: it could say that a token is revoked that
-// the gate still takes. What is not a unix socket has no such user.
+// CheckPeer refuses a unix socket at which another user answers than root or the
+// one who runs this process: that user could say that a token is revoked which
+// the gate still takes. Other connections pass: they have no user to check.
 func CheckPeer(conn net.Conn) error {
 	socket, ok := conn.(*net.UnixConn)
 	if !ok {

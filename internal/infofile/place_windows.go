@@ -73,9 +73,9 @@ func checkPlace(path string) error {
 	return err
 }
 
-// OpenSecret opens a file that has a secret in it. Who may read and exchange
-// it, the directory's access control list decides, which is not looked at: a
-// list that is safe has too many forms.
+// OpenSecret opens a file that has a secret in it. The access control list of
+// the directory decides who may read and exchange it. That list is not checked:
+// a safe list has too many forms.
 func OpenSecret(path string) (*os.File, fs.FileInfo, error) {
 	info, err := os.Stat(path) // before it is opened: a pipe would block
 	if err != nil {

@@ -9,8 +9,8 @@ import (
 	"runtime"
 )
 
-// OpenPrivateDir opens the directory, and makes it if it is missing. What is
-// opened is what was checked.
+// OpenPrivateDir opens the directory, and makes it if it is missing. It opens
+// the very directory that it has checked.
 func OpenPrivateDir(path string) (*os.Root, error) {
 	checked, err := CheckPrivateDir(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -26,7 +26,7 @@ func (f *Fields) add(field zapcore.Field) {
 	f.added = append(f.added, field)
 }
 
-// What follows implements zapcore.ObjectEncoder.
+// The methods below implement zapcore.ObjectEncoder.
 
 // AddArray keeps a field of the logger.
 func (f *Fields) AddArray(key string, value zapcore.ArrayMarshaler) error {

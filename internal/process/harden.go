@@ -11,8 +11,8 @@ import (
 // Harden makes it harder to get the key out of this process: no core
 // dumps, no reading of its memory by other processes of the same user where
 // the system allows that, and no loader variables for processes it starts. It
-// can be called again. What it cannot do: Go's runtime copies strings as it
-// likes, so the key cannot be wiped from memory; and root reads everything.
+// can be called again. Its limits: Go's runtime copies strings as it likes, so
+// the key cannot be wiped from memory; and root reads everything.
 func Harden() error {
 	dropLoaderVariables()
 	if err := hardenPlatform(); err != nil {

@@ -52,8 +52,8 @@ func HideKeySubprotocols(value string) string {
 }
 
 // ShownHeader is a copy of header to be logged: without credentials, and no
-// longer than 4 KiB in all. What does not fit is left out, and the last line
-// says so.
+// longer than 4 KiB in all. Headers that do not fit are left out, and the last
+// line says so.
 func ShownHeader(header http.Header) http.Header {
 	if header == nil {
 		return nil

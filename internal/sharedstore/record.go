@@ -71,8 +71,8 @@ func (r *Record) Encode() ([]byte, error) {
 	return append(content, '\n'), err
 }
 
-// parseRecord reads what the storage has for a client. What it does not know it
-// refuses: it could be a limit to what the client may do.
+// parseRecord reads the storage's record of a client. It refuses fields that it
+// does not know: one could be a limit to what the client may do.
 func parseRecord(gate, client string, content []byte) (*Record, error) {
 	if len(content) > MaxRecordSize {
 		return nil, fmt.Errorf("it is larger than %d bytes", MaxRecordSize)

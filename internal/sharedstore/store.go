@@ -72,8 +72,8 @@ type Contents struct {
 // of every client or fails: part of the clients is not a list of clients. What
 // is wrong with one client's record, or with the mark, concerns nothing else.
 func (s *Store) Read(ctx context.Context, since string) (*Contents, error) {
-	// The mark comes first. What changes while we read has a newer one, which
-	// the next read finds.
+	// The mark comes first. A change while we read makes a newer one, which the
+	// next read finds.
 	mark, err := s.Mark(ctx)
 	if err == nil && (mark == "" || mark == since) {
 		return &Contents{Exists: mark != "", Mark: mark, Same: mark != ""}, nil

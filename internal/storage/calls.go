@@ -7,8 +7,8 @@ import (
 )
 
 // Calls are the calls of a storage that have not come back in time. On a
-// network file system, one can hang where no context reaches it. What hangs is
-// not asked for again until it has come back, so that nothing piles up.
+// network file system, one can hang where no context reaches it. The same call
+// is not made again until it has come back, so that nothing piles up.
 type Calls struct {
 	mu   sync.Mutex
 	hung map[string]int

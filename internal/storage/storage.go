@@ -92,7 +92,7 @@ func (s *Storage) Drop(ctx context.Context, key string) error {
 }
 
 // CheckWritable refuses a folder in which others could write a key, or this
-// process could not. What is no folder, it lets pass.
+// process could not. Storages that are no folder pass: they have no modes.
 func (s *Storage) CheckWritable(key string) error {
 	path, err := s.File(key)
 	if err == nil && path != "" {

@@ -61,10 +61,10 @@ func RefuseListenersInUse(server *caddyhttp.Server) error {
 // refuseInUse refuses an address on which another process listens. Caddy would
 // not: it shares a port with any other process of its user (SO_REUSEPORT), so
 // that each gets some of the other's callers, and it takes a unix socket away
-// from whoever has it. What this process has itself, it may keep over a reload.
+// from its owner. This process may keep its own over a reload.
 //
-// Nobody who lives there is disturbed: a port is asked for in the way that is
-// refused, and a connection to a socket is closed without a word.
+// A gate that runs there is not disturbed: the port is asked for in a way that
+// the kernel refuses, and a connection to a socket is closed without a request.
 func refuseInUse(addr caddy.NetworkAddress) error {
 	if addr.IsUnixNetwork() {
 		path, _, _ := strings.Cut(addr.Host, "|")

@@ -84,7 +84,7 @@ func templatesMeetGate(routes []any) bool {
 			other, _ := route.(map[string]any)
 			switch {
 			case r == g:
-				// What stands in one handler with the gate is looked at with that one.
+				// Handlers in one list with the gate are looked at with that list.
 				handlers, _ := fields["handle"].([]any)
 				if slices.ContainsFunc(handlers, func(h any) bool { return has(h, "templates") && !has(h, "responses_proxy_gate") }) {
 					return true

@@ -8,7 +8,8 @@ import (
 )
 
 // LimitUnacknowledged has a connection end if what was sent on it stays
-// unacknowledged for so long. What fails is no worse than before.
+// unacknowledged for so long. An error changes nothing: the connection then
+// has the system's own timeout.
 func LimitUnacknowledged(fd uintptr, timeout time.Duration) {
 	_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(timeout.Milliseconds()))
 }
