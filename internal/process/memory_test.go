@@ -3,6 +3,7 @@ package process
 import (
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"testing"
 	"time"
 )
@@ -24,47 +25,29 @@ func TestGarbageIsBoundedByAnAmountAndNotByWhatIsHeld(t *testing.T) {
 	}
 }
 
-func TestAProcessThatHoldsMoreIsCalmLater(t *testing.T) {
-	const mib = 1 << 20
-	for held, want := range map[uint64]time.Duration{0: time.Second, 40 * mib: time.Second, 200 * mib: 5 * time.Second} {
-		if got := calmAfter(held); got != want {
-			t.Errorf("%d MiB held: after %s, want %s", held/mib, got, want)
-		}
-	}
+func TestTheCollectorFollowsWhatIsHeld(t *testing.T) {
+	before := debug.SetGCPercent(100)
+	defer debug.SetGCPercent(before)
+	pace(100)
+	streams := make([]byte, 256<<20)
+	awaitTarget(t, "much is held", func(percent int) bool { return percent == minGCPercent })
+	runtime.KeepAlive(streams)
+	awaitTarget(t, "it was dropped", func(percent int) bool { return percent > minGCPercent })
 }
 
-// target waits for the collector's target, and between looks does what is given.
-func (p *gcPacer) target(t *testing.T, what string, meanwhile func(), reached func(percent int) bool) {
+// awaitTarget collects until the collector's target is another.
+func awaitTarget(t *testing.T, what string, reached func(percent int) bool) {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
-		p.mu.Lock()
-		percent := p.percent
-		p.mu.Unlock()
+	sample := []metrics.Sample{{Name: "/gc/gogc:percent"}}
+	for deadline := time.Now().Add(time.Minute); ; runtime.Gosched() {
+		runtime.GC()
+		metrics.Read(sample)
+		percent := int(sample[0].Value.Uint64())
 		if reached(percent) {
 			return
 		}
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: the target is %d %%", what, percent)
 		}
-		meanwhile()
 	}
-}
-
-func TestTheCollectorFollowsWhatIsHeld(t *testing.T) {
-	defer debug.SetGCPercent(debug.SetGCPercent(100))
-	p := newGCPacer()
-	p.pace()
-	streams := make([]byte, 256<<20)
-	p.target(t, "much is held", runtime.GC, func(percent int) bool { return percent == minGCPercent })
-	runtime.KeepAlive(streams)
-	p.target(t, "it was dropped", runtime.GC, func(percent int) bool { return percent > minGCPercent })
-}
-
-func TestACalmProcessGathersLittleGarbageAndABusyOneMuch(t *testing.T) {
-	defer debug.SetGCPercent(debug.SetGCPercent(100))
-	p := newGCPacer()
-	p.pace()
-	p.target(t, "nothing was dropped for a second", func() {}, func(percent int) bool { return percent == calmGCPercent })
-	p.target(t, "one collection after the other", runtime.GC, func(percent int) bool { return percent > calmGCPercent })
-	p.target(t, "nothing was dropped again", func() {}, func(percent int) bool { return percent == calmGCPercent })
 }
