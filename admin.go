@@ -1,7 +1,6 @@
 package responsesproxygate
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -14,6 +13,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	strictjson "github.com/go-json-experiment/json"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/budget"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
@@ -178,13 +178,8 @@ func readAdminBody(r *http.Request, options any) error {
 	if values := r.Header["Content-Type"]; len(values) != 1 || !isJSON(values[0]) {
 		return adminError(http.StatusUnsupportedMediaType, errors.New("a body needs the header \"Content-Type: application/json\""))
 	}
-	decoder := json.NewDecoder(bytes.NewReader(body))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(options); err != nil {
+	if err := strictjson.Unmarshal(body, options, strictjson.RejectUnknownMembers(true)); err != nil {
 		return adminError(http.StatusBadRequest, fmt.Errorf("the body: %w", err))
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return adminError(http.StatusBadRequest, errors.New("the body: there is something after the JSON object"))
 	}
 	return nil
 }

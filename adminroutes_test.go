@@ -92,6 +92,8 @@ func TestTheAdminEndpointTakesNothingThatItDoesNotUnderstand(t *testing.T) {
 		"a negative grace":               {http.MethodPost, client + "/rotate", `{"grace":"-5m"}`, nil, 400},
 		"a list as the body":             {http.MethodPost, client + "/rotate", `["0s"]`, nil, 400},
 		"two objects":                    {http.MethodPost, client + "/rotate", `{}{"grace":"0s"}`, nil, 400},
+		"an option twice":                {http.MethodPost, client + "/rotate", `{"grace":"0s","grace":"5m"}`, nil, 400},
+		"an option in other letters":     {http.MethodPost, client + "/rotate", `{"Grace":"0s"}`, nil, 400},
 		"half an object":                 {http.MethodPost, client + "/rotate", `{"grace":"0s"`, nil, 400},
 		"an option for a revocation":     {http.MethodPost, client + "/revoke", `{"grace":"0s"}`, nil, 400},
 		"a body without end":             {http.MethodPost, client + "/rotate", `{"grace":"` + strings.Repeat("0", maxAdminBody), nil, 413},

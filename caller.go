@@ -326,7 +326,7 @@ func (c *caller) publishNow(next publication) error {
 		token = c.token.Now()
 	}
 	info := next.info
-	info.AuthToken = token.Reveal()
+	info.Token = token
 	former, said := c.current, c.written
 	switch {
 	case c.isRevokedIn(&next) || next.ended(now):

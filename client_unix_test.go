@@ -114,5 +114,5 @@ func readInfo(t *testing.T, path string) (infofile.Info, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return info, info.AuthToken
+	return info, info.Token.Reveal()
 }

@@ -29,7 +29,7 @@ var rooms = map[string][]string{
 	"storage":      {"infofile"},
 	"adminapi":     {"infofile"},
 	"logfields":    {"secret"},
-	"infofile":     {"process"},
+	"infofile":     {"process", "secret"},
 	"keptconn":     {"process"},
 	"secret":       {"callerheader"},
 	"backoff":      {},

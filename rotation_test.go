@@ -61,10 +61,10 @@ func rotatingClient(t *testing.T, client string, p publication) *configuredCalle
 func (c *configuredCaller) inFile(t *testing.T) string {
 	t.Helper()
 	info, err := infofile.Read(c.file.Path())
-	if os.IsNotExist(err) || err != nil && info.AuthToken == "" {
+	if os.IsNotExist(err) || err != nil && info.Token.Reveal() == "" {
 		return ""
 	}
-	return info.AuthToken
+	return info.Token.Reveal()
 }
 
 func (c *configuredCaller) takes(token string) bool {
@@ -459,12 +459,12 @@ func TestCallersWhoCouldNotBeToldAreToldWhenItIsPossible(t *testing.T) {
 		if c.inFile(t) != "" {
 			t.Error("the former file is still there")
 		}
-		if info, err := infofile.Read(next.path); err != nil || info.Port != next.info.Port || !c.takes(info.AuthToken) {
+		if info, err := infofile.Read(next.path); err != nil || info.Port != next.info.Port || !c.takes(info.Token.Reveal()) {
 			t.Errorf("callers are not told: %v, %v", info, err)
 		}
 		time.Sleep(time.Hour)
 		synctest.Wait()
-		if info, err := infofile.Read(next.path); err != nil || info.AuthToken == former {
+		if info, err := infofile.Read(next.path); err != nil || info.Token.Reveal() == former {
 			t.Errorf("rotations do not go on: %v, %v", info, err)
 		}
 	})

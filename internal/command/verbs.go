@@ -76,7 +76,7 @@ func runToken(flags caddycmd.Flags) (int, error) {
 		return code, err
 	}
 	warnOfProxies(os.Stderr, info)
-	fmt.Println(info.AuthToken)
+	fmt.Println(info.Token.Reveal())
 	return caddy.ExitCodeSuccess, nil
 }
 
@@ -173,7 +173,7 @@ func callGate(info infofile.Info, method, path string) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	request.Header.Set("X-Proxy-Token", info.AuthToken)
+	request.Header.Set("X-Proxy-Token", info.Token.Reveal())
 	client := &http.Client{
 		Transport: &http.Transport{
 			Proxy: nil,

@@ -1,6 +1,7 @@
 package infofile
 
 import (
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
@@ -23,23 +24,24 @@ func FuzzServerInfoLeadsNowhereElse(f *testing.F) {
 			}
 			return
 		}
+		token := info.Token.Reveal()
 		if !safeBase.MatchString(info.BaseURL) {
 			t.Errorf("base_url %q is believed", info.BaseURL)
 		}
-		if (info.Port > 0 && info.Port < 1<<16) == (info.Socket != "") || info.PID < 1 || info.AuthToken == "" ||
-			strings.Trim(info.AuthToken, visibleASCII) != "" {
-			t.Errorf("this is believed: %s %q", info, info.AuthToken)
+		if (info.Port > 0 && info.Port < 1<<16) == (info.Socket != "") || info.PID < 1 || token == "" ||
+			strings.Trim(token, visibleASCII) != "" {
+			t.Errorf("this is believed: %v %q", info, token)
 		}
-		if said := info.String(); strings.Contains(said, info.AuthToken) && len(info.AuthToken) >= 16 &&
-			!strings.Contains(info.BaseURL+info.Socket, info.AuthToken) {
+		if said := fmt.Sprintf("%+v", info); strings.Contains(said, token) && len(token) >= 16 &&
+			!strings.Contains(info.BaseURL+info.Socket, token) {
 			t.Errorf("%s has the token", said)
 		}
 		line, err := info.line()
 		if err != nil || strings.Count(string(line), "\n") != 1 {
 			t.Fatalf("it is written as %q, %v", line, err)
 		}
-		if again, err := Parse(line); err != nil || again != info {
-			t.Errorf("read again it is %s, %v; was %s", again, err, info)
+		if again, err := Parse(line); err != nil || told(again) != told(info) {
+			t.Errorf("read again it is %v, %v; was %v", again, err, info)
 		}
 	})
 }

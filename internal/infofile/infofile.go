@@ -11,48 +11,39 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+
+	strictjson "github.com/go-json-experiment/json"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
 // maxServerInfoSize is far above any real server-info file (some 150 bytes)
 // and keeps a wrong path from filling the memory.
 const maxServerInfoSize = 64 << 10
 
-// Info is the one line of JSON that tells a local program where the gate
-// listens and which token it wants. It holds a secret: printing or logging it
-// in any of the usual ways shows everything but the token. Only json.Marshal
-// writes the token out, because the file needs it.
+// Info tells a local program where the gate listens and which token it wants.
 type Info struct {
+	Port   int    // 0: it listens on a socket
+	Socket string // its path; "": it listens on a port
+	PID    int
+	Token  secret.Secret
+
+	// BaseURL is what a program puts before the paths of the API.
+	BaseURL string
+}
+
+// wire is Info as the file has it: one line of JSON, with the token.
+type wire struct {
 	Port      int    `json:"port,omitempty"`
 	Socket    string `json:"socket,omitempty"`
 	PID       int    `json:"pid"`
 	AuthToken string `json:"auth_token"`
 	BaseURL   string `json:"base_url"`
 }
-
-// String describes the server without its token.
-func (i Info) String() string {
-	return fmt.Sprintf("Info{port:%d socket:%q pid:%d auth_token:[redacted] base_url:%q}",
-		i.Port, i.Socket, i.PID, i.BaseURL)
-}
-
-// GoString is String, for callers that ask for it by name.
-func (i Info) GoString() string { return i.String() }
-
-// Format answers every verb with String. String and GoString alone would leave
-// verbs such as %d, for which fmt prints the fields one by one. fmt cannot call
-// any method on an unexported field of another struct, so do not print a struct
-// that has an Info inside.
-func (i Info) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, i.String()) }
-
-// LogValue keeps slog's JSON handler from falling back to json.Marshal. zap.Any
-// needs no such help, for it prefers String; zap.Reflect would show the token.
-func (i Info) LogValue() slog.Value { return slog.StringValue(i.String()) }
 
 // line is the content of the file.
 func (i Info) line() ([]byte, error) {
@@ -61,46 +52,39 @@ func (i Info) line() ([]byte, error) {
 	// The file is no HTML: a token with an ampersand stays readable for
 	// programs that take it out with simpler means than a JSON parser.
 	enc.SetEscapeHTML(false)
-	if err := enc.Encode(i); err != nil {
-		return nil, err
-	}
-	return b.Bytes(), nil
+	err := enc.Encode(wire{Port: i.Port, Socket: i.Socket, PID: i.PID, AuthToken: i.Token.Reveal(), BaseURL: i.BaseURL})
+	return b.Bytes(), err
 }
 
 // Parse reads the content of a server-info file. Its errors never
-// wrap those of encoding/json or net/url, which quote their input, and the
+// wrap those of JSON or net/url, which quote their input, and the
 // input may be a token.
 func Parse(content []byte) (Info, error) {
-	var i Info
-	dec := json.NewDecoder(bytes.NewReader(content))
-	dec.DisallowUnknownFields()
-	if dec.Decode(&i) != nil {
-		return Info{}, errors.New("it does not hold the JSON object that the gate writes")
+	var w wire
+	if strictjson.Unmarshal(content, &w, strictjson.RejectUnknownMembers(true)) != nil {
+		return Info{}, errors.New("it does not hold the JSON object that the gate writes, or something beside it")
 	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return Info{}, errors.New("it holds something after the JSON object that the gate writes")
-	}
-	if err := i.validate(); err != nil {
+	if err := w.validate(); err != nil {
 		return Info{}, err
 	}
-	return i, nil
+	return Info{Port: w.Port, Socket: w.Socket, PID: w.PID, Token: secret.New(w.AuthToken), BaseURL: w.BaseURL}, nil
 }
 
-func (i Info) validate() error {
+func (w wire) validate() error {
 	switch {
-	case (i.Port == 0) == (i.Socket == ""):
+	case (w.Port == 0) == (w.Socket == ""):
 		return errors.New("it must hold either port or socket")
-	case i.Port < 0 || i.Port > 65535:
+	case w.Port < 0 || w.Port > 65535:
 		return errors.New("its port is not between 1 and 65535")
-	case strings.ContainsRune(i.Socket, 0):
+	case strings.ContainsRune(w.Socket, 0):
 		return errors.New("its socket is not a path")
-	case i.PID <= 0:
+	case w.PID <= 0:
 		return errors.New("its pid is not a positive number")
-	case i.AuthToken == "":
+	case w.AuthToken == "":
 		return errors.New("its auth_token is empty")
-	case strings.ContainsFunc(i.AuthToken, func(r rune) bool { return r <= ' ' || r > '~' }):
+	case strings.ContainsFunc(w.AuthToken, func(r rune) bool { return r <= ' ' || r > '~' }):
 		return errors.New("its auth_token holds something other than visible ASCII characters")
-	case !isSafeURL(i.BaseURL):
+	case !isSafeURL(w.BaseURL):
 		return errors.New("its base_url is neither https nor an http address on this host")
 	}
 	return nil

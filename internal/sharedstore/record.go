@@ -1,14 +1,13 @@
 package sharedstore
 
 import (
-	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
+	strictjson "github.com/go-json-experiment/json"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
@@ -84,13 +83,8 @@ func parseRecord(gate, client string, content []byte) (*Record, error) {
 		return nil, fmt.Errorf("it has version %d, from a newer gate than this; update this one", version.Version)
 	}
 	r := new(Record)
-	decoder := json.NewDecoder(bytes.NewReader(content))
-	decoder.DisallowUnknownFields()
-	if err := decoder.Decode(r); err != nil {
-		return nil, errors.New("it is not a client's record as this gate writes it") // (err may quote it)
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("it has something after the client's record")
+	if strictjson.Unmarshal(content, r, strictjson.RejectUnknownMembers(true)) != nil {
+		return nil, errors.New("it is not a client's record as this gate writes it") // (its error may quote it)
 	}
 	switch {
 	case r.Version != Version:
