@@ -6,12 +6,17 @@
 //	go run ./tests/modproxy -version v0.1.0 /tmp/proxy
 //	GOPROXY=file:///tmp/proxy,https://proxy.golang.org GONOSUMDB=github.com/responses-proxy-gate \
 //		xcaddy build --with github.com/responses-proxy-gate/caddy-responses-proxy-gate@v0.1.0
+//
+// What Go's module cache has of that version, of another commit perhaps, is
+// removed: Go would take that, and not look into the directory.
 package main
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"log"
 	"os"
 	"os/exec"
@@ -84,7 +89,39 @@ func publish(commit, version, dir string) error {
 	if err := zip.CreateFromVCS(archive, published, filepath.Dir(repository), commit, ""); err != nil {
 		return err
 	}
-	return archive.Close()
+	if err := archive.Close(); err != nil {
+		return err
+	}
+	return forget(escaped, version)
+}
+
+// forget removes a version of the module from Go's module cache.
+func forget(escaped, version string) error {
+	out, err := exec.Command("go", "env", "GOMODCACHE").Output()
+	if err != nil {
+		return fmt.Errorf("go env GOMODCACHE: %w", err)
+	}
+	cache := strings.TrimSpace(string(out))
+	kept, err := filepath.Glob(filepath.Join(cache, "cache", "download", filepath.FromSlash(escaped), "@v", version+".*"))
+	if err != nil {
+		return err
+	}
+	source := filepath.Join(cache, filepath.FromSlash(escaped)+"@"+version)
+	err = filepath.WalkDir(source, func(path string, entry os.DirEntry, err error) error {
+		if err != nil || !entry.IsDir() {
+			return err
+		}
+		return os.Chmod(path, 0o755) // Go takes the right to write away
+	})
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, path := range append(kept, source) {
+		if err := os.RemoveAll(path); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // git runs git, and returns what it prints, without the last newline.
