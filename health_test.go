@@ -133,6 +133,9 @@ func TestAHealthEndpointStandsInNobodysWay(t *testing.T) {
 		`, "health_endpoint": "/v1/responses"`:                                                       "this is the path of an allow_route",
 		`, "health_endpoint": "/x", "shutdown_endpoint": "/x"`:                                       "this is the shutdown_endpoint",
 		`, "health_endpoint": "/v1/models", "allow_route": [{"method":"GET", "path": "/v1/models"}]`: "this is the path of an allow_route",
+		// What a * stands for is the route's, too: a caller's request must not be answered without a token.
+		`, "health_endpoint": "/v1/responses/healthz", "allow_route": [{"method":"GET", "path": "/v1/responses/*"}]`:    "this is the path of an allow_route",
+		`, "health_endpoint": "/v1/responses/healthz", "allow_route": [{"method":"GET", "path": "/v1/responses/*/up"}]`: "",
 	} {
 		h, err := c.load(strings.ReplaceAll(t.Name(), "/", "."), members)
 		refusedWith(t, err, says)

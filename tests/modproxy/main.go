@@ -7,8 +7,8 @@
 //	GOPROXY=file:///tmp/proxy,https://proxy.golang.org GONOSUMDB=github.com/responses-proxy-gate \
 //		xcaddy build --with github.com/responses-proxy-gate/caddy-responses-proxy-gate@v0.1.0
 //
-// What Go's module cache has of that version, of another commit perhaps, is
-// removed: Go would take that, and not look into the directory.
+// A version that Go's module cache has of another commit is refused: Go would
+// build that, and never look into the directory.
 package main
 
 import (
@@ -26,6 +26,7 @@ import (
 
 	"golang.org/x/mod/modfile"
 	"golang.org/x/mod/module"
+	"golang.org/x/mod/sumdb/dirhash"
 	"golang.org/x/mod/zip"
 )
 
@@ -92,36 +93,28 @@ func publish(commit, version, dir string) error {
 	if err := archive.Close(); err != nil {
 		return err
 	}
-	return forget(escaped, version)
+	return checkCache(escaped, version, archive.Name())
 }
 
-// forget removes a version of the module from Go's module cache.
-func forget(escaped, version string) error {
+// checkCache refuses a version of which Go's module cache has other content
+// than the archive.
+func checkCache(escaped, version, archive string) error {
 	out, err := exec.Command("go", "env", "GOMODCACHE").Output()
 	if err != nil {
 		return fmt.Errorf("go env GOMODCACHE: %w", err)
 	}
-	cache := strings.TrimSpace(string(out))
-	kept, err := filepath.Glob(filepath.Join(cache, "cache", "download", filepath.FromSlash(escaped), "@v", version+".*"))
+	kept, err := os.ReadFile(filepath.Join(strings.TrimSpace(string(out)), "cache", "download", filepath.FromSlash(escaped), "@v", version+".ziphash"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
-	source := filepath.Join(cache, filepath.FromSlash(escaped)+"@"+version)
-	err = filepath.WalkDir(source, func(path string, entry os.DirEntry, err error) error {
-		if err != nil || !entry.IsDir() {
-			return err
-		}
-		return os.Chmod(path, 0o755) // Go takes the right to write away
-	})
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	hash, err := dirhash.HashZip(archive, dirhash.DefaultHash)
+	if err == nil && hash != strings.TrimSpace(string(kept)) {
+		err = fmt.Errorf("Go's module cache has %s of another commit, and would build that; take another version", version)
 	}
-	for _, path := range append(kept, source) {
-		if err := os.RemoveAll(path); err != nil {
-			return err
-		}
-	}
-	return nil
+	return err
 }
 
 // git runs git, and returns what it prints, without the last newline.

@@ -1,50 +1,57 @@
 package main
 
 import (
+	"archive/zip"
 	"os"
 	"path/filepath"
-	"slices"
+	"strings"
 	"testing"
+
+	"golang.org/x/mod/sumdb/dirhash"
 )
 
 // Go never asks a proxy for a version that its cache has: a release would be
 // built, and tried, of an earlier commit that had the same name.
-func TestAVersionThatIsPublishedAgainIsNotTakenFromTheCache(t *testing.T) {
+func TestAVersionThatTheCacheHasOfAnotherCommitIsRefused(t *testing.T) {
 	cache := t.TempDir()
 	t.Setenv("GOMODCACHE", cache)
-	for _, path := range []string{
-		"cache/download/example.com/gate/@v/v0.1.0.zip", "cache/download/example.com/gate/@v/v0.1.0.ziphash", "cache/download/example.com/gate/@v/v0.1.1.zip",
-		"example.com/gate@v0.1.0/internal/x.go", "example.com/gate@v0.1.1/x.go",
-	} {
-		path = filepath.Join(cache, filepath.FromSlash(path))
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, nil, 0o444); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, dir := range []string{"example.com/gate@v0.1.0/internal", "example.com/gate@v0.1.0"} { // as Go leaves them
-		if err := os.Chmod(filepath.Join(cache, filepath.FromSlash(dir)), 0o555); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for range 2 { // the second time, there is nothing to forget
-		if err := forget("example.com/gate", "v0.1.0"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var left []string
-	for _, pattern := range []string{"cache/download/example.com/gate/@v/*", "example.com/*/*"} {
-		found, err := filepath.Glob(filepath.Join(cache, filepath.FromSlash(pattern)))
+	archive := func(content string) string {
+		file, err := os.Create(filepath.Join(t.TempDir(), "v0.1.0.zip"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, path := range found {
-			left = append(left, filepath.Base(path))
+		defer file.Close()
+		w := zip.NewWriter(file)
+		entry, err := w.Create("example.com/gate@v0.1.0/x.go")
+		if err == nil {
+			_, err = entry.Write([]byte(content))
 		}
+		if err == nil {
+			err = w.Close()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return file.Name()
 	}
-	if want := []string{"v0.1.1.zip", "x.go"}; !slices.Equal(left, want) {
-		t.Errorf("the cache has %v, want %v", left, want)
+	former := archive("package a")
+	hash, err := dirhash.HashZip(former, dirhash.DefaultHash)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := filepath.Join(cache, "cache", "download", "example.com", "gate", "@v")
+	if err := os.MkdirAll(kept, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(kept, "v0.1.0.ziphash"), []byte(hash+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkCache("example.com/gate", "v0.1.0", archive("package b")); err == nil || !strings.Contains(err.Error(), "another version") {
+		t.Errorf("another commit: %v", err)
+	}
+	for version, file := range map[string]string{"v0.1.0": former, "v0.1.1": archive("package b")} {
+		if err := checkCache("example.com/gate", version, file); err != nil {
+			t.Errorf("%s: %v", version, err)
+		}
 	}
 }
