@@ -151,6 +151,9 @@ func New(path, owner string) (*File, error) {
 	// Not filepath.Clean: it turns link/../x into x, which is another file
 	// than the one that a reader of the same path opens.
 	dir, base := filepath.Split(abs)
+	if owner == "" {
+		o = whoWillRun(dir)
+	}
 	return &File{path: abs, dir: dir, base: base, owner: o, sweep: new(Sweep)}, nil
 }
 

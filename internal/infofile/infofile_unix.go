@@ -36,6 +36,7 @@ const maxLinks = 40
 type fileOwner struct {
 	given    bool
 	uid, gid uint32
+	us       bool // it is who will run Caddy, where root only validates a config
 }
 
 func isFileName(string) bool { return true }
@@ -126,7 +127,9 @@ func (o fileOwner) permitted() error {
 func currentUID() uint32 { return uint32(os.Geteuid()) }
 
 // isOther reports whether uid is the configured owner, and not us.
-func (o fileOwner) isOther(uid uint32) bool { return o.given && uid == o.uid && uid != currentUID() }
+func (o fileOwner) isOther(uid uint32) bool {
+	return o.given && uid == o.uid && uid != currentUID() && !o.us
+}
 
 // trusted reports whether uid may own the file.
 func (o fileOwner) trusted(uid uint32) bool {

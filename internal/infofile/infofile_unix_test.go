@@ -588,12 +588,12 @@ func TestOwnerIsAUserOrNumericIDs(t *testing.T) {
 	needRoot(t)
 	for owner, want := range map[string]fileOwner{
 		"":            {},
-		"root":        {true, 0, 0},
-		"0":           {true, 0, 0},
-		"0:65534":     {true, 0, nobody},
-		"65534:1":     {true, nobody, 1},
-		"root:12345":  {true, 0, 12345},
-		"70123:70124": {true, 70123, 70124},
+		"root":        {given: true, uid: 0, gid: 0},
+		"0":           {given: true, uid: 0, gid: 0},
+		"0:65534":     {given: true, uid: 0, gid: nobody},
+		"65534:1":     {given: true, uid: nobody, gid: 1},
+		"root:12345":  {given: true, uid: 0, gid: 12345},
+		"70123:70124": {given: true, uid: 70123, gid: 70124},
 	} {
 		if f, err := New("/x", owner); err != nil || f.owner != want {
 			t.Errorf("%q: %v, %v", owner, f, err)

@@ -170,6 +170,24 @@ func (p *place) resolve(path string) (resolved string, found fs.FileInfo, err er
 	return "", nil, errors.New("the path leads through too many symbolic links; name another path")
 }
 
+// whoWillRun is whose directory it is, or the nearest above that is there, where
+// root only validates a config: that user will run Caddy. Else it is ourselves.
+func whoWillRun(dir string) fileOwner {
+	if currentUID() != 0 || !process.IsValidating() {
+		return fileOwner{}
+	}
+	for {
+		if info, err := os.Stat(dir); err == nil {
+			return fileOwner{given: true, us: true, uid: statOf(info).Uid}
+		}
+		above := filepath.Dir(filepath.Clean(dir))
+		if above == dir {
+			return fileOwner{}
+		}
+		dir = above
+	}
+}
+
 func checkPlace(path string) error {
 	resolved, found, err := new(place).resolve(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -68,7 +68,8 @@ func CheckPrivateDir(path string) (fs.FileInfo, error) {
 		return nil, errors.New("dumps are not supported on Windows, where the gate cannot tell who could read them; take the option out")
 	}
 	above, _ := filepath.Split(path)
-	if _, err := (&place{dir: above}).walk(); err != nil {
+	owner := whoWillRun(path)
+	if _, err := (&place{dir: above, owner: owner}).walk(); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	info, err := os.Lstat(path)
@@ -80,7 +81,7 @@ func CheckPrivateDir(path string) (fs.FileInfo, error) {
 		return nil, fmt.Errorf("%s is a symlink, which may be turned to another place; write the path of the directory itself", path)
 	case !info.IsDir():
 		return nil, fmt.Errorf("%s is not a directory; write the path of one, or of one to make", path)
-	case !isOwnedByUs(info):
+	case !isOwnedByUs(info, owner):
 		return nil, fmt.Errorf("%s belongs to another user than the one who runs Caddy (uid %d), who could read the dumps; write the path of a directory of that user, or of one to make", path, os.Geteuid())
 	case perm&0o077 != 0:
 		return nil, fmt.Errorf("%s can be reached by others than its owner (mode %04o), and dumps have whole conversations in them; run: chmod 700 %s", path, perm, path)

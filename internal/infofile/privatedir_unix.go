@@ -4,12 +4,11 @@ package infofile
 
 import (
 	"io/fs"
-	"os"
 	"syscall"
 )
 
-// isOwnedByUs reports whether a file belongs to the user who runs Caddy.
-func isOwnedByUs(info fs.FileInfo) bool {
+// isOwnedByUs reports whether a file belongs to the user who runs Caddy, or will.
+func isOwnedByUs(info fs.FileInfo, owner fileOwner) bool {
 	stat, ok := info.Sys().(*syscall.Stat_t)
-	return ok && int(stat.Uid) == os.Geteuid()
+	return ok && owner.trusted(stat.Uid)
 }

@@ -3,4 +3,4 @@ package infofile
 import "io/fs"
 
 // isOwnedByUs is not answered on Windows; CheckPrivateDir refuses before it asks.
-func isOwnedByUs(fs.FileInfo) bool { return false }
+func isOwnedByUs(fs.FileInfo, fileOwner) bool { return false }

@@ -281,3 +281,43 @@ func TestTheConfiguredOwnerGetsTheFile(t *testing.T) {
 		}
 	})
 }
+
+// As root runs "caddy validate", for a Caddy that will run as another user.
+func TestRootCanValidateTheConfigOfTheUserWhoWillRunIt(t *testing.T) {
+	t.Parallel()
+	gatetest.NeedRoot(t)
+	uid, gid := gatetest.Nobody(t)
+	home := gatetest.NobodysDir(t)
+	for _, name := range []string{"info.json", "key"} {
+		gatetest.WriteFile(t, filepath.Join(home, name), gatetest.OperatorKey+"\n")
+		gatetest.Must(t, os.Chmod(filepath.Join(home, name), 0o600))
+		gatetest.Must(t, os.Chown(filepath.Join(home, name), uid, gid))
+	}
+	gatetest.Must(t, os.Mkdir(filepath.Join(home, "dumps"), 0o700))
+	gatetest.Must(t, os.Chown(filepath.Join(home, "dumps"), uid, gid))
+	site := gatetest.Site{
+		Admin: "unix/" + filepath.Join(home, "admin.sock"),
+		Key:   "upstream_bearer_file " + filepath.Join(home, "key"),
+		Info:  filepath.Join(home, "info.json"),
+		Gate:  "dump_dir " + filepath.Join(home, "dumps"),
+	}.With(t, gatetest.NewUpstream(t, nil))
+	answers := func(site gatetest.Site, command, says string) {
+		t.Helper()
+		l := site.Launch(t)
+		l.Args = append([]string{command}, l.Args[1:]...)
+		if out, code := gatetest.Run(t, l); (code == 0) != (says == "") || !strings.Contains(out, says) {
+			t.Errorf("caddy %s of %s: exit code %d: %s", command, site.Info, code, out)
+		}
+	}
+	answers(site, "validate", "")
+	answers(site, "run", "belongs to uid ") // root itself does not put secrets there
+	missing := site
+	missing.Info, missing.Gate = filepath.Join(home, "new", "info.json"), "dump_dir "+filepath.Join(home, "new", "dumps")
+	answers(missing, "validate", "")
+	// What would keep that user's Caddy from starting is said to root, too.
+	gatetest.Must(t, os.Chmod(site.Info, 0o644))
+	answers(site, "validate", "lets its group or others access it")
+	gatetest.Must(t, os.Chmod(site.Info, 0o600))
+	gatetest.Must(t, os.Chmod(home, 0o777))
+	answers(site, "validate", "others can write to directory "+home)
+}
