@@ -89,7 +89,8 @@ build() {
 	check_go
 	caddy_version=$(go_mod_version github.com/caddyserver/caddy/v2)
 	make_tmp
-	printf 'building ./caddy: the first time takes 5 to 15 minutes on two cores\n' >&2
+	printf 'building ./caddy: the first time, it downloads 230 modules and compiles 1000 packages (5 to 15 minutes on two cores)\n' >&2
+	: >"$tmp/build.log" # there before anybody reads it
 	# A version keeps xcaddy from looking the module up: it is here, at "=.".
 	# A go.work around this directory has no say. -v tells what is compiled.
 	set -m # a process group of its own, to end all of it
@@ -99,7 +100,7 @@ build() {
 	set +m
 	show_progress
 	if ! wait "$build_pid"; then
-		cat -- "$tmp/build.log" >&2
+		grep -vE '^go: (added|downloading) |^[a-z0-9.]+(/[^ ]*)?$' "$tmp/build.log" >&2 || true # without what went well
 		die "the build failed; xcaddy's output is above"
 	fi
 	build_pid=
