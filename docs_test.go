@@ -192,3 +192,14 @@ func TestEveryCaddyfileOfOursTakesTheHeadersOfAgents(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatCodexShowsStandsInTheDocsAsTheGateSaysIt(t *testing.T) {
+	page := read(t, "docs/clients.md")
+	for _, shown := range []*refusal{errInvalidToken, errUpstreamUnauthorized} {
+		_, message, _ := strings.Cut(string(shown.Body), `"message":"`)
+		sentence, _, _ := strings.Cut(message, ".")
+		if sentence == "" || !strings.Contains(page, sentence) {
+			t.Errorf("docs/clients.md does not explain %q", sentence)
+		}
+	}
+}

@@ -100,7 +100,7 @@ build() {
 	set +m
 	show_progress
 	if ! wait "$build_pid"; then
-		grep -vE '^go: (added|downloading) |^[a-z0-9.]+(/[^ ]*)?$' "$tmp/build.log" >&2 || true # without what went well
+		grep -vE '^go: (added|downloading) |^[a-z0-9.]+(/[^ :]*)?$' "$tmp/build.log" >&2 || true # without what went well
 		die "the build failed; xcaddy's output is above"
 	fi
 	build_pid=

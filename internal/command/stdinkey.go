@@ -14,17 +14,17 @@ import (
 )
 
 // stdinSecret is what is read from stdin.
-type stdinSecret struct{ name, prompt, pipe string }
+type stdinSecret struct{ name, prompt, variable, flags string }
 
 // wanted says what the flags want on stdin.
 func (o *proxyOptions) wanted() stdinSecret {
 	if o.oidc != nil {
 		return stdinSecret{
 			name: "the GitHub OIDC request token", prompt: "GitHub OIDC request token",
-			pipe: "printenv ACTIONS_ID_TOKEN_REQUEST_TOKEN | env -u ACTIONS_ID_TOKEN_REQUEST_TOKEN caddy responses-proxy --github-oidc",
+			variable: "ACTIONS_ID_TOKEN_REQUEST_TOKEN", flags: " --github-oidc",
 		}
 	}
-	return stdinSecret{name: "the key", prompt: "OpenAI API key", pipe: "printenv OPENAI_API_KEY | env -u OPENAI_API_KEY caddy responses-proxy"}
+	return stdinSecret{name: "the key", prompt: "OpenAI API key", variable: "OPENAI_API_KEY"}
 }
 
 // read reads it, once, and closes stdin.
@@ -37,9 +37,14 @@ func (s stdinSecret) read(stdin *os.File, prompt io.Writer) (secret.Secret, erro
 		return secret.Secret{}, fmt.Errorf("reading %s from stdin: %w", s.name, err)
 	}
 	// The original takes any number of newlines at the end.
-	key, err := secret.Parse(string(bytes.TrimRight(raw, "\r\n")))
+	raw = bytes.TrimRight(raw, "\r\n")
+	key, err := secret.Parse(string(raw))
 	if err != nil {
-		return secret.Secret{}, fmt.Errorf("%s on stdin is not usable: %w; run: %s", s.name, err, s.pipe)
+		question := ""
+		if len(raw) == 0 {
+			question = fmt.Sprintf("is %s exported? ", s.variable)
+		}
+		return secret.Secret{}, fmt.Errorf("%s on stdin is not usable: %w; %srun: printenv %s | env -u %s caddy responses-proxy%s", s.name, err, question, s.variable, s.variable, s.flags)
 	}
 	return key, nil
 }

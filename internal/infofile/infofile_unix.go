@@ -292,7 +292,7 @@ func refuseLoose(path string, info fs.FileInfo) error {
 func open(path string) (*os.File, error) {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("server_info %s: %w; is the gate running, and is this its server_info?", path, err)
+		return nil, fmt.Errorf("server_info %s: %w; is the gate running, and is this its server_info?", path, fs.ErrNotExist)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("server_info %s: %w", path, err)

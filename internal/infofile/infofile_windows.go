@@ -282,7 +282,7 @@ func refuseShared(file *os.File) error {
 func open(path string) (*os.File, error) {
 	file, err := openItself(path, windows.GENERIC_READ)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("server_info %s: %w; is the gate running, and is this its server_info?", path, err)
+		return nil, fmt.Errorf("server_info %s: %w; is the gate running, and is this its server_info?", path, fs.ErrNotExist)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("server_info %s: %w", path, err)

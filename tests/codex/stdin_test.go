@@ -73,6 +73,9 @@ func TestAKeyThatIsNoneEndsTheCommandWithCode1(t *testing.T) {
 			if got.code != 1 || !strings.Contains(got.stderr, "stdin") {
 				t.Errorf("exit code %d, stderr %q; want 1 and an error about stdin", got.code, got.stderr)
 			}
+			if asked := strings.Contains(got.stderr, "is OPENAI_API_KEY exported?"); asked != (strings.TrimSpace(stdin) == "") {
+				t.Errorf("it asks whether the variable is exported: %t: %s", asked, got.stderr)
+			}
 			if strings.Contains(got.stderr, "secret") || strings.Contains(got.stdout, "secret") {
 				t.Error("the error quotes the key")
 			}
