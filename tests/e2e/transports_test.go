@@ -31,7 +31,7 @@ func startTLSSite(t *testing.T, up *gatetest.Upstream, s gatetest.Site) (*gatete
 	t.Helper()
 	port := gatetest.FreePort(t)
 	s.Admin, s.Bind, s.Before = "unix", "-", "tls internal"
-	s.Global = "skip_install_trust\nauto_https disable_redirects"
+	s.Global += "\nskip_install_trust\nauto_https disable_redirects"
 	s.Address = fmt.Sprintf("https://localhost:%d", port)
 	g := gatetest.StartGate(t, up, s)
 	g.WaitOutput("certificate obtained successfully", 1) // Caddy listens before it has one

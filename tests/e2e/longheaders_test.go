@@ -1,0 +1,86 @@
+//go:build unix
+
+package e2e
+
+import (
+	"io"
+	"net/http"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"golang.org/x/net/http2"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
+)
+
+// serversOption is the example's own option of Caddy's servers.
+func serversOption(t *testing.T) string {
+	t.Helper()
+	option := regexp.MustCompile(`(?ms)^\tservers \{.*?^\t\}$`).FindString(gatetest.ReadFile(t, filepath.Join(gatetest.RepoRoot, "Caddyfile.example")))
+	if !strings.Contains(option, "max_header_size") {
+		t.Fatalf("the example has no max_header_size in its option servers: %q", option)
+	}
+	return option
+}
+
+// Agents send tens of KB of headers; of more, Go's server says so by itself.
+func TestHeadersOfAgentsPassAndLongerOnesAreRefused(t *testing.T) {
+	t.Parallel()
+	up := gatetest.NewUpstream(t, nil)
+	ours := gatetest.StartGate(t, up, gatetest.Site{Global: serversOption(t)})
+	command := gatetest.StartCommand(t, up, gatetest.Site{}, gatetest.Launch{})
+	stock := gatetest.StartGate(t, up, gatetest.Site{})
+	encrypted, tlsConfig := startTLSSite(t, up, gatetest.Site{Global: serversOption(t)})
+	overTLS := func(g *gatetest.Gate, transport http.RoundTripper) *gatetest.Gate {
+		g.HTTP = &http.Client{Transport: transport}
+		t.Cleanup(g.HTTP.CloseIdleConnections)
+		return g
+	}
+	over1, over2 := *encrypted, *encrypted
+	for name, test := range map[string]struct {
+		gate        *gatetest.Gate
+		scheme      string
+		proto       int
+		longestGood int
+	}{
+		"the example's servers, HTTP/1": {ours, "http", 1, 60},
+		"the command":                   {command, "http", 1, 60},
+		"TLS, HTTP/1":                   {overTLS(&over1, &http.Transport{TLSClientConfig: tlsConfig.Clone()}), "https", 1, 60},
+		"TLS, HTTP/2":                   {overTLS(&over2, &http2.Transport{TLSClientConfig: tlsConfig.Clone()}), "https", 2, 60},
+		"stock Caddy's servers":         {stock, "http", 1, 20}, // the control
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, size := range []int{10, 20, 40, 60, 90, 200} {
+				up.Forget()
+				long := strings.Repeat("m", size<<10)
+				r := test.gate.Post(gatetest.SetHeader("X-Codex-Turn-Metadata", long))
+				r.URL.Scheme = test.scheme
+				response, err := test.gate.HTTP.Do(r)
+				status := 0
+				if err == nil {
+					_, _ = io.Copy(io.Discard, response.Body)
+					_ = response.Body.Close()
+					status = response.StatusCode
+					if response.ProtoMajor != test.proto {
+						t.Errorf("%d KiB went over %s", size, response.Proto)
+					}
+				}
+				if size <= test.longestGood {
+					if status != http.StatusOK {
+						t.Errorf("%d KiB of headers: status %d (%v), want 200", size, status, err)
+					} else if seen := up.Only(t); seen.Header.Get("X-Codex-Turn-Metadata") != long {
+						t.Errorf("%d KiB of headers did not arrive whole", size)
+					}
+					continue
+				}
+				// Over HTTP/2, the server has told the client its limit.
+				told := test.proto == 2 && err != nil && strings.Contains(err.Error(), "larger than peer's advertised limit")
+				if up.SawNothing(t); status != http.StatusRequestHeaderFieldsTooLarge && !told {
+					t.Errorf("%d KiB of headers: status %d (%v), want 431", size, status, err)
+				}
+			}
+		})
+	}
+}
