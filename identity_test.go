@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -134,16 +135,16 @@ func TestAGateThatGetsNoTokenDoesNotStartAndSaysWhy(t *testing.T) {
 func TestWhatAnIdentityLacksIsSaid(t *testing.T) {
 	t.Setenv("ACTIONS_ID_TOKEN_REQUEST_URL", "")
 	t.Setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "")
-	file := subjectFile(t)
+	file := strconv.Quote(subjectFile(t))
 	for options, says := range map[string]string{
 		`"upstream_identity": {"provider": "p", "service_account": "s"}`:                                                                                      "one of token_file and github_actions",
 		`"upstream_identity": {"provider": "p", "service_account": "s", "github_actions": {}}`:                                                                "the permission id-token: write",
-		`"upstream_identity": {"service_account": "s", "token_file": "` + file + `"}`:                                                                         "provider",
-		`"upstream_identity": {"provider": "p", "token_file": "` + file + `"}`:                                                                                "service_account",
+		`"upstream_identity": {"service_account": "s", "token_file": ` + file + `}`:                                                                           "provider",
+		`"upstream_identity": {"provider": "p", "token_file": ` + file + `}`:                                                                                  "service_account",
 		`"upstream_identity": {"provider": "p", "service_account": "s", "token_file": "nopath"}`:                                                              "this is not a path",
-		`"upstream_identity": {"provider": "p", "service_account": "s", "token_file": "` + file + `", "endpoint": "http://auth.openai.com"}`:                  "in the clear",
+		`"upstream_identity": {"provider": "p", "service_account": "s", "token_file": ` + file + `, "endpoint": "http://auth.openai.com"}`:                    "in the clear",
 		`"upstream_identity": {"provider": "p", "service_account": "s", "github_actions": {"request_url": "http://a.example", "request_token": "{env.X_T}"}}`: "request_token",
-		`"upstream_bearer_file": "` + file + `", "upstream_identity": {"provider": "p", "service_account": "s", "token_file": "` + file + `"}`:                "more than one of",
+		`"upstream_bearer_file": ` + file + `, "upstream_identity": {"provider": "p", "service_account": "s", "token_file": ` + file + `}`:                    "more than one of",
 	} {
 		c := newConfiguration(t)
 		c.route("default")

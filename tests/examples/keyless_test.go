@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"gopkg.in/yaml.v3"
 )
 
@@ -98,8 +99,12 @@ func TestThePodsAgentHasNoIdentityAndItsGatesConfigIsValid(t *testing.T) {
 			}
 		}
 	}
+	config := kinds["ConfigMap"].Data["Caddyfile"]
+	if formatted := string(caddyfile.Format([]byte(config))); formatted != config {
+		t.Errorf("caddy fmt would make this of it:\n%s", formatted)
+	}
 	cmd := command(t, nil, caddyBinary, "adapt", "--adapter", "caddyfile", "--config", "-")
-	cmd.Stdin = strings.NewReader(kinds["ConfigMap"].Data["Caddyfile"])
+	cmd.Stdin = strings.NewReader(config)
 	if out, code := run(t, cmd); code != 0 || !strings.Contains(out, `"upstream_identity"`) {
 		t.Errorf("exit code %d\n%s", code, out)
 	}
