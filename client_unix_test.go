@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
@@ -115,4 +117,33 @@ func readInfo(t *testing.T, path string) (infofile.Info, string) {
 		t.Fatal(err)
 	}
 	return info, info.Token.Reveal()
+}
+
+// On Windows, a path below a file is one of a file that is gone.
+func TestAnExpiredClientsFileIsRemovedWhenItIsPossible(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := rotating(t, publication{ends: time.Now().Add(time.Hour)})
+		last := c.inFile(t)
+		move := func(to *infofile.File) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			c.current.file = to
+		}
+		elsewhere, err := infofile.New(filepath.Join(c.file.Path(), "below-a-file", "info.json"), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		move(elsewhere)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if c.takes(last) {
+			t.Error("the token outlives the access")
+		}
+		move(c.file)
+		time.Sleep(retryAfter)
+		synctest.Wait()
+		if c.inFile(t) != "" {
+			t.Error("the file is not removed once it can be")
+		}
+	})
 }

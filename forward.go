@@ -3,6 +3,7 @@ package responsesproxygate
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -398,8 +399,10 @@ func (h *Handler) openDumps() error {
 	if err != nil {
 		return err
 	}
-	h.dumper, err = dump.Open(path, dump.Secrets{Texts: h.tokenTexts, IsToken: h.isToken}, h.logger)
-	return err
+	if h.dumper, err = dump.Open(path, dump.Secrets{Texts: h.tokenTexts, IsToken: h.isToken}, h.logger); err != nil {
+		return fmt.Errorf("dump_dir: %w", err)
+	}
+	return nil
 }
 
 // beginDump takes down a request, if exchanges are dumped.

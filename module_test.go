@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -342,5 +343,15 @@ func TestALaunchUnderCaddy(t *testing.T) {
 	_ = write.Close()
 	if out := <-printed; strings.Count(out, token) != 1 || !strings.Contains(out, "responses_proxy_gate launched: the token of this launch is "+token+"\n") || leaks(out) {
 		t.Errorf("printed to stderr: %s", out)
+	}
+}
+
+func TestADumpDirectoryThatIsRefusedIsNamedByItsOption(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "a-file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newConfiguration(t).load("default", `, "dump_dir": `+strconv.Quote(file)); err == nil || !strings.Contains(err.Error(), "dump_dir: ") {
+		t.Errorf("the error is %v", err)
 	}
 }

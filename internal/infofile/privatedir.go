@@ -65,7 +65,7 @@ func CheckPrivateDir(path string) (fs.FileInfo, error) {
 	if runtime.GOOS == "windows" {
 		// A new directory there takes its ACL over from its parent, and mode
 		// bits do not show who is on it.
-		return nil, errors.New("dumps are not supported on Windows, where the gate cannot tell who could read them; take the option out")
+		return nil, errors.New("dumps are not supported on Windows, where the gate cannot tell who could read them; leave the option out")
 	}
 	above, _ := filepath.Split(path)
 	owner := whoWillRun(path)
