@@ -26,7 +26,7 @@ func TestADeadKeyCostsOneUpstreamRequestAndEndsTheTurnAtOnce(t *testing.T) {
 			if got.code == 0 {
 				t.Errorf("the turn succeeds: %s", got.stdout)
 			}
-			if said := got.stdout + got.stderr; !strings.Contains(said, "the operator must renew the key") {
+			if said := got.stdout + got.stderr; !strings.Contains(said, "The operator must renew the key") {
 				t.Errorf("Codex does not say what is to be done: %s", said)
 			}
 			// The first wait is a second. A turn that took longer may have met

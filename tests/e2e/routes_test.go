@@ -164,7 +164,7 @@ func TestAGateWhoseDefaultRouteIsGoneSaysSo(t *testing.T) {
 		if want {
 			got := g.RawDo(t, "POST /v1/responses HTTP/1.1", gatetest.RawGood(), gatetest.RawBody)
 			gatetest.Refused(t, got, 403, "route_not_allowed")
-			if !strings.Contains(got.Body, "in place of that what its option allow_route names") {
+			if !strings.Contains(got.Body, "the option allow_route, which replaces the default") {
 				t.Errorf("%q: the refusal does not say why: %s", routes, got.Body)
 			}
 		}
