@@ -33,31 +33,28 @@ func TestHeadersOfAgentsPassAndLongerOnesAreRefused(t *testing.T) {
 	command := gatetest.StartCommand(t, up, gatetest.Site{}, gatetest.Launch{})
 	stock := gatetest.StartGate(t, up, gatetest.Site{})
 	encrypted, tlsConfig := startTLSSite(t, up, gatetest.Site{Global: serversOption(t)})
-	overTLS := func(g *gatetest.Gate, transport http.RoundTripper) *gatetest.Gate {
-		g.HTTP = &http.Client{Transport: transport}
-		t.Cleanup(g.HTTP.CloseIdleConnections)
-		return g
-	}
-	over1, over2 := *encrypted, *encrypted
 	for name, test := range map[string]struct {
 		gate        *gatetest.Gate
+		client      http.RoundTripper
 		scheme      string
 		proto       int
-		longestGood int
+		longestGood int // KiB
 	}{
-		"the example's servers, HTTP/1": {ours, "http", 1, 60},
-		"the command":                   {command, "http", 1, 60},
-		"TLS, HTTP/1":                   {overTLS(&over1, &http.Transport{TLSClientConfig: tlsConfig.Clone()}), "https", 1, 60},
-		"TLS, HTTP/2":                   {overTLS(&over2, &http2.Transport{TLSClientConfig: tlsConfig.Clone()}), "https", 2, 60},
-		"stock Caddy's servers":         {stock, "http", 1, 20}, // the control
+		"the example's servers, HTTP/1": {ours, http.DefaultTransport, "http", 1, 60},
+		"the command":                   {command, http.DefaultTransport, "http", 1, 60},
+		"TLS, HTTP/1":                   {encrypted, &http.Transport{TLSClientConfig: tlsConfig.Clone()}, "https", 1, 60},
+		"TLS, HTTP/2":                   {encrypted, &http2.Transport{TLSClientConfig: tlsConfig.Clone()}, "https", 2, 60},
+		"stock Caddy's servers":         {stock, http.DefaultTransport, "http", 1, 20}, // the control
 	} {
 		t.Run(name, func(t *testing.T) {
+			client := &http.Client{Transport: test.client}
+			t.Cleanup(client.CloseIdleConnections)
 			for _, size := range []int{10, 20, 40, 60, 90, 200} {
 				up.Forget()
 				long := strings.Repeat("m", size<<10)
 				r := test.gate.Post(gatetest.SetHeader("X-Codex-Turn-Metadata", long))
 				r.URL.Scheme = test.scheme
-				response, err := test.gate.HTTP.Do(r)
+				response, err := client.Do(r)
 				status := 0
 				if err == nil {
 					_, _ = io.Copy(io.Discard, response.Body)
