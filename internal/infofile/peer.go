@@ -27,7 +27,15 @@ func CheckPeer(conn net.Conn) error {
 		return fmt.Errorf("who answers at the socket %s is not known: %w", conn.RemoteAddr(), peerErr)
 	}
 	if us := os.Geteuid(); uid != 0 && int64(uid) != int64(us) && us >= 0 {
-		return fmt.Errorf("uid %d answers at the socket %s, and you are uid %d; if that user runs the gate, run this as that user (sudo -u '#%[1]d' ...)", uid, conn.RemoteAddr(), us)
+		return fmt.Errorf("uid %d answers at the socket %s, and you are uid %d; if that user runs the gate, run this as that user (%s)", uid, conn.RemoteAddr(), us, becoming(uid))
 	}
 	return nil
+}
+
+// becoming is how one runs a command as a user.
+func becoming(uid uint32) string {
+	if uid >= 61184 && uid <= 65519 { // https://systemd.io/UIDS-GIDS
+		return "it is the user of a systemd service with DynamicUser, and called as the service is: runuser -u <service> -- caddy ..."
+	}
+	return fmt.Sprintf("sudo -u '#%d' ...", uid)
 }

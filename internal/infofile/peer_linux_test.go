@@ -43,3 +43,11 @@ func TestAnotherUserIsNotBelievedAtASocket(t *testing.T) {
 		t.Errorf("it is believed: %v", err)
 	}
 }
+
+func TestWhoRunsAsAServicesOwnUserIsToldHowToBecomeIt(t *testing.T) {
+	for uid, want := range map[uint32]string{61184: "runuser -u <service>", 65519: "runuser -u <service>", 1000: "sudo -u '#1000'", 65534: "sudo -u '#65534'"} {
+		if got := becoming(uid); !strings.Contains(got, want) {
+			t.Errorf("uid %d: %q does not say %q", uid, got, want)
+		}
+	}
+}

@@ -79,11 +79,17 @@ func userOf(t *testing.T, compose composeFile, service string) string {
 
 func TestOnlyTheAgentReachesTheGateOfTheContainer(t *testing.T) {
 	compose := readCompose(t)
-	if got := compose.Services["agent"].NetworkMode; got != "service:gate" {
-		t.Errorf("the agent's network is %q, want that of the gate", got)
+	for name, service := range compose.Services {
+		// It is neither's own, or it would end with that one, and strand the other.
+		if want := "service:network"; name != "network" && service.NetworkMode != want {
+			t.Errorf("the network of %s is %q, want %s", name, service.NetworkMode, want)
+		}
+		if len(service.Ports) > 0 {
+			t.Errorf("%s has its ports published: %v", name, service.Ports)
+		}
 	}
-	if ports := compose.Services["gate"].Ports; len(ports) > 0 {
-		t.Errorf("the gate has its ports published: %v", ports)
+	if len(compose.Services) != 3 || len(compose.Services["network"].Volumes) > 0 {
+		t.Errorf("the network is more than that: %+v", compose.Services)
 	}
 	var config struct {
 		Admin struct {

@@ -47,7 +47,7 @@ bootstrap() {
 	# shellcheck disable=SC2016 # these are apt's
 	site=$(apt-get indextargets --format '$(SITE) $(CODENAME)' 'Created-By: Packages' | awk -v release="$release" '$2 == release { print $1; exit }')
 	[[ -n $site ]] || fail "apt has no source for $release"
-	debootstrap --variant=minbase --include=systemd,systemd-sysv,ca-certificates,curl "$release" "$root" "$site" >"$work/debootstrap.log" 2>&1 ||
+	debootstrap --variant=minbase --include=systemd,systemd-sysv,libnss-systemd,ca-certificates,curl "$release" "$root" "$site" >"$work/debootstrap.log" 2>&1 ||
 		{ tail -n 20 "$work/debootstrap.log" >&2 && exit 1; }
 	cp "$old" "$root/root/old.deb"
 	cp "$new" "$root/root/new.deb"
@@ -148,6 +148,11 @@ members_of_the_group_call_and_others_do_not() {
 		refuse as sam "test -r $file -o -w $file"
 	done
 	expect inside grep -q '"code":"\(missing\|invalid\)_token"' /var/log/responses-proxy-gate/audit.log
+	local socket=/run/responses-proxy-gate/admin.sock
+	refuse inside caddy responses-proxy clients --address $socket 2>"$work/verb"
+	expect grep -q 'runuser -u <service>' "$work/verb"
+	expect grep -q '^default ' <(inside runuser -u responses-proxy-gate -- caddy responses-proxy clients --address $socket)
+	expect grep -q '_token  *401' <(inside runuser -u responses-proxy-gate -- caddy responses-proxy refusals --address $socket)
 }
 
 a_wrong_config_is_refused_and_a_new_key_taken() {
