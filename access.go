@@ -69,7 +69,6 @@ type callersBody struct {
 	left   int64   // of the Content-Length; less than 0 if there was none
 	late   bool    // its end is known only when it is there: it goes on one byte late
 	kept   []byte  // that byte, or none
-	room   [1]byte // for it
 	end    error   // it has been read to this
 	broken atomic.Bool
 	paced  bool // it has to come at a pace
@@ -118,13 +117,13 @@ func (b *callersBody) readLate(p []byte) (int, error) {
 		return 0, nil
 	}
 	n := copy(p, b.kept)
-	b.kept = nil
+	b.kept = b.kept[:0]
 	if n == len(p) { // one byte of room: the next one comes into its place here
 		var next [1]byte
 		if _, err := b.readSome(next[:]); err != nil {
 			return b.finish(n, err)
 		}
-		b.keep(next[0])
+		b.kept = append(b.kept, next[0])
 		return n, nil
 	}
 	read, err := b.readSome(p[n:])
@@ -132,17 +131,11 @@ func (b *callersBody) readLate(p []byte) (int, error) {
 	if err != nil {
 		return b.finish(n, err)
 	}
-	b.keep(p[n-1])
+	b.kept = append(b.kept, p[n-1])
 	if n--; n == 0 { // nothing but the byte that is kept: wait for more
 		return b.readLate(p)
 	}
 	return n, nil
-}
-
-// keep keeps one byte.
-func (b *callersBody) keep(c byte) {
-	b.room[0] = c
-	b.kept = b.room[:]
 }
 
 // readSome reads at least one byte, or fails.

@@ -15,34 +15,27 @@ import (
 	refusals "github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/refusal"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 )
 
 // newAnswer is where the answer to r, a request of a caller's, is written, and r
 // with the key for the Transport and a context with which it can be given up.
 func (h *Handler) newAnswer(w http.ResponseWriter, r *http.Request, caller *configuredCaller, presented *presentedKey) (*answerWriter, *http.Request) {
-	both := &struct {
-		answer answerWriter
-		ctx    heldKeyContext
-	}{
-		answer: answerWriter{
-			ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
-			handler:               h,
-			caller:                caller,
-			outcome:               outcomeForwarded,
-		},
-		ctx: heldKeyContext{held: heldKey{
-			header: h.credential.headerName,
-			value:  presented.header,
-			anyWay: h.allows(riskPlaintextUpstream),
-		}},
+	answer := &answerWriter{
+		ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
+		handler:               h,
+		caller:                caller,
+		outcome:               outcomeForwarded,
 	}
-	both.answer.access.handler, both.answer.access.caller = h, caller
-	both.ctx.Context, both.answer.access.cancel = context.WithCancel(r.Context())
-	both.ctx.held.access = &both.answer.access
-	r = r.WithContext(&both.ctx)
-	both.answer.request, both.answer.sent.held = r, &both.ctx.held
-	return &both.answer, r
+	ctx := &heldKeyContext{held: heldKey{
+		header: h.credential.headerName,
+		value:  presented.header,
+		anyWay: h.allows(riskPlaintextUpstream),
+		access: &answer.access,
+	}}
+	answer.access.handler, answer.access.caller = h, caller
+	ctx.Context, answer.access.cancel = context.WithCancel(r.Context())
+	answer.request, answer.sent.held = r.WithContext(ctx), &ctx.held
+	return answer, answer.request
 }
 
 // forward passes r on and streams the answer back. A failure of the next
@@ -64,106 +57,16 @@ func (h *Handler) forward(answer *answerWriter, r *http.Request, next caddyhttp.
 	switch {
 	case !answer.wroteHeader && answer.access.ended.Load():
 		answer.endAccess()
-		return nil
-	case err == nil && answer.wroteHeader:
+	case err != nil:
+		answer.fail(err, key)
+	case answer.wroteHeader:
 		answer.dropCodeTrailer()
-		return nil
-	case err == nil:
+	default:
 		h.logger.Error("nothing behind the gate answered; put reverse_proxy after responses_proxy_gate, or, if it is there, look at its log at level DEBUG",
 			zap.String("gate", h.Name))
 		answer.refuse(errNoUpstream)
-		return nil
 	}
-	refused := answer.failure(err)
-	clientGone := errorStatus(err) == statusClientGone
-	level := zap.ErrorLevel
-	broken := refused == errRequestTooSlow || refused == errRequestFailed && answer.body.broken.Load()
-	if !answer.wroteHeader && (clientGone || broken || refused == errRateLimited || refused == errRequestTooLarge) {
-		level = zap.InfoLevel // the caller's own doing: the operator has nothing to mend
-	}
-	status := refused.Status
-	switch {
-	case answer.wroteHeader:
-		status = answer.status
-	case clientGone:
-		status = statusClientGone
-	}
-	if h.trail.admits(caller, refused) { // a caller must not be able to fill the disk
-		h.logFailure(level, r, status, err, key)
-	}
-	if answer.wroteHeader {
-		// Too late for another answer. Cut the connection, so that what was
-		// sent so far cannot be taken for the whole.
-		panic(http.ErrAbortHandler)
-	}
-	if clientGone {
-		answer.WriteHeader(statusClientGone) // for the access log; nobody reads it
-		answer.outcome, answer.upstream = outcomeClientGone, 0
-		return nil
-	}
-	answer.refuse(refused)
 	return nil
-}
-
-// failure is the answer for an error of the next handler.
-func (a *answerWriter) failure(err error) *refusal {
-	refused := failure(err)
-	if refused != errUpstreamUnreachable || !a.body.broken.Load() {
-		return refused
-	}
-	// The caller's fault, not the upstream's. What follows on the connection
-	// may be the rest of the body: it is no next request.
-	if leave(a.ResponseWriter, a.request, true); a.request.ProtoMajor == 1 {
-		a.ResponseWriter.Header().Set("Connection", "close")
-	}
-	if a.body.slow.Load() {
-		return errRequestTooSlow
-	}
-	return errRequestFailed
-}
-
-// statusClientGone is what Caddy uses when the client has closed the
-// connection (from nginx; there is no standard one).
-const statusClientGone = 499
-
-// failure is the answer for an error, by its kind.
-func failure(err error) *refusal {
-	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		return errRequestTooLarge
-	}
-	switch status := errorStatus(err); {
-	case status == http.StatusRequestEntityTooLarge:
-		return errRequestTooLarge
-	case status == http.StatusTooManyRequests:
-		return errRateLimited // a rate limit behind the gate; it has set Retry-After
-	case status == http.StatusGatewayTimeout:
-		return errUpstreamTimeout
-	case status == http.StatusServiceUnavailable:
-		return errUpstreamUnavailable
-	case status >= 400 && status < 500:
-		return errRequestFailed
-	}
-	return errUpstreamUnreachable
-}
-
-// errorStatus is the status that a handler's error asks for.
-func errorStatus(err error) int {
-	if handlerError := (caddyhttp.HandlerError{}); errors.As(err, &handlerError) {
-		return handlerError.StatusCode
-	}
-	return http.StatusInternalServerError
-}
-
-// logFailure logs what failed, without the request's headers, and the status
-// that the caller gets for it. The error may quote what the upstream sent,
-// which may quote the key.
-func (h *Handler) logFailure(level zapcore.Level, r *http.Request, status int, err error, key secret.Secret) {
-	h.logger.Log(level, "request failed behind the gate",
-		zap.String("gate", h.Name),
-		zap.String("method", r.Method),
-		zap.String("path", r.URL.Path),
-		zap.Int("status", status),
-		zap.String("error", strings.ReplaceAll(err.Error(), key.Reveal(), secret.Redacted)))
 }
 
 // answerWriter passes the upstream's answer through as it streams, with these
@@ -208,38 +111,11 @@ func (a *answerWriter) WriteHeader(status int) {
 	}
 	header := a.ResponseWriter.Header()
 	dropCORS(header)
-	switch {
-	case a.access.ended.Load():
+	if a.access.ended.Load() {
 		a.endAccess()
 		return
-	case status < 100 || status > 999:
-		// Not HTTP; net/http's client takes it, and its server panics.
-		a.handler.logger.Error("the upstream answered with a status that is none", zap.String("gate", a.handler.Name), zap.Int("status", status))
-		a.withhold(header, errUpstreamUnreachable)
-		return
-	case status >= 300 && status < 400 && header["Location"] != nil:
-		if a.handler.trail.admits(a.caller, errUpstreamRedirects) {
-			a.handler.logger.Error("the upstream answered with a redirect, which is withheld: the caller would follow it with its token; let reverse_proxy lead to where the API is",
-				zap.String("gate", a.handler.Name), zap.Int("status", status))
-		}
-		a.upstream = status
-		a.withhold(header, errUpstreamRedirects)
-		return
 	}
-	refused, wait, began := a.sent.answered(status)
-	switch {
-	case refused == errNoUpstream:
-		a.handler.logger.Error("something behind the gate answered with status 401 that was not given the operator's key; "+
-			"if it leads to the upstream, write in that reverse_proxy: transport responses_proxy_gate", zap.String("gate", a.handler.Name))
-	case began:
-		a.handler.logger.Error("the upstream refused the operator's credential (status 401); "+a.sent.credential.remedy(),
-			zap.String("gate", a.handler.Name), zap.Duration("next_try_after", wait))
-	}
-	if refused != nil {
-		// OpenAI's error text has a part of the operator's key; and to the
-		// gate's callers 401 must mean their own token, because many renew it
-		// and try again when they see one.
-		a.upstream = status
+	if refused := a.reasonToWithhold(status, header); refused != nil {
 		a.withhold(header, refused)
 		return
 	}
@@ -254,6 +130,40 @@ func (a *answerWriter) WriteHeader(status int) {
 		// cannot be done, the first event will tell.
 		_ = http.NewResponseController(a.ResponseWriter).Flush()
 	}
+}
+
+// reasonToWithhold is what the caller is answered in place of an upstream's
+// answer that it must not have; nil if it may have it.
+func (a *answerWriter) reasonToWithhold(status int, header http.Header) *refusal {
+	gate, logger := zap.String("gate", a.handler.Name), a.handler.logger
+	switch {
+	case status < 100 || status > 999:
+		// Not HTTP; net/http's client takes it, and its server panics.
+		logger.Error("the upstream answered with a status that is none", gate, zap.Int("status", status))
+		return errUpstreamUnreachable
+	case status >= 300 && status < 400 && header["Location"] != nil:
+		if a.handler.trail.admits(a.caller, errUpstreamRedirects) {
+			logger.Error("the upstream answered with a redirect, which is withheld: the caller would follow it with its token; let reverse_proxy lead to where the API is",
+				gate, zap.Int("status", status))
+		}
+		a.upstream = status
+		return errUpstreamRedirects
+	}
+	refused, wait, began := a.sent.answered(status)
+	switch {
+	case refused == errNoUpstream:
+		logger.Error("something behind the gate answered with status 401 that was not given the operator's key; "+
+			"if it leads to the upstream, write in that reverse_proxy: transport responses_proxy_gate", gate)
+	case began:
+		logger.Error("the upstream refused the operator's credential (status 401); "+a.sent.credential.remedy(), gate, zap.Duration("next_try_after", wait))
+	}
+	if refused != nil {
+		// OpenAI's error text has a part of the operator's key; and to the
+		// gate's callers 401 must mean their own token, because many renew it
+		// and try again when they see one.
+		a.upstream = status
+	}
+	return refused
 }
 
 // isEventStream reports whether an answer is a stream of events (WHATWG HTML §9.2).

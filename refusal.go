@@ -1,13 +1,18 @@
 package responsesproxygate
 
 import (
+	"errors"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/keptconn"
 	refusals "github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/refusal"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 )
 
 // outcome is what became of a request. Each of the gate's refusals is one, too.
@@ -219,4 +224,108 @@ func skipAccessLog(r *http.Request) {
 	if vars, ok := r.Context().Value(caddyhttp.VarsCtxKey).(map[string]any); ok {
 		vars[caddyhttp.LogSkipVar] = true
 	}
+}
+
+// fail logs an error of the next handler, and answers in its place. If it is
+// too late for another answer, it cuts the connection, so that what was sent so
+// far cannot be taken for the whole.
+func (a *answerWriter) fail(err error, key secret.Secret) {
+	refused := a.failure(err)
+	clientGone := errorStatus(err) == statusClientGone
+	status := refused.Status
+	switch {
+	case a.wroteHeader:
+		status = a.status
+	case clientGone:
+		status = statusClientGone
+	}
+	if a.handler.trail.admits(a.caller, refused) { // a caller must not be able to fill the disk
+		level := zap.ErrorLevel
+		if !a.wroteHeader && (clientGone || a.isCallersDoing(refused)) {
+			level = zap.InfoLevel
+		}
+		a.handler.logFailure(level, a.request, status, err, key)
+	}
+	switch {
+	case a.wroteHeader:
+		panic(http.ErrAbortHandler)
+	case clientGone:
+		a.WriteHeader(statusClientGone) // for the access log; nobody reads it
+		a.outcome, a.upstream = outcomeClientGone, 0
+	default:
+		a.refuse(refused)
+	}
+}
+
+// isCallersDoing reports whether a failure is the caller's own doing, so that
+// the operator has nothing to mend.
+func (a *answerWriter) isCallersDoing(refused *refusal) bool {
+	switch refused {
+	case errRequestTooSlow, errRateLimited, errRequestTooLarge:
+		return true
+	case errRequestFailed:
+		return a.body.broken.Load()
+	}
+	return false
+}
+
+// failure is the answer for an error of the next handler.
+func (a *answerWriter) failure(err error) *refusal {
+	refused := failure(err)
+	if refused != errUpstreamUnreachable || !a.body.broken.Load() {
+		return refused
+	}
+	// The caller's fault, not the upstream's. What follows on the connection
+	// may be the rest of the body: it is no next request.
+	if leave(a.ResponseWriter, a.request, true); a.request.ProtoMajor == 1 {
+		a.ResponseWriter.Header().Set("Connection", "close")
+	}
+	if a.body.slow.Load() {
+		return errRequestTooSlow
+	}
+	return errRequestFailed
+}
+
+// statusClientGone is what Caddy uses when the client has closed the
+// connection (from nginx; there is no standard one).
+const statusClientGone = 499
+
+// failure is the answer for an error, by its kind.
+func failure(err error) *refusal {
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		return errRequestTooLarge
+	}
+	switch status := errorStatus(err); {
+	case status == http.StatusRequestEntityTooLarge:
+		return errRequestTooLarge
+	case status == http.StatusTooManyRequests:
+		return errRateLimited // a rate limit behind the gate; it has set Retry-After
+	case status == http.StatusGatewayTimeout:
+		return errUpstreamTimeout
+	case status == http.StatusServiceUnavailable:
+		return errUpstreamUnavailable
+	case status >= 400 && status < 500:
+		return errRequestFailed
+	}
+	return errUpstreamUnreachable
+}
+
+// errorStatus is the status that a handler's error asks for.
+func errorStatus(err error) int {
+	if handlerError := (caddyhttp.HandlerError{}); errors.As(err, &handlerError) {
+		return handlerError.StatusCode
+	}
+	return http.StatusInternalServerError
+}
+
+// logFailure logs what failed, without the request's headers, and the status
+// that the caller gets for it. The error may quote what the upstream sent,
+// which may quote the key.
+func (h *Handler) logFailure(level zapcore.Level, r *http.Request, status int, err error, key secret.Secret) {
+	h.logger.Log(level, "request failed behind the gate",
+		zap.String("gate", h.Name),
+		zap.String("method", r.Method),
+		zap.String("path", r.URL.Path),
+		zap.Int("status", status),
+		zap.String("error", strings.ReplaceAll(err.Error(), key.Reveal(), secret.Redacted)))
 }
