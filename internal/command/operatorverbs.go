@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -91,7 +92,16 @@ func oneClient(cmd *cobra.Command) {
 }
 
 func runClients(flags caddycmd.Flags) (int, error) {
-	answer, code, err := adminapi.Ask(flags, http.MethodGet, adminapi.GatesPath, nil)
+	return list(flags, adminapi.GatesPath, writeClients)
+}
+
+func runRefusals(flags caddycmd.Flags) (int, error) {
+	return list(flags, adminapi.RefusalsPath(flags.String("gate")), writeRefusals)
+}
+
+// list writes what the admin endpoint has at a path: as it is, or for people.
+func list[T any](flags caddycmd.Flags, path string, write func(io.Writer, T) error) (int, error) {
+	answer, code, err := adminapi.Ask(flags, http.MethodGet, path, nil)
 	if err != nil {
 		return code, err
 	}
@@ -99,21 +109,21 @@ func runClients(flags caddycmd.Flags) (int, error) {
 		_, err := os.Stdout.Write(answer)
 		return exitCodeOf(err), err
 	}
-	status, code, err := parseAnswer[adminapi.Gates](answer)
+	listed, code, err := parseAnswer[T](answer)
 	if err != nil {
 		return code, err
 	}
-	err = writeClients(os.Stdout, status)
+	err = write(os.Stdout, listed)
 	return exitCodeOf(err), err
 }
 
-// askGates asks for the gates and their clients.
-func askGates(flags caddycmd.Flags) (status adminapi.Gates, code int, err error) {
-	answer, code, err := adminapi.Ask(flags, http.MethodGet, adminapi.GatesPath, nil)
+// ask is what the admin endpoint has at a path.
+func ask[T any](flags caddycmd.Flags, path string) (answer T, code int, err error) {
+	content, code, err := adminapi.Ask(flags, http.MethodGet, path, nil)
 	if err != nil {
-		return status, code, err
+		return answer, code, err
 	}
-	return parseAnswer[adminapi.Gates](answer)
+	return parseAnswer[T](content)
 }
 
 func parseAnswer[T any](answer []byte) (parsed T, code int, err error) {
@@ -121,23 +131,6 @@ func parseAnswer[T any](answer []byte) (parsed T, code int, err error) {
 		return parsed, caddy.ExitCodeFailedStartup, fmt.Errorf("the admin endpoint's answer is not understood: %w; use the same version on both sides", err)
 	}
 	return parsed, caddy.ExitCodeSuccess, nil
-}
-
-func runRefusals(flags caddycmd.Flags) (int, error) {
-	answer, code, err := adminapi.Ask(flags, http.MethodGet, adminapi.RefusalsPath(flags.String("gate")), nil)
-	if err != nil {
-		return code, err
-	}
-	if flags.Bool("json") {
-		_, err := os.Stdout.Write(answer)
-		return exitCodeOf(err), err
-	}
-	last, code, err := parseAnswer[adminapi.Refusals](answer)
-	if err != nil {
-		return code, err
-	}
-	err = writeRefusals(os.Stdout, last)
-	return exitCodeOf(err), err
 }
 
 func exitCodeOf(err error) int {

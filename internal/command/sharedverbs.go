@@ -207,7 +207,7 @@ func askShared(flags caddycmd.Flags, done, method, action string, body any) (int
 }
 
 func runClientList(flags caddycmd.Flags) (int, error) {
-	status, code, err := askGates(flags)
+	status, code, err := ask[adminapi.Gates](flags, adminapi.GatesPath)
 	if err != nil {
 		return code, err
 	}

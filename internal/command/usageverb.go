@@ -51,13 +51,9 @@ func runUsage(flags caddycmd.Flags) (int, error) {
 	if flags.Bool("reset") {
 		return resetUsage(flags, budget, client)
 	}
-	answer, code, err := adminapi.Ask(flags, http.MethodGet, adminapi.BudgetsPath, nil)
+	found, code, err := ask[adminapi.Budgets](flags, adminapi.BudgetsPath)
 	if err != nil {
 		return code, err
-	}
-	var found adminapi.Budgets
-	if err := json.Unmarshal(answer, &found); err != nil {
-		return caddy.ExitCodeFailedStartup, fmt.Errorf("the admin endpoint's answer is not understood: %w; use the same version on both sides", err)
 	}
 	found.Budgets = slices.DeleteFunc(found.Budgets, func(b adminapi.Budget) bool { return budget != "" && b.Name != budget })
 	if len(found.Budgets) == 0 {
