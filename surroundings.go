@@ -2,6 +2,7 @@ package responsesproxygate
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -227,21 +228,10 @@ func (e *equipment) equipProxy(proxy map[string]any) (changed bool) {
 
 // hasGate reports whether a part of a config has the gate of this name in it.
 func hasGate(part any, name string) bool {
-	switch part := part.(type) {
-	case map[string]any:
-		if part["handler"] == "responses_proxy_gate" {
-			own, _ := part["name"].(string)
-			return own == name || own == "" && name == defaultName
-		}
-		for _, child := range part {
-			if hasGate(child, name) {
-				return true
-			}
-		}
-	case []any:
-		return slices.ContainsFunc(part, func(child any) bool { return hasGate(child, name) })
-	}
-	return false
+	return surroundings.Anywhere(part, func(object map[string]any) bool {
+		own, _ := object["name"].(string)
+		return object["handler"] == "responses_proxy_gate" && cmp.Or(own, defaultName) == name
+	})
 }
 
 // decoded is JSON as Go has it, with numbers as they are written; nil if it is none.

@@ -88,7 +88,7 @@ func (c Config) HasGateWithout(risk string) bool {
 // hasGateWithout reports whether a part of a config has a gate that does not
 // allow a risk.
 func hasGateWithout(risk string, part any) bool {
-	return anywhere(part, func(object map[string]any) bool {
+	return Anywhere(part, func(object map[string]any) bool {
 		allowed, _ := object["insecure_allow"].([]any)
 		return object["handler"] == "responses_proxy_gate" && !slices.Contains(allowed, any(risk))
 	})

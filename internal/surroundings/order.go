@@ -103,5 +103,5 @@ func templatesMeetGate(routes []any) bool {
 
 // has reports whether a part of a config has a handler of a name in it.
 func has(part any, name string) bool {
-	return anywhere(part, func(object map[string]any) bool { return object["handler"] == name })
+	return Anywhere(part, func(object map[string]any) bool { return object["handler"] == name })
 }

@@ -11,10 +11,10 @@ import (
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/callerheader"
 )
 
-// anywhere reports whether any object in a part of a config is what is looked
+// Anywhere reports whether any object in a part of a config is what is looked
 // for.
-func anywhere(part any, is func(object map[string]any) bool) bool {
-	look := func(child any) bool { return anywhere(child, is) }
+func Anywhere(part any, is func(object map[string]any) bool) bool {
+	look := func(child any) bool { return Anywhere(child, is) }
 	switch part := part.(type) {
 	case map[string]any:
 		return is(part) || slices.ContainsFunc(slices.Collect(maps.Values(part)), look)
@@ -27,7 +27,7 @@ func anywhere(part any, is func(object map[string]any) bool) bool {
 // chosenLoggers are the names that log_name directives give to logs: they set
 // the variable access_logger_names.
 func chosenLoggers(part any) (names []string) {
-	anywhere(part, func(object map[string]any) bool {
+	Anywhere(part, func(object map[string]any) bool {
 		chosen, _ := object["access_logger_names"].([]any)
 		for _, name := range chosen {
 			if name, ok := name.(string); ok {
@@ -135,7 +135,7 @@ func appendedSecret(part any) (header string) {
 	if !has(part, "log_append") {
 		return ""
 	}
-	anywhere(part, func(object map[string]any) bool {
+	Anywhere(part, func(object map[string]any) bool {
 		if name, _ := object["handler"].(string); !slices.Contains([]string{"log_append", "vars", "map"}, name) {
 			return false
 		}
