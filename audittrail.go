@@ -192,12 +192,12 @@ func (t *auditTrail) begin(r *http.Request, caller *configuredCaller) *acceptedR
 }
 
 // end writes what became of it, with the status that the caller got.
-func (a *acceptedRequest) end(o *outcome, status int, spent ...zap.Field) {
+func (a *acceptedRequest) end(o *outcome, status int, r *http.Request) {
 	if a == nil {
 		return
 	}
 	a.trail.logger.Info("accepted", append(append(a.fields, zap.String("code", o.code), zap.Int("status", status),
-		zap.Duration("duration", time.Since(a.began))), spent...)...)
+		zap.Duration("duration", time.Since(a.began))), spentOf(r)...)...)
 }
 
 // budgetSays is what a budget behind the gate has published of r; nil if there

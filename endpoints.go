@@ -36,7 +36,7 @@ func (h *Handler) validateShutdown() error {
 // shutDown answers 200 and then lets Caddy exit gracefully.
 func (h *Handler) shutDown(w http.ResponseWriter, r *http.Request, caller *configuredCaller) error {
 	h.count(caller, outcomeShutdown)
-	h.trail.begin(r, caller).end(outcomeShutdown, http.StatusOK)
+	h.trail.begin(r, caller).end(outcomeShutdown, http.StatusOK, r)
 	h.logger.Info("shutting down on a caller's request",
 		zap.String("gate", h.Name), zap.String("remote_addr", remoteAddr(r)))
 	leave(w, r, true)

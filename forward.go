@@ -272,7 +272,7 @@ func (a *answerWriter) observe() {
 		a.handler.trail.refused(a.request, a.caller, &refusal{&refusals.Answer{Status: a.status, Code: refused}, outcomeOverBudget})
 		return
 	}
-	a.accepted.end(a.outcome, a.status, spentOf(a.request)...)
+	a.accepted.end(a.outcome, a.status, a.request)
 }
 
 // Write implements http.ResponseWriter.

@@ -142,7 +142,7 @@ func TestWhoSetsTheClockBackGetsNoWindowTwice(t *testing.T) {
 		if said := r.admit(limits, amount{tokens: 10}, now); said.reason != admitted {
 			return said.reason
 		}
-		r.book(Spent{Input: 100}, now)
+		r.book("", Spent{Input: 100}, now)
 		return admitted
 	}
 	for i, step := range []struct {

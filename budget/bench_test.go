@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 )
 
@@ -25,6 +27,54 @@ func BenchmarkAnEventOfAStream(b *testing.B) {
 	for b.Loop() {
 		_, _ = e.Write(event)
 	}
+}
+
+// What a budget keeps for each stream that is open, beside what there is without one.
+func BenchmarkAnOpenStream(b *testing.B) {
+	h := &Handler{Name: "bench", Limits: Limits{Per: []Per{{Window: "1d", Tokens: maxTokens}}}}
+	if err := h.resolve(); err != nil {
+		b.Fatal(err)
+	}
+	h.book = &book{ledger: newLedger()}
+	h.book.join(h)
+	body := `{"model":"gpt-5","input":"` + strings.Repeat("x", 40_000) + `"}`
+	memory := func() int64 {
+		var now runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&now)
+		return int64(now.HeapAlloc)
+	}
+	// open opens streams by next, says what is in memory while all are open,
+	// and ends them.
+	open := func(through func(w http.ResponseWriter, r *http.Request, next handlerFunc)) int64 {
+		var opened, ended sync.WaitGroup
+		end := make(chan struct{})
+		next := handlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+			_, _ = io.Copy(io.Discard, r.Body)
+			w.Header()["Content-Type"] = []string{"text/event-stream"}
+			_, err := io.WriteString(w, "data: {}\n\n")
+			opened.Done()
+			<-end
+			return err
+		})
+		before := memory()
+		opened.Add(b.N)
+		for range b.N {
+			ended.Go(func() {
+				r := newRequest("codex", "")
+				r.Body, r.ContentLength = io.NopCloser(strings.NewReader(body)), int64(len(body))
+				through(&discards{http.Header{}}, r, next)
+			})
+		}
+		opened.Wait()
+		during := memory()
+		close(end)
+		ended.Wait()
+		return during - before
+	}
+	without := open(func(w http.ResponseWriter, r *http.Request, next handlerFunc) { _ = next.ServeHTTP(w, r) })
+	with := open(func(w http.ResponseWriter, r *http.Request, next handlerFunc) { _ = h.ServeHTTP(w, r, next) })
+	b.ReportMetric(float64(with-without)/float64(b.N), "B/stream")
 }
 
 func BenchmarkARequest(b *testing.B) {

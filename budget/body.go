@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -61,12 +62,23 @@ var (
 	}
 )
 
+// decoders are used again: one has room for the names of an object, and more.
+var (
+	decoders = sync.Pool{New: func() any { return jsontext.NewDecoder(nothing) }}
+	nothing  = strings.NewReader("")
+)
+
 // readAsked reads a body. It is strict, so that no other parser can read
 // something else: one object, in which no name stands twice, at any depth.
 func readAsked(content []byte, compact bool) (*asked, error) {
 	// Half of a surrogate pair, which texts that were cut have, is no harm in a
 	// value. (From a bytes.Buffer, the decoder reads without a copy.)
-	decoder := jsontext.NewDecoder(bytes.NewBuffer(content), jsontext.AllowInvalidUTF8(true))
+	decoder := decoders.Get().(*jsontext.Decoder)
+	decoder.Reset(bytes.NewBuffer(content), jsontext.AllowInvalidUTF8(true))
+	defer func() {
+		decoder.Reset(nothing) // (it must not keep the body)
+		decoders.Put(decoder)
+	}()
 	a := &asked{compact: compact, keepsQuiet: true, hasNoMembers: true}
 	if decoder.PeekKind() != '{' {
 		return nil, errNotStrict

@@ -19,8 +19,8 @@ import (
 type exchange struct {
 	caddyhttp.ResponseWriterWrapper
 	handler     *Handler
-	http        *http.Request
 	user        string
+	limits      *limits
 	request     *request
 	reservation *reservation
 	began       time.Time
@@ -30,14 +30,20 @@ type exchange struct {
 	events *eventScanner
 	json   *jsonScanner
 	booked bool
+	cost   Spent  // once it is booked
+	told   string // and the model's name
 }
 
 // begin wraps an admitted request.
-func (h *Handler) begin(w http.ResponseWriter, r *http.Request, user string, request *request, reservation *reservation) *exchange {
-	return &exchange{
+func (h *Handler) begin(w http.ResponseWriter, r *http.Request, user string, limits *limits, request *request, reservation *reservation) *exchange {
+	e := &exchange{
 		ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
-		handler:               h, http: r, user: user, request: request, reservation: reservation, began: time.Now(),
+		handler:               h, user: user, limits: limits, request: request, reservation: reservation, began: time.Now(),
 	}
+	if replacer := replacerOf(r); replacer != nil {
+		replacer.Map(e.placeholder)
+	}
+	return e
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -64,7 +70,10 @@ func (e *exchange) choose(header http.Header) {
 	if encoding := header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
 		return
 	}
-	mediaType, _, _ := mime.ParseMediaType(header.Get("Content-Type"))
+	mediaType := header.Get("Content-Type")
+	if mediaType != "text/event-stream" && mediaType != "application/json" {
+		mediaType, _, _ = mime.ParseMediaType(mediaType)
+	}
 	switch mediaType {
 	case "text/event-stream":
 		e.events = newEventScanner()
@@ -128,7 +137,13 @@ func (e *exchange) end() {
 	// A trailer comes after the header.
 	delete(e.Header(), codeHeaderName)
 	delete(e.Header(), http.TrailerPrefix+codeHeaderName)
-	e.handler.ended(e)
+	if !e.booked {
+		count(e.handler.Name, e.user, "free")
+	}
+	if e.json != nil {
+		answerScanners.Put(e.json)
+		e.json = nil
+	}
 }
 
 // model is the answer's, as far as it was read.
@@ -177,10 +192,15 @@ func (e *exchange) book(told usage) {
 		cost.Estimated = cost.Input + cost.Output
 	}
 	cost.Cost = e.request.cost(cost, told.calls)
-	e.reservation.book(cost, now)
-	e.reservation.bookModel(models.label(cmp.Or(told.model, "unknown")), cost, now)
-	e.handler.note(e.user, e.handler.limitsOf(e.user))
-	e.handler.spent(e, told.model, cost)
+	name := cmp.Or(told.model, "unknown")
+	label := models.label(name)
+	e.reservation.book(label, cost, now)
+	e.handler.note(e.user, e.limits, now)
+	e.told, e.cost = label, cost
+	if isModel(name) {
+		e.told = name // a log has room for more names than metrics have
+	}
+	e.handler.spent(e, label)
 }
 
 // estimatedOutput is what an answer is taken to have that did not tell. A
@@ -195,12 +215,35 @@ func (e *exchange) estimatedOutput(now time.Time) int64 {
 	return min(seconds*tokensPerSecond, e.request.maxOutput)
 }
 
-// tell sets a placeholder, {http.responses_budget.<name>}, for logs and for
-// the handlers around this one.
-func tell(r *http.Request, name string, value any) {
-	if replacer, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer); ok {
-		replacer.Set("http.responses_budget."+name, value)
+// placeholders is what the names of all placeholders begin with.
+const placeholders = "http.responses_budget."
+
+// placeholder is the value of {http.responses_budget.<name>}, for logs and the
+// handlers around this one. (It is made when somebody asks: few do.)
+func (e *exchange) placeholder(key string) (any, bool) {
+	name, ok := strings.CutPrefix(key, placeholders)
+	if !ok || !e.booked {
+		return nil, false
 	}
+	switch {
+	case name == "model":
+		return e.told, true
+	case name == "input_tokens":
+		return e.cost.Input, true
+	case name == "output_tokens":
+		return e.cost.Output, true
+	case name == "estimated":
+		return e.cost.Estimated > 0, true
+	case name == "cost" && e.request.price != nil:
+		return e.cost.Cost.String(), true
+	}
+	return nil, false
+}
+
+// replacerOf is the request's replacer; nil outside of Caddy.
+func replacerOf(r *http.Request) *caddy.Replacer {
+	replacer, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	return replacer
 }
 
 // Interface guards

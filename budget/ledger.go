@@ -130,7 +130,7 @@ func (r *reservation) admit(limits *limits, reserve amount, now time.Time) verdi
 	}
 	r.amount = reserve
 	l.held[r.user] = held{open.requests, open.amount.plus(reserve)}
-	l.book(r.user, Spent{Requests: 1}, said.now)
+	l.book(r.user, "", Spent{Requests: 1}, said.now)
 	return said
 }
 
@@ -163,14 +163,25 @@ func (l *ledger) spent(s slot, user string) Spent {
 	return l.own[s][user].plus(l.elsewhere[s][user])
 }
 
-// book adds to what a caller has spent, in every window that is counted.
-func (l *ledger) book(user string, cost Spent, now time.Time) {
+// book adds to what a caller has spent, in every window that is counted, and to
+// what of it went to a model, if one is named.
+func (l *ledger) book(user, model string, cost Spent, now time.Time) {
+	if model != "" {
+		model = user + modelMark + model
+	}
 	for w := range l.windows {
 		s := w.slot(now)
-		if l.own[s] == nil {
-			l.own[s] = make(spending)
+		mine := l.own[s]
+		if mine == nil {
+			mine = make(spending)
+			l.own[s] = mine
 		}
-		l.own[s][user] = l.own[s][user].plus(cost)
+		mine[user] = mine[user].plus(cost)
+		if model != "" {
+			modelsCost := cost
+			modelsCost.Requests = 1
+			mine[model] = mine[model].plus(modelsCost)
+		}
 		l.dirty[s] = true
 	}
 }
@@ -185,11 +196,11 @@ type reservation struct {
 
 // book books what the request has cost, in place of what was reserved. The
 // request is still under way until end.
-func (r *reservation) book(cost Spent, now time.Time) {
+func (r *reservation) book(model string, cost Spent, now time.Time) {
 	r.ledger.mu.Lock()
 	defer r.ledger.mu.Unlock()
 	r.release(0)
-	r.ledger.book(r.user, cost, r.ledger.clock(now))
+	r.ledger.book(r.user, model, cost, r.ledger.clock(now))
 }
 
 // end frees the request's place.
@@ -213,8 +224,8 @@ func (l *ledger) bookReserved(now time.Time) {
 			continue // they cost nothing, or have been booked
 		}
 		cost := Spent{Output: open.tokens, Estimated: open.tokens, Cost: open.cost}
-		l.book(user, cost, now)
-		l.book(user+modelMark+"unknown", cost, now)
+		l.book(user, "", cost, now)
+		l.book(user+modelMark+"unknown", "", cost, now)
 	}
 	clear(l.windows)
 }

@@ -1,7 +1,6 @@
 package budget
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"sync"
@@ -104,26 +103,13 @@ func count(budget, user, code string) {
 	metrics.requests.WithLabelValues(budget, callers.label(user), code).Inc()
 }
 
-// ended counts an admitted request.
-func (h *Handler) ended(e *exchange) {
-	if !e.booked {
-		count(h.Name, e.user, "free")
-	}
-}
-
-// spent counts and tells what a request has cost.
-func (h *Handler) spent(e *exchange, model string, cost Spent) {
-	code := "told"
+// spent counts what a request has cost.
+func (h *Handler) spent(e *exchange, model string) {
+	code, cost, client := "told", &e.cost, callers.label(e.user)
 	if cost.Estimated > 0 {
 		code = "estimated"
 	}
-	count(h.Name, e.user, code)
-	// A log has room for more names than metrics have.
-	name := cmp.Or(model, "unknown")
-	model, client := models.label(name), callers.label(e.user)
-	if !isModel(name) {
-		name = model
-	}
+	metrics.requests.WithLabelValues(h.Name, client, code).Inc()
 	for _, kind := range [...]struct {
 		name string
 		n    int64
@@ -134,13 +120,8 @@ func (h *Handler) spent(e *exchange, model string, cost Spent) {
 			metrics.tokens.WithLabelValues(h.Name, client, model, kind.name).Add(float64(kind.n))
 		}
 	}
-	tell(e.http, "model", name)
-	tell(e.http, "input_tokens", cost.Input)
-	tell(e.http, "output_tokens", cost.Output)
-	tell(e.http, "estimated", cost.Estimated > 0)
 	if e.request.price != nil {
-		metrics.cost.WithLabelValues(h.Name, callers.label(e.user), model).Add(float64(cost.Cost) / float64(unit))
-		tell(e.http, "cost", cost.Cost.String())
+		metrics.cost.WithLabelValues(h.Name, client, model).Add(float64(cost.Cost) / float64(unit))
 	}
 }
 

@@ -14,15 +14,6 @@ import (
 // not forgiven.
 const modelMark = "\x00"
 
-// bookModel adds to what the request's caller has spent on a model.
-func (r *reservation) bookModel(model string, cost Spent, now time.Time) {
-	l := r.ledger
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	cost.Requests = 1
-	l.book(r.user+modelMark+model, cost, l.clock(now))
-}
-
 // models are what a caller has spent on each model, the dearest first.
 func (l *ledger) models(user string, w window, now time.Time) []adminapi.Model {
 	l.mu.Lock()

@@ -166,8 +166,8 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if said := reservation.admit(limits, request.reserve, time.Now()); said.reason != admitted {
 		return h.refuse(w, r, user, said.answer())
 	}
-	h.note(user, limits)
-	exchange := h.begin(w, r, user, request, reservation)
+	exchange := h.begin(w, r, user, limits, request, reservation)
+	h.note(user, limits, exchange.began)
 	defer exchange.end()
 	exchange.err = next.ServeHTTP(exchange, r)
 	return exchange.err
@@ -185,7 +185,7 @@ func (h *Handler) Cleanup() error {
 
 // userOf is the caller's id, as the authentication before this handler set it.
 func userOf(r *http.Request) string {
-	replacer, _ := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	replacer := replacerOf(r)
 	if replacer == nil {
 		return ""
 	}
@@ -196,7 +196,9 @@ func userOf(r *http.Request) string {
 
 // refuse answers in place of what is behind the budget.
 func (h *Handler) refuse(w http.ResponseWriter, r *http.Request, user string, refused *refusal.Answer) error {
-	tell(r, "refused", refused.Code)
+	if replacer := replacerOf(r); replacer != nil {
+		replacer.Set(placeholders+"refused", refused.Code)
+	}
 	count(h.Name, user, refused.Code)
 	refused.Write(w, r)
 	return nil

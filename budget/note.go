@@ -42,7 +42,7 @@ func (l *ledger) notes(user string, limits *limits, now time.Time) (notes []note
 		} {
 			n.percent = percentOf(n.spent, n.total)
 			key := noteKey{user, n.unit, s}
-			if n.percent <= l.noted[key] {
+			if n.percent == 0 || n.percent <= l.noted[key] {
 				continue
 			}
 			l.noted[key] = n.percent
@@ -75,8 +75,8 @@ func (n *note) field(key string, number int64) zap.Field {
 }
 
 // note logs that a caller has spent most of a limit, or all of it.
-func (h *Handler) note(user string, limits *limits) {
-	for _, n := range h.book.notes(user, limits, time.Now()) {
+func (h *Handler) note(user string, limits *limits, now time.Time) {
+	for _, n := range h.book.notes(user, limits, now) {
 		message := "a caller has spent most of its budget"
 		if n.percent == allOfIt {
 			message = "a caller's budget is spent; its requests are refused until it is new"

@@ -43,7 +43,7 @@ const (
 type request struct {
 	reserve   amount
 	maxOutput int64 // tokens
-	body      *countedBody
+	body      countedBody
 	free      bool // the API takes nothing for it, whatever its answer tells
 
 	price   *Price           // nil: none is needed
@@ -66,7 +66,7 @@ func (h *Handler) inspect(r *http.Request, limits *limits) (*request, *refusal.A
 	if !webSocket {
 		delete(r.Header, "Upgrade") // nor what is not HTTP
 	}
-	found := &request{maxOutput: defaultOutput, body: &countedBody{}, free: webSocket || isFree(r)}
+	found := &request{maxOutput: defaultOutput, free: webSocket || isFree(r)}
 	if refused := limits.rules.judgePath(r.Method, r.URL.Path); refused != nil {
 		return nil, refused
 	}
@@ -114,6 +114,9 @@ func isPlain(header http.Header) bool {
 		}
 	}
 	for _, contentType := range header["Content-Type"] {
+		if contentType == "application/json" {
+			continue
+		}
 		mediaType, parameters, err := mime.ParseMediaType(contentType)
 		if err != nil || mediaType != "application/json" {
 			return false
@@ -158,12 +161,16 @@ func readBody(r *http.Request) ([]byte, *refusal.Answer) {
 	if claimed > maxBody {
 		return nil, errTooLarge
 	}
-	content := make([]byte, 0, min(claimed, firstBuffer)+bytes.MinRead)
+	first := min(claimed, firstBuffer) + 1 // (the end is seen by reading on)
+	if claimed == 0 {
+		first = bytes.MinRead
+	}
+	content := make([]byte, 0, first)
 	for {
 		if len(content) == cap(content) {
 			room := 2 * cap(content)
 			if claimed > int64(cap(content)) && claimed <= 4*int64(cap(content)) {
-				room = int(claimed) + bytes.MinRead // the last step
+				room = int(claimed) + 1 // the last step
 			}
 			content = slices.Grow(content, room-len(content))
 		}
@@ -205,9 +212,12 @@ func (b *countedBody) hold(r *http.Request, pieces [][]byte) {
 	for _, piece := range pieces {
 		b.length += int64(len(piece))
 	}
-	r.ContentLength, r.Body = b.length, io.NopCloser(&piecesReader{pieces})
+	r.Body = &piecesReader{pieces}
+	if r.ContentLength == b.length {
+		return
+	}
+	r.ContentLength, r.TransferEncoding = b.length, nil
 	r.Header["Content-Length"] = []string{strconv.FormatInt(b.length, 10)}
-	r.TransferEncoding = nil
 }
 
 // Read implements io.Reader.
@@ -235,3 +245,6 @@ func (p *piecesReader) Read(to []byte) (int, error) {
 	p.left[0] = p.left[0][n:]
 	return n, nil
 }
+
+// Close implements io.Closer.
+func (p *piecesReader) Close() error { return nil }

@@ -221,6 +221,9 @@ func (r *rules) judges() bool {
 // judgePath finds what a path may not open: what is stored can be read, and
 // deleted, without a body, too.
 func (r *rules) judgePath(method, path string) *refusal.Answer {
+	if r.refused&(openPreviousResponse|openConversation|openFiles) == 0 {
+		return nil
+	}
 	segments := strings.Split(path, "/")
 	for i, segment := range segments {
 		var opens opening

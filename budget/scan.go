@@ -1,9 +1,9 @@
 package budget
 
 import (
-	"bytes"
 	"math"
 	"strconv"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -83,10 +83,10 @@ const (
 )
 
 // below is what stands under a key of an object.
-func (p place) below(key string) place {
+func (p place) below(key []byte) place {
 	switch p {
 	case placeEvent:
-		switch key {
+		switch string(key) {
 		case "type":
 			return placeType
 		case "response":
@@ -95,7 +95,7 @@ func (p place) below(key string) place {
 			return placeItem
 		}
 	case placeResponse:
-		switch key {
+		switch string(key) {
 		case "model":
 			return placeModel
 		case "usage":
@@ -104,11 +104,11 @@ func (p place) below(key string) place {
 			return placeItems
 		}
 	case placeItem:
-		if key == "type" {
+		if string(key) == "type" {
 			return placeItemType
 		}
 	case placeUsage:
-		switch key {
+		switch string(key) {
 		case "input_tokens":
 			return placeInput
 		case "output_tokens":
@@ -119,11 +119,11 @@ func (p place) below(key string) place {
 			return placeOutputDetails
 		}
 	case placeInputDetails:
-		if key == "cached_tokens" {
+		if string(key) == "cached_tokens" {
 			return placeCached
 		}
 	case placeOutputDetails:
-		if key == "reasoning_tokens" {
+		if string(key) == "reasoning_tokens" {
 			return placeReasoning
 		}
 	}
@@ -131,11 +131,15 @@ func (p place) below(key string) place {
 }
 
 // newAnswerScanner reads a whole answer, where newEventScanner reads a stream.
+// Most last but a moment, so that they are used again.
 func newAnswerScanner() *jsonScanner {
-	s := &jsonScanner{root: placeResponse}
+	s := answerScanners.Get().(*jsonScanner)
+	s.root = placeResponse
 	s.reset()
 	return s
 }
+
+var answerScanners = sync.Pool{New: func() any { return new(jsonScanner) }}
 
 // reset makes the scanner ready for the next value.
 func (s *jsonScanner) reset() { *s = jsonScanner{root: s.root, at: s.root} }
@@ -155,20 +159,32 @@ func (s *jsonScanner) feed(p []byte) {
 		case scanKeyText, scanText, scanSkipText:
 			if s.escape == 0 {
 				// the long way through a string is the one without escapes
-				n := bytes.IndexAny(p[i:], `"\`)
-				if n < 0 {
-					s.keep(p[i:])
+				n := i
+				for n < len(p) && p[n] != '"' && p[n] != '\\' {
+					n++
+				}
+				s.keep(p[i:n])
+				if n == len(p) {
 					return
 				}
-				s.keep(p[i : i+n])
-				i += n
+				i = n
 			}
 			s.inString(p[i])
+		case scanSkip:
+			for i < len(p) && !opensOrEnds[p[i]] {
+				i++
+			}
+			if i < len(p) {
+				s.outside(p[i])
+			}
 		default:
 			s.outside(p[i])
 		}
 	}
 }
+
+// opensOrEnds are the bytes that matter in a container without interest.
+var opensOrEnds = [256]bool{'"': true, '{': true, '[': true, '}': true, ']': true}
 
 // outside takes a byte that is in no string.
 func (s *jsonScanner) outside(c byte) {
@@ -198,7 +214,7 @@ func (s *jsonScanner) outside(c byte) {
 		}
 	case scanColon:
 		if c == ':' {
-			s.at = s.within[s.depth-1].below(s.key())
+			s.at = s.within[s.depth-1].below(s.short())
 			s.forget(s.at)
 			s.state = scanValue
 		}
@@ -291,12 +307,12 @@ func (s *jsonScanner) keep(p []byte) {
 	s.text = append(s.text, p...)
 }
 
-// key is the key that was read; "" if it is too long to be of interest.
-func (s *jsonScanner) key() string {
+// short is the key or value that was read; nil if it is too long to be of interest.
+func (s *jsonScanner) short() []byte {
 	if s.long {
-		return ""
+		return nil
 	}
-	return string(s.text)
+	return s.text
 }
 
 // inString takes a quote, a backslash or a byte of an escape.
@@ -350,11 +366,11 @@ func (s *jsonScanner) inString(c byte) {
 func (s *jsonScanner) string() {
 	switch s.at {
 	case placeType:
-		s.kind = s.key()
+		s.kind = string(s.short())
 	case placeModel:
-		s.found.model = s.key()
+		s.found.model = string(s.short())
 	case placeItemType:
-		s.item = s.key()
+		s.item = string(s.short())
 	}
 }
 

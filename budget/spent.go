@@ -27,7 +27,15 @@ func (s Spent) Costs() Money { return max(0, s.Cost-s.ForgivenCost) }
 
 func (s Spent) amount() amount { return amount{s.Tokens(), s.Costs()} }
 
-func (s Spent) plus(t Spent) Spent { return s.combine(t, func(a, b int64) int64 { return a + b }) }
+// plus is the sum. (Each request makes some ten of them.)
+func (s Spent) plus(t Spent) Spent {
+	return Spent{
+		Requests: s.Requests + t.Requests, Input: s.Input + t.Input, Cached: s.Cached + t.Cached, Output: s.Output + t.Output,
+		Reasoning: s.Reasoning + t.Reasoning, Estimated: s.Estimated + t.Estimated, Cost: s.Cost + t.Cost,
+		ForgivenRequests: s.ForgivenRequests + t.ForgivenRequests, ForgivenTokens: s.ForgivenTokens + t.ForgivenTokens,
+		ForgivenCost: s.ForgivenCost + t.ForgivenCost,
+	}
+}
 
 func (s Spent) minus(t Spent) Spent { return s.combine(t, func(a, b int64) int64 { return a - b }) }
 

@@ -37,7 +37,7 @@ func TestASmallRunCountsEverythingAndReportsIt(t *testing.T) {
 	if os.Getenv("REQUIRE_BENCH_PEERS") != "" && len(missing) > 0 {
 		t.Error(missing)
 	}
-	workloads, err := chooseWorkloads(allWorkloads(), "json-16,upload-4,sse-1000,ws-500,refuse-*,burst-64,tls-16,h2-16")
+	workloads, err := chooseWorkloads(allWorkloads(), "json-16,upload-4,sse-1000,events-1000,ws-500,refuse-*,burst-64,tls-16,h2-16")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,6 +127,9 @@ func madeUp() report {
 	add("json-64", "command", perSecond, 1500, 1499, 1600)
 	add("json-16", "stock", cpuPerRequest, 100, 100, 100)
 	add("json-16", "gate", cpuPerRequest, 104, 106, 105)
+	add("json-16", "budget", cpuPerRequest, 105, 110, 110)
+	add("events-1000", "gate", cpuPerEvent, 50, 50, 60)
+	add("events-1000", "budget", cpuPerEvent, 52, 51, 61)
 	add("sse-1000", "command", firstEvent+"_p50", 1, 1, 1)
 	add("sse-1000", "original", firstEvent+"_p50", 3000, 3000, 3000)
 	add("sse-2000", "command", rssPeak, 100, 100, 100)

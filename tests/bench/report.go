@@ -202,6 +202,7 @@ var headlines = []struct {
 	{"1000 streams: event delay p50, ms", "sse-1000", column{figure: eventDelay + "_p50"}},
 	{"1000 streams: event delay p99, ms", "sse-1000", column{figure: eventDelay + "_p99"}},
 	{"1000 streams: CPU µs/event", "sse-1000", column{figure: cpuPerEvent, ratio: true}},
+	{"the same, asked for by small requests", "events-1000", column{figure: cpuPerEvent, ratio: true}},
 	{"2000 streams: peak RSS, MiB", "sse-2000", column{figure: rssPeak, ratio: true}},
 	{"2000 streams: threads", "sse-2000", column{figure: threadsAtMost}},
 	{"500 WebSockets: event delay p50, ms", "ws-500", column{figure: eventDelay + "_p50"}},

@@ -73,16 +73,25 @@ func (s streams) run(ctx context.Context, m *measurement) error {
 
 var errNoEvents = errors.New("the answer is no event stream")
 
-// openEvents asks for a stream of server-sent events and reads it to its end.
+// openEvents asks for a stream as Codex does.
 func openEvents(_ context.Context, m *measurement, log *eventLog, deadline time.Time) error {
+	return readEvents(request{size: codexRequest}, m, log, deadline)
+}
+
+// openBriefly asks for a stream with a request as small as can be.
+func openBriefly(_ context.Context, m *measurement, log *eventLog, deadline time.Time) error {
+	return readEvents(request{}, m, log, deadline)
+}
+
+// readEvents asks for a stream of server-sent events and reads it to its end.
+func readEvents(r request, m *measurement, log *eventLog, deadline time.Time) error {
 	conn, err := dial(m.target.addr, deadline)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	request := request{size: codexRequest}.bytes(m.target)
 	asked := time.Now()
-	if _, err := conn.Write(request); err != nil {
+	if _, err := conn.Write(r.bytes(m.target)); err != nil {
 		return err
 	}
 	h, err := readHead(conn.in)

@@ -145,7 +145,9 @@ type upstreamConn struct {
 var (
 	keyLine            = []byte("Bearer " + operatorKey)
 	answerUnauthorized = []byte("HTTP/1.1 401 Unauthorized\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
-	smallAnswer        = []byte(`{"id":"resp_1","object":"response","status":"completed","model":"gpt-5","output":[{"type":"message","role":"assistant","content":[{"type":"output_text","text":"hello"}]}]}`)
+	usageTold          = `"usage":{"input_tokens":9,"input_tokens_details":{"cached_tokens":0},"output_tokens":2,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":11}`
+	smallAnswer        = []byte(`{"id":"resp_1","object":"response","status":"completed","model":"gpt-5","output":[{"type":"message","role":"assistant","content":[{"type":"output_text","text":"hello"}]}],` + usageTold + `}`)
+	streamEnd          = []byte(`{"type":"response.completed","response":{"status":"completed","model":"gpt-5",` + usageTold + `}}`)
 	answerOK           = fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(smallAnswer), smallAnswer)
 )
 
@@ -174,16 +176,23 @@ func (c *upstreamConn) answerEvents() error {
 	var chunk bytes.Buffer
 	err = pace(func(event []byte) error {
 		chunk.Reset()
-		name, end := "response.output_text.delta", ""
-		fmt.Fprintf(&chunk, "%x\r\nevent: %s\ndata: %s\n\n\r\n%s", len("event: \ndata: \n\n")+len(name)+len(event), name, event, end)
+		writeChunk(&chunk, "response.output_text.delta", event)
 		_, err := c.Write(chunk.Bytes())
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	_, err = io.WriteString(c, "0\r\n\r\n")
+	chunk.Reset()
+	writeChunk(&chunk, "response.completed", streamEnd)
+	chunk.WriteString("0\r\n\r\n")
+	_, err = c.Write(chunk.Bytes())
 	return err
+}
+
+// writeChunk adds an event as a chunk of its own.
+func writeChunk(to *bytes.Buffer, name string, event []byte) {
+	fmt.Fprintf(to, "%x\r\nevent: %s\ndata: %s\n\n\r\n", len("event: \ndata: \n\n")+len(name)+len(event), name, event)
 }
 
 // answerHTTP is answerJSON for net/http.

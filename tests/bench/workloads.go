@@ -69,6 +69,9 @@ func allWorkloads() []workload {
 		})
 	}
 	all = append(all, workload{
+		name: "events-1000", title: "1000 streams that small requests ask for: the events alone",
+		upstream: "events", load: streams{count: 1000, open: openBriefly},
+	}, workload{
 		name: "ws-500", title: "500 WebSockets with the same events",
 		upstream: "websocket", load: streams{count: 500, open: openWebSocket}, can: func(p *peer) bool { return p.websockets },
 	})
