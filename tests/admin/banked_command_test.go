@@ -13,7 +13,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
@@ -60,7 +59,7 @@ func TestABankedRequestIsNotFinishedAfterItsClientHasExpired(t *testing.T) {
 	conn := g.Dial(t)
 	conn.Send("POST /v1/responses HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nX-Proxy-Token: " + token + "\r\nContent-Length: 2\r\n\r\n{")
 	awaitAccepted(t, g, "brief")
-	await(t, "the end of the file of the client that expires", func() bool { return gatetest.Missing(file) })
+	gatetest.Until(t, "the end of the file of the client that expires", func() bool { return gatetest.Missing(file) })
 	conn.Send("}")
 	if got := conn.Answer(); got.Status != http.StatusUnauthorized || !strings.Contains(got.Body, "access_ended") {
 		t.Errorf("finished with %d %s", got.Status, got.Body)
@@ -70,22 +69,7 @@ func TestABankedRequestIsNotFinishedAfterItsClientHasExpired(t *testing.T) {
 // awaitAccepted waits until the gate has let a client's first request in.
 func awaitAccepted(t *testing.T, g *gatetest.Gate, client string) {
 	t.Helper()
-	await(t, "a request to be let in", func() bool { return list(t, g)[client].Requests > 0 })
-}
-
-// await looks again and again: neither a file nor a counter tells of a change.
-func await(t *testing.T, what string, there func() bool) {
-	t.Helper()
-	gatetest.Await(t, what, func(done <-chan time.Time) bool {
-		for !there() {
-			select {
-			case <-done:
-				return false
-			case <-time.After(20 * time.Millisecond):
-			}
-		}
-		return true
-	})
+	gatetest.Until(t, "a request to be let in", func() bool { return list(t, g)[client].Requests > 0 })
 }
 
 // What looks at the last byte of a body loses and changes none.

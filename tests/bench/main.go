@@ -12,14 +12,14 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/caddybuild"
 )
 
 func main() {
@@ -205,35 +205,17 @@ func list(peers []*peer, workloads []workload) {
 	}
 }
 
-// findCaddy takes the binary that CADDY_BINARY names, or builds cmd/caddy.
+// findCaddy is the one that CADDY_BINARY names, or one that is built as xcaddy
+// does it: this is what people run, and it is smaller in memory.
 func findCaddy(ctx context.Context, dir string, onlyList bool) (string, error) {
 	if onlyList {
 		return "caddy", nil
 	}
-	if named := os.Getenv("CADDY_BINARY"); named != "" {
-		return filepath.Abs(named)
+	if os.Getenv("CADDY_BINARY") == "" {
+		fmt.Fprintln(os.Stderr, "building Caddy with the gate …")
 	}
-	root, err := repoRoot()
-	if err != nil {
-		return "", err
-	}
-	fmt.Fprintln(os.Stderr, "building Caddy with the gate …")
-	binary := filepath.Join(dir, "caddy")
-	// As xcaddy does it: this is what people run, and it is smaller in memory.
-	build := exec.CommandContext(ctx, "go", "build", "-race=false",
-		"-trimpath", "-ldflags", "-w -s", "-tags", "nobadger,nomysql,nopgx", "-o", binary, "./cmd/caddy")
-	build.Dir, build.Env = root, append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building cmd/caddy: %w\n%s", err, out)
-	}
-	return binary, nil
-}
-
-// repoRoot is the directory of go.mod.
-func repoRoot() (string, error) {
-	out, err := exec.Command("go", "env", "GOMOD").Output()
-	if err != nil {
-		return "", fmt.Errorf("go env GOMOD: %w", err)
-	}
-	return filepath.Dir(strings.TrimSpace(string(out))), nil
+	return caddybuild.Find(ctx, dir, caddybuild.Build{
+		Args: []string{"-race=false", "-trimpath", "-ldflags", "-w -s", "-tags", "nobadger,nomysql,nopgx"},
+		Env:  []string{"CGO_ENABLED=0"},
+	})
 }

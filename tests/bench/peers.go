@@ -16,6 +16,8 @@ import (
 	"slices"
 	"strings"
 	"text/template"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/caddybuild"
 )
 
 //go:embed peers
@@ -215,7 +217,7 @@ func caddyStart(config string, s setting) start {
 // shippedExample is Caddyfile.example with another port and upstream. It has
 // TLS settings, which would make Caddy speak TLS to a plain upstream.
 func shippedExample(_ *peer, s setting) (start, error) {
-	root, err := repoRoot()
+	root, err := caddybuild.Root()
 	if err != nil {
 		return start{}, err
 	}

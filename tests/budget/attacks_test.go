@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
@@ -148,18 +147,18 @@ func TestWhatIsSpentSurvivesTheStorage(t *testing.T) {
 			b := newBill(t)
 			g := gatetest.StartReloadable(t, b.Upstream, site(folder, perDay))
 			ask(t, g)
-			awaitRecords(t, folder, 1)
+			awaitSaved(t, folder, cost)
 			gatetest.Must(t, exec.Command("cp", "-a", filepath.Join(folder, "responses_budget"), backup).Run())
 			for range 4 {
 				ask(t, g)
 			}
-			time.Sleep(3 * time.Second) // (it is saved)
+			awaitSaved(t, folder, b.tokens.Load())
 			harm(t, folder, backup)
 			for range 20 {
 				ask(t, g)
 			}
-			time.Sleep(8 * time.Second) // (it is read, compared and saved)
-			kill(t, g)
+			awaitSaved(t, folder, b.tokens.Load())
+			g.Kill()
 			after := gatetest.StartReloadable(t, b.Upstream, site(folder, perDay))
 			for range 20 {
 				ask(t, after)
@@ -168,20 +167,5 @@ func TestWhatIsSpentSurvivesTheStorage(t *testing.T) {
 				t.Errorf("%d were spent, and %d are the most", got, mostOfOne)
 			}
 		})
-	}
-}
-
-// awaitRecords waits until a folder has so many records of budgets.
-func awaitRecords(t *testing.T, folder string, n int) {
-	t.Helper()
-	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
-		found, err := filepath.Glob(filepath.Join(folder, "responses_budget", "*.budget", "*.json"))
-		gatetest.Must(t, err)
-		if len(found) >= n {
-			return
-		}
-		if time.Since(began) > gatetest.Patience {
-			t.Fatalf("there are %v", found)
-		}
 	}
 }

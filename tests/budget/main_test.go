@@ -11,10 +11,10 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
@@ -116,16 +116,36 @@ func spent(t *testing.T, g *gatetest.Gate) adminapi.Window {
 // awaitSpent waits until a replica knows of so many tokens.
 func awaitSpent(t *testing.T, g *gatetest.Gate, tokens int64) {
 	t.Helper()
-	for began := time.Now(); spent(t, g).Tokens != tokens; time.Sleep(20 * time.Millisecond) {
-		if time.Since(began) > gatetest.Patience {
-			t.Fatalf("it knows of %d tokens, want %d", spent(t, g).Tokens, tokens)
-		}
-	}
+	gatetest.Until(t, fmt.Sprintf("a replica to know of %d tokens", tokens), func() bool { return spent(t, g).Tokens == tokens })
 }
 
-// kill ends a replica as a crash does.
-func kill(t *testing.T, g *gatetest.Gate) {
+// records are the files of what was spent.
+func records(t *testing.T, folder string) []string {
 	t.Helper()
-	gatetest.Must(t, g.Cmd.Process.Kill())
-	<-g.Done
+	found, err := filepath.Glob(filepath.Join(folder, "responses_budget", "*.budget", "*.json"))
+	gatetest.Must(t, err)
+	return found
+}
+
+// awaitSaved waits until a folder's records say that so many tokens were spent.
+func awaitSaved(t *testing.T, folder string, tokens int64) {
+	t.Helper()
+	gatetest.Until(t, fmt.Sprintf("%d tokens to be saved", tokens), func() bool {
+		var saved int64
+		for _, path := range records(t, folder) {
+			content, err := os.ReadFile(path)
+			if err != nil {
+				return false // (it is about to be replaced)
+			}
+			var clients map[string]struct {
+				Input  int64 `json:"input_tokens"`
+				Output int64 `json:"output_tokens"`
+			}
+			gatetest.Must(t, json.Unmarshal(content, &clients))
+			for _, client := range clients {
+				saved += client.Input + client.Output
+			}
+		}
+		return saved == tokens
+	})
 }

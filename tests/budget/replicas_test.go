@@ -6,10 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
@@ -23,8 +20,8 @@ func TestAKilledCaddyLosesAtMostWhatItSpentInTheLastSeconds(t *testing.T) {
 	for range 3 {
 		ask(t, first)
 	}
-	time.Sleep(3 * time.Second) // two are stated
-	kill(t, first)
+	awaitSaved(t, folder, 3*cost)
+	first.Kill()
 	second := gatetest.StartReloadable(t, b.Upstream, site(folder, perDay))
 	if got := spent(t, second); got.Tokens != 3*cost || got.Requests != 3 {
 		t.Errorf("after kill -9, it knows of %+v, want %d tokens", got, 3*cost)
@@ -48,12 +45,12 @@ func TestTwoCaddysOnOneFolderAddUp(t *testing.T) {
 
 func TestTwoCaddysOnRedisAddUpAndSurviveItsOutage(t *testing.T) {
 	t.Parallel()
-	redis := newRedis(t)
-	addUp(t, fmt.Sprintf("storage redis {\n\thost 127.0.0.1\n\tport %d\n\tpassword secret-of-redis\n}", redis.port), redis)
+	redis := gatetest.NewRedis(t)
+	addUp(t, fmt.Sprintf("storage redis {\n\thost 127.0.0.1\n\tport %d\n\tpassword %s\n}", redis.Port, redis.Password), redis)
 }
 
 // addUp has two replicas share a budget.
-func addUp(t *testing.T, storage string, redis *redisServer) {
+func addUp(t *testing.T, storage string, redis *gatetest.Redis) {
 	t.Helper()
 	b := newBill(t)
 	start := func() *gatetest.Gate {
@@ -73,7 +70,7 @@ func addUp(t *testing.T, storage string, redis *redisServer) {
 		awaitSpent(t, g, 6*cost)
 	}
 	if redis != nil {
-		redis.kill(t)
+		redis.Kill()
 		for _, g := range []*gatetest.Gate{first, second} {
 			ask(t, g)
 			g.WaitOutput("does not take or tell what is spent", 1)
@@ -81,7 +78,7 @@ func addUp(t *testing.T, storage string, redis *redisServer) {
 				t.Errorf("without Redis, a replica knows of %d", got)
 			}
 		}
-		redis.start(t)
+		redis.Start(t)
 		for _, g := range []*gatetest.Gate{first, second} {
 			g.WaitOutput("takes and tells what is spent again", 1)
 			awaitSpent(t, g, 8*cost)
@@ -109,42 +106,6 @@ func addUp(t *testing.T, storage string, redis *redisServer) {
 	if got := ask(t, first); got.Status != 200 {
 		t.Errorf("after a reset, a replica answers %d %s", got.Status, got.Body)
 	}
-}
-
-// redisServer is a Redis with a password, on a loopback port.
-type redisServer struct {
-	*gatetest.Process
-	binary, dir string
-	port        int
-}
-
-// newRedis starts one. Without redis-server, the test is skipped, or fails if
-// CI or REQUIRE_REDIS is set.
-func newRedis(t *testing.T) *redisServer {
-	t.Helper()
-	binary, err := exec.LookPath("redis-server")
-	if err != nil && (os.Getenv("CI") != "" || os.Getenv("REQUIRE_REDIS") != "") {
-		t.Fatal(err)
-	}
-	if err != nil {
-		t.Skip(err)
-	}
-	r := &redisServer{binary: binary, dir: gatetest.TempDir(t), port: gatetest.FreePort(t)}
-	r.start(t)
-	return r
-}
-
-func (r *redisServer) start(t *testing.T) {
-	t.Helper()
-	config := fmt.Sprintf("bind 127.0.0.1\nport %d\ndir %s\nrequirepass secret-of-redis\nappendonly yes\nappendfsync always\n", r.port, r.dir)
-	r.Process = gatetest.Start(t, gatetest.Launch{Program: r.binary, Dir: r.dir, Args: []string{"-"}, Stdin: strings.NewReader(config)})
-	r.WaitOutput("Ready to accept connections", 1)
-}
-
-func (r *redisServer) kill(t *testing.T) {
-	t.Helper()
-	gatetest.Must(t, r.Cmd.Process.Kill())
-	<-r.Done
 }
 
 // startWithPlugins starts a gate in a Caddy that has a storage for Redis.

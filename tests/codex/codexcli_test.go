@@ -179,7 +179,7 @@ func (s *appServer) startThread(t *testing.T) string {
 			ID string `json:"id"`
 		} `json:"thread"`
 	}
-	if err := json.Unmarshal(s.call(t, "thread/start", map[string]any{"cwd": s.Dir}), &started); err != nil {
+	if err := json.Unmarshal(s.call(t, "thread/start", map[string]any{"cwd": s.Cmd.Dir}), &started); err != nil {
 		t.Fatal(err)
 	}
 	return started.Thread.ID

@@ -56,7 +56,7 @@ func wantAll(t *testing.T, text string, words []string) {
 // caddy runs a subcommand of Caddy that has to succeed.
 func caddy(t *testing.T, args ...string) string {
 	t.Helper()
-	got := run(t, command(t, t.TempDir(), caddyBinary, args...))
+	got := run(t, command(t, t.TempDir(), gatetest.CaddyBinary, args...))
 	if got.code != 0 {
 		t.Fatalf("caddy %q: exit code %d: %s", args, got.code, got.stderr)
 	}

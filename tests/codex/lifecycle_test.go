@@ -38,10 +38,10 @@ var ends = map[string]func(*testing.T, *proxy){
 // wantEnd checks that the proxy is gone as it should be.
 func wantEnd(t *testing.T, p *proxy) {
 	t.Helper()
-	if code := p.exitCode(t); code != 0 {
+	if code := p.Wait(); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
 	}
-	if exists(p.infoPath) {
+	if !gatetest.Missing(p.infoPath) {
 		t.Error("the server-info file is still there")
 	}
 }
@@ -63,7 +63,7 @@ func TestTheProxyEndsWithCode0AndTakesItsFileAway(t *testing.T) {
 func TestAProxyUnderNohupOutlivesItsTerminal(t *testing.T) {
 	upstream := newUpstream(t)
 	info := filepath.Join(t.TempDir(), "info.json")
-	p := &proxy{process: start(t, command(t, t.TempDir(), "sh", "-c", `trap "" HUP; exec "$0" "$@"`, caddyBinary,
+	p := &proxy{process: start(t, command(t, t.TempDir(), "sh", "-c", `trap "" HUP; exec "$0" "$@"`, gatetest.CaddyBinary,
 		"responses-proxy", "--server-info", info, "--upstream-url", upstream.responsesURL())), infoPath: info}
 	p.giveKey(t)
 	p.await(t, "responses-proxy listening on 127.0.0.1:")
@@ -142,10 +142,10 @@ func TestTheOriginalEndsForAnybodyWhoAsks(t *testing.T) {
 	if got := (call{method: http.MethodGet, target: "/shutdown"}).exchange(t, p, patience); got.status != http.StatusOK {
 		t.Errorf("GET /shutdown: status %d, want 200", got.status)
 	}
-	if code := p.exitCode(t); code != 0 {
+	if code := p.Wait(); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
 	}
-	if !exists(p.infoPath) {
+	if gatetest.Missing(p.infoPath) {
 		t.Error("the original takes its server-info file away now: say so in docs/compatibility.md")
 	}
 }
@@ -153,10 +153,10 @@ func TestTheOriginalEndsForAnybodyWhoAsks(t *testing.T) {
 func TestTheOriginalIsKilledByTheSignalThatEndsOurs(t *testing.T) {
 	p := startOriginal(t, newUpstream(t).responsesURL())
 	p.signal(t, syscall.SIGTERM)
-	if code := p.exitCode(t); code != -1 {
+	if code := p.Wait(); code != -1 {
 		t.Errorf("exit code %d, want none", code)
 	}
-	if !exists(p.infoPath) {
+	if gatetest.Missing(p.infoPath) {
 		t.Error("the original takes its server-info file away now: say so in docs/compatibility.md")
 	}
 }
@@ -184,8 +184,8 @@ func TestOnlyOursKeepsOtherUsersOutOfTheServerInfo(t *testing.T) {
 func TestAPortThatIsTakenIsRefused(t *testing.T) {
 	upstream := newUpstream(t)
 	first := startOurs(t, upstream.responsesURL())
-	p := start(t, command(t, t.TempDir(), caddyBinary, "responses-proxy", "--port", portOf(first)))
-	if code := p.exitCode(t); code != 1 {
+	p := start(t, command(t, t.TempDir(), gatetest.CaddyBinary, "responses-proxy", "--port", portOf(first)))
+	if code := p.Wait(); code != 1 {
 		t.Errorf("exit code %d, want 1", code)
 	}
 }

@@ -16,7 +16,7 @@ import (
 func TestABareNameATildeAndTheAPIsURLWillDo(t *testing.T) {
 	upstream := newUpstream(t)
 	home := t.TempDir()
-	cmd := command(t, home, caddyBinary, "responses-proxy", "--server-info", "info.json", "--upstream-url", upstream.URL+"/v1/")
+	cmd := command(t, home, gatetest.CaddyBinary, "responses-proxy", "--server-info", "info.json", "--upstream-url", upstream.URL+"/v1/")
 	p := &proxy{process: start(t, cmd), infoPath: filepath.Join(home, "info.json")}
 	p.giveKey(t)
 	p.await(t, "--upstream-url "+upstream.URL+"/v1/: POST /v1/responses goes to "+upstream.responsesURL())
@@ -26,7 +26,7 @@ func TestABareNameATildeAndTheAPIsURLWillDo(t *testing.T) {
 		t.Errorf("status %d; the upstream was asked for %v", got.status, upstream.all())
 	}
 	for _, path := range []string{"info.json", "~/info.json"} {
-		if got := run(t, command(t, home, caddyBinary, "responses-proxy", "token", "--server-info", path)); got.code != 0 || got.stdout != p.token+"\n" {
+		if got := run(t, command(t, home, gatetest.CaddyBinary, "responses-proxy", "token", "--server-info", path)); got.code != 0 || got.stdout != p.token+"\n" {
 			t.Errorf("token --server-info %s: exit code %d: %s", path, got.code, got.stderr)
 		}
 	}
@@ -39,7 +39,7 @@ func TestTheVerbsWarnWhereTheTokenWouldGoToAProxy(t *testing.T) {
 			"HTTP_PROXY=http://user:password@proxy.example NO_PROXY=": true,
 			"HTTP_PROXY=http://proxy.example NO_PROXY=127.0.0.1":      false,
 		} {
-			cmd := command(t, t.TempDir(), caddyBinary, "responses-proxy", verb, "--server-info", p.infoPath)
+			cmd := command(t, t.TempDir(), gatetest.CaddyBinary, "responses-proxy", verb, "--server-info", p.infoPath)
 			cmd.Env = append(cmd.Env, strings.Fields(environment)...)
 			got := run(t, cmd)
 			if got.code != 0 || strings.Contains(got.stderr, "NO_PROXY=127.0.0.1,localhost,::1") != warns || strings.Contains(got.stderr, "password") {

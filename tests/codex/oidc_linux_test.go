@@ -170,7 +170,7 @@ var oidcArgs = []string{
 // twoPrograms are ours and each version of the original.
 func twoPrograms(t *testing.T) map[string][]string {
 	t.Helper()
-	programs := map[string][]string{"ours": {caddyBinary, "responses-proxy"}}
+	programs := map[string][]string{"ours": {gatetest.CaddyBinary, "responses-proxy"}}
 	for version, binary := range gatetest.CodexBinaries(t) {
 		programs[version] = []string{binary, "responses-api-proxy"}
 	}
@@ -327,7 +327,7 @@ func tokenFor(seconds string) string {
 func TestCodexCompletesTurnsThroughTheCommandWithoutAnyKey(t *testing.T) {
 	gatetest.CodexBinary(t)
 	n := newInternet(t)
-	p := n.start(t, []string{caddyBinary, "responses-proxy"})
+	p := n.start(t, []string{gatetest.CaddyBinary, "responses-proxy"})
 	home := codexHome(t, p)
 	for range 2 {
 		n.upstream.forget(nil)

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
 // nobody is a user who has nothing to do with whoever runs the tests.
@@ -52,17 +54,9 @@ func unprivilegedHome(t *testing.T) string {
 	return home
 }
 
-// roleVariable makes the test binary play a part in a test instead of running
-// tests: as another user, say.
-const roleVariable = "CODEX_TEST_ROLE"
-
-// playRole is what the test binary does in a role.
-func playRole(role string) error {
-	address, listen := strings.CutPrefix(role, "listen ")
-	if !listen {
-		return fmt.Errorf("%s: there is no role %q", roleVariable, role)
-	}
-	listener, err := net.Listen("tcp", address)
+// roles are parts that other users play.
+var roles = []gatetest.Role{{Name: "listen", Play: func(args []string) error {
+	listener, err := net.Listen("tcp", args[0])
 	if err != nil {
 		return err
 	}
@@ -70,33 +64,22 @@ func playRole(role string) error {
 	fmt.Fprintln(os.Stderr, "listening on", listener.Addr())
 	_, err = io.Copy(io.Discard, os.Stdin) // until the test closes it
 	return err
-}
+}}}
 
 // listenAsNobody has another user listen on a port, until the test ends.
-func listenAsNobody(t *testing.T, port int) *process {
+func listenAsNobody(t *testing.T, port int) *gatetest.Actor {
 	t.Helper()
-	// Nobody cannot enter the directory where go test keeps the binary.
-	program := filepath.Join(unprivilegedHome(t), "helper")
-	content, err := os.ReadFile("/proc/self/exe")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(program, content, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	cmd := unprivileged(t, exec.Command(program))
-	cmd.Env = []string{fmt.Sprintf("%s=listen 127.0.0.1:%d", roleVariable, port)}
-	p := start(t, cmd)
-	p.await(t, "listening on")
+	p := gatetest.StartRole(t, gatetest.AsNobody(t), "listen", fmt.Sprintf("127.0.0.1:%d", port))
+	p.WaitOutput("listening on", 1)
 	return p
 }
 
 func TestVerbsDoNotTrustAPortThatAnotherUserTook(t *testing.T) {
 	needsRoot(t)
-	for name, pid := range map[string]func(taker *process) int{
-		"while a process of ours has the gate's id":         func(*process) int { return os.Getpid() },
-		"and whose process got the gate's id as well":       func(taker *process) int { return taker.Process.Pid },
-		"while a process of a third user has the gate's id": func(*process) int { return 1 },
+	for name, pid := range map[string]func(taker *gatetest.Actor) int{
+		"while a process of ours has the gate's id":         func(*gatetest.Actor) int { return os.Getpid() },
+		"and whose process got the gate's id as well":       func(taker *gatetest.Actor) int { return taker.PID() },
+		"while a process of a third user has the gate's id": func(*gatetest.Actor) int { return 1 },
 	} {
 		t.Run(name, func(t *testing.T) {
 			gone := startOurs(t, newUpstream(t).responsesURL())
@@ -127,7 +110,7 @@ func TestTheOwnerOfTheFileGetsTheTokenOfAProxyThatRootRuns(t *testing.T) {
 	needsRoot(t)
 	home := unprivilegedHome(t)
 	p := startOursAt(t, filepath.Join(home, "info.json"), newUpstream(t).responsesURL(), "--owner", fmt.Sprint(nobody))
-	cmd := unprivileged(t, command(t, home, caddyBinary, "responses-proxy", "token", "--server-info", p.infoPath))
+	cmd := unprivileged(t, command(t, home, gatetest.CaddyBinary, "responses-proxy", "token", "--server-info", p.infoPath))
 	if got := run(t, cmd); got.code != 0 || got.stdout != p.token+"\n" {
 		t.Errorf("exit code %d, want 0; the token on stdout: %t; stderr: %s", got.code, got.stdout == p.token+"\n", got.stderr)
 	}
@@ -138,7 +121,7 @@ func startUnprivileged(t *testing.T, setup string, env ...string) *proxy {
 	t.Helper()
 	home := unprivilegedHome(t)
 	infoPath := filepath.Join(home, "info.json")
-	cmd := unprivileged(t, command(t, home, "/bin/sh", "-c", setup+`exec "$0" responses-proxy --server-info "$1"`, caddyBinary, infoPath))
+	cmd := unprivileged(t, command(t, home, "/bin/sh", "-c", setup+`exec "$0" responses-proxy --server-info "$1"`, gatetest.CaddyBinary, infoPath))
 	cmd.Dir = home
 	cmd.Env = append(cmd.Env, env...)
 	p := &proxy{process: start(t, cmd), infoPath: infoPath}
@@ -157,7 +140,7 @@ func TestAProcessOfTheSameUserCannotLookIntoTheProxy(t *testing.T) {
 		for _, target := range []struct {
 			pid   int
 			fails bool
-		}{{p.Process.Pid, true}, {other.Process.Pid, false}} {
+		}{{p.PID(), true}, {other.PID(), false}} {
 			path := fmt.Sprintf("/proc/%d/%s", target.pid, file)
 			// mem can be opened or not; reading it needs an address.
 			script := `if [ -d "$0" ]; then exec ls "$0/"; else exec 3<"$0"; fi`
@@ -171,7 +154,7 @@ func TestAProcessOfTheSameUserCannotLookIntoTheProxy(t *testing.T) {
 
 func TestTheProxyMayLeaveNoCore(t *testing.T) {
 	p := startOurs(t, newUpstream(t).responsesURL())
-	limits, err := os.Open(fmt.Sprintf("/proc/%d/limits", p.Process.Pid))
+	limits, err := os.Open(fmt.Sprintf("/proc/%d/limits", p.PID()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,12 +180,12 @@ func TestACrashOfTheProxyLeavesNoCore(t *testing.T) {
 	}
 	p := startUnprivileged(t, unlimited, crash...)
 	p.signal(t, syscall.SIGABRT)
-	p.exitCode(t)
-	status := p.ProcessState.Sys().(syscall.WaitStatus)
+	p.Wait()
+	status := p.Cmd.ProcessState.Sys().(syscall.WaitStatus)
 	if !status.Signaled() || status.CoreDump() {
-		t.Errorf("the proxy ended with %v, want a signal and no core", p.ProcessState)
+		t.Errorf("the proxy ended with %v, want a signal and no core", p.Cmd.ProcessState)
 	}
-	if found, _ := filepath.Glob(filepath.Join(p.Dir, "*core*")); len(found) > 0 {
+	if found, _ := filepath.Glob(filepath.Join(p.Cmd.Dir, "*core*")); len(found) > 0 {
 		t.Errorf("there is a core: %v", found)
 	}
 	if printed := p.printed(); strings.Contains(printed, operatorKey) || strings.Contains(printed, p.token) {

@@ -42,7 +42,7 @@ func startOurs(t *testing.T, upstreamURL string, args ...string) *proxy {
 func startOursAt(t *testing.T, infoPath, upstreamURL string, args ...string) *proxy {
 	t.Helper()
 	args = append([]string{"responses-proxy", "--server-info", infoPath, "--upstream-url", upstreamURL}, args...)
-	p := &proxy{process: start(t, command(t, t.TempDir(), caddyBinary, args...)), infoPath: infoPath}
+	p := &proxy{process: start(t, command(t, t.TempDir(), gatetest.CaddyBinary, args...)), infoPath: infoPath}
 	p.giveKey(t)
 	p.await(t, "responses-proxy listening on 127.0.0.1:")
 	p.readInfo(t)
@@ -100,7 +100,7 @@ func (p *proxy) readInfo(t *testing.T) {
 func (p *proxy) stop(t *testing.T) {
 	t.Helper()
 	p.signal(t, syscall.SIGTERM)
-	if code := p.exitCode(t); code != 0 {
+	if code := p.Wait(); code != 0 {
 		t.Fatalf("exit code %d after SIGTERM, want 0", code)
 	}
 }
@@ -109,7 +109,7 @@ func (p *proxy) stop(t *testing.T) {
 // /v1/responses with this method and status.
 func (p *proxy) awaitAccess(t *testing.T, method string, status int) {
 	t.Helper()
-	for {
+	for n := 1; ; n++ {
 		var entry struct {
 			Request struct {
 				Method string `json:"method"`
@@ -117,7 +117,7 @@ func (p *proxy) awaitAccess(t *testing.T, method string, status int) {
 			} `json:"request"`
 			Status int `json:"status"`
 		}
-		line := p.await(t, fmt.Sprintf(`"status":%d`, status))
+		line := p.WaitOutput(fmt.Sprintf(`"status":%d`, status), n)[n-1]
 		if err := json.Unmarshal([]byte(line), &entry); err != nil {
 			t.Fatalf("the access log has %q: %v", line, err)
 		}

@@ -2,8 +2,6 @@
 
 package codex
 
-import "errors"
+import "github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 
-const roleVariable = "CODEX_TEST_ROLE"
-
-func playRole(string) error { return errors.New("there are no roles on this system") }
+var roles []gatetest.Role

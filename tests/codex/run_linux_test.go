@@ -19,7 +19,7 @@ import (
 func runVerb(t *testing.T, upstreamURL string, args ...string) *exec.Cmd {
 	t.Helper()
 	args = append([]string{"responses-proxy", "run", "--upstream-url", upstreamURL}, args...)
-	cmd := command(t, t.TempDir(), caddyBinary, args...)
+	cmd := command(t, t.TempDir(), gatetest.CaddyBinary, args...)
 	cmd.Env = append(cmd.Env, "OPENAI_API_KEY="+operatorKey)
 	return cmd
 }
@@ -177,7 +177,7 @@ func TestRunPassesSignalsOn(t *testing.T) {
 		p := start(t, cmd)
 		p.await(t, "ready")
 		p.signal(t, sent)
-		if code := p.exitCode(t); code != 9 {
+		if code := p.Wait(); code != 9 {
 			t.Errorf("SIG%s: exit code %d, want the command's 9", name, code)
 		}
 	}
@@ -205,9 +205,7 @@ func TestTheCommandEndsWithAGateThatIsKilled(t *testing.T) {
 	upstream := newUpstream(t)
 	p := start(t, runVerb(t, upstream.responsesURL(), "--", "sh", "-c", "trap 'echo told >&2; exit' TERM; echo ready >&2; while :; do read line || :; done"))
 	p.await(t, "ready")
-	if err := p.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	gatetest.Must(t, p.Cmd.Process.Kill())
 	p.await(t, "told")
 }
 
@@ -232,7 +230,7 @@ func TestWhatOutlivesTheCommandOfRunFindsNoGate(t *testing.T) {
 		t.Fatal(err)
 	}
 	line := p.await(t, "again: 7, ") // curl could not connect
-	if code := p.exitCode(t); code != 4 {
+	if code := p.Wait(); code != 4 {
 		t.Errorf("exit code %d, want the command's 4", code)
 	}
 	_, address, _ := strings.Cut(strings.TrimSpace(line), "http://")

@@ -28,7 +28,7 @@ func TestNoSecretIsWhereOtherProgramsLook(t *testing.T) {
 
 	places := map[string][]byte{"stderr": []byte(p.printed())}
 	for _, file := range []string{"cmdline", "environ", "comm", "status"} {
-		content, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", p.Process.Pid, file))
+		content, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", p.PID(), file))
 		if os.IsPermission(err) && os.Geteuid() != 0 {
 			continue // hardened, and we are not root: so much the better
 		}
@@ -37,7 +37,7 @@ func TestNoSecretIsWhereOtherProgramsLook(t *testing.T) {
 		}
 		places["/proc/PID/"+file] = content
 	}
-	err := filepath.WalkDir(p.Dir, func(path string, entry fs.DirEntry, err error) error {
+	err := filepath.WalkDir(p.Cmd.Dir, func(path string, entry fs.DirEntry, err error) error {
 		if err == nil && entry.Type().IsRegular() {
 			places["the file "+path], err = os.ReadFile(path)
 		}
@@ -58,7 +58,7 @@ func TestNoSecretIsWhereOtherProgramsLook(t *testing.T) {
 func TestTheProxyKeepsNothingOnDisk(t *testing.T) {
 	p := startOurs(t, newUpstream(t).responsesURL())
 	p.stop(t)
-	err := filepath.WalkDir(p.Dir, func(path string, entry fs.DirEntry, err error) error {
+	err := filepath.WalkDir(p.Cmd.Dir, func(path string, entry fs.DirEntry, err error) error {
 		if err == nil && !entry.IsDir() {
 			t.Errorf("in its home, the proxy has left %s", path)
 		}
@@ -71,7 +71,7 @@ func TestTheProxyKeepsNothingOnDisk(t *testing.T) {
 
 func TestTheProxyStartsNoOtherProgram(t *testing.T) {
 	p := startOurs(t, newUpstream(t).responsesURL())
-	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", p.Process.Pid))
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", p.PID()))
 	if err != nil || len(tasks) == 0 {
 		t.Fatalf("no threads: %v", err)
 	}
@@ -111,9 +111,8 @@ func TestCPUTimeFromStartToReadyIsReported(t *testing.T) {
 		ticks := 0
 		for range launches {
 			p := launch()
-			ticks += cpuTicks(t, p.Process.Pid)
-			_ = p.Process.Kill()
-			<-p.exited
+			ticks += cpuTicks(t, p.PID())
+			p.Kill()
 		}
 		return float64(ticks) * 10 / launches
 	}

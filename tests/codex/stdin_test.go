@@ -28,7 +28,7 @@ func TestAKeyOnStdinIsTakenWithoutItsNewline(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			upstream := newUpstream(t)
 			infoPath := filepath.Join(t.TempDir(), "info.json")
-			cmd := command(t, t.TempDir(), caddyBinary, "responses-proxy", "--server-info", infoPath, "--upstream-url", upstream.responsesURL())
+			cmd := command(t, t.TempDir(), gatetest.CaddyBinary, "responses-proxy", "--server-info", infoPath, "--upstream-url", upstream.responsesURL())
 			cmd.Stdin = strings.NewReader(test.stdin)
 			p := &proxy{process: start(t, cmd), infoPath: infoPath}
 			p.await(t, "responses-proxy listening on 127.0.0.1:")
@@ -67,7 +67,7 @@ func TestAKeyThatIsNoneEndsTheCommandWithCode1(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			home := t.TempDir()
 			infoPath := filepath.Join(home, "info.json")
-			cmd := command(t, home, caddyBinary, "responses-proxy", "--server-info", infoPath)
+			cmd := command(t, home, gatetest.CaddyBinary, "responses-proxy", "--server-info", infoPath)
 			cmd.Stdin = bytes.NewReader([]byte(stdin))
 			got := run(t, cmd)
 			if got.code != 1 || !strings.Contains(got.stderr, "stdin") {
@@ -79,7 +79,7 @@ func TestAKeyThatIsNoneEndsTheCommandWithCode1(t *testing.T) {
 			if strings.Contains(got.stderr, "secret") || strings.Contains(got.stdout, "secret") {
 				t.Error("the error quotes the key")
 			}
-			if exists(infoPath) {
+			if !gatetest.Missing(infoPath) {
 				t.Error("there is a server-info file")
 			}
 		})
@@ -90,7 +90,7 @@ func TestTheKeysNewlineIsItsEnd(t *testing.T) {
 	gatetest.CodexBinary(t)
 	upstream := newUpstream(t)
 	programs := map[string][]string{
-		"ours":         {caddyBinary, "responses-proxy"},
+		"ours":         {gatetest.CaddyBinary, "responses-proxy"},
 		"the original": {gatetest.CodexBinary(t), "responses-api-proxy"},
 	}
 	for name, program := range programs {
@@ -108,7 +108,7 @@ func TestTheKeysNewlineIsItsEnd(t *testing.T) {
 // Go would print the headers of every HTTP/2 request, the key among them.
 func TestTheCommandDoesNotStartWhereGoPrintsTheKey(t *testing.T) {
 	for _, value := range []string{"http2debug=1", "http2debug=2"} {
-		cmd := command(t, t.TempDir(), caddyBinary, "responses-proxy")
+		cmd := command(t, t.TempDir(), gatetest.CaddyBinary, "responses-proxy")
 		cmd.Env = append(cmd.Env, "GODEBUG="+value)
 		cmd.Stdin = strings.NewReader(operatorKey + "\n")
 		if got := run(t, cmd); got.code != 1 || !strings.Contains(got.stderr, "http2debug") || strings.Contains(got.stderr, operatorKey) {

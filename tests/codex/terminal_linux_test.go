@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 	"golang.org/x/sys/unix"
 )
 
@@ -82,17 +83,13 @@ func (tty *terminal) echoes(t *testing.T) bool {
 // of that change.
 func (tty *terminal) awaitEcho(t *testing.T, want bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); tty.echoes(t) != want; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("the terminal echoes: %t, want %t", !want, want)
-		}
-	}
+	gatetest.Until(t, fmt.Sprintf("the terminal to echo: %t", want), func() bool { return tty.echoes(t) == want })
 }
 
 func TestOnATerminalTheKeyIsAskedForAndNotShown(t *testing.T) {
 	upstream := newUpstream(t)
 	infoPath := filepath.Join(t.TempDir(), "info.json")
-	tty := onTerminal(t, command(t, t.TempDir(), caddyBinary, "responses-proxy", "--server-info", infoPath, "--upstream-url", upstream.responsesURL()))
+	tty := onTerminal(t, command(t, t.TempDir(), gatetest.CaddyBinary, "responses-proxy", "--server-info", infoPath, "--upstream-url", upstream.responsesURL()))
 	tty.await(t, "API key")
 	tty.awaitEcho(t, false)
 	if _, err := tty.WriteString(operatorKey + "\n"); err != nil {
@@ -114,7 +111,7 @@ func TestOnATerminalTheKeyIsAskedForAndNotShown(t *testing.T) {
 }
 
 func TestAnEmptyKeyOnATerminalEndsTheCommandWithCode1(t *testing.T) {
-	tty := onTerminal(t, command(t, t.TempDir(), caddyBinary, "responses-proxy"))
+	tty := onTerminal(t, command(t, t.TempDir(), gatetest.CaddyBinary, "responses-proxy"))
 	tty.await(t, "API key")
 	tty.awaitEcho(t, false)
 	if _, err := tty.WriteString("\n"); err != nil {
@@ -127,7 +124,7 @@ func TestAnEmptyKeyOnATerminalEndsTheCommandWithCode1(t *testing.T) {
 }
 
 func TestCtrlCAtThePromptLeavesTheTerminalAsItWas(t *testing.T) {
-	tty := onTerminal(t, command(t, t.TempDir(), caddyBinary, "responses-proxy"))
+	tty := onTerminal(t, command(t, t.TempDir(), gatetest.CaddyBinary, "responses-proxy"))
 	tty.await(t, "API key")
 	tty.awaitEcho(t, false)
 	if _, err := tty.WriteString("\x03"); err != nil {

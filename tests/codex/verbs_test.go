@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"syscall"
 	"testing"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
 // portOf is p's port as an argument.
@@ -19,7 +21,7 @@ func portOf(p *proxy) string { return strconv.Itoa(p.port) }
 // verb runs "caddy responses-proxy VERB --server-info FILE".
 func verb(t *testing.T, name, infoPath string) result {
 	t.Helper()
-	return run(t, command(t, t.TempDir(), caddyBinary, "responses-proxy", name, "--server-info", infoPath))
+	return run(t, command(t, t.TempDir(), gatetest.CaddyBinary, "responses-proxy", name, "--server-info", infoPath))
 }
 
 // halfSent sends the head of c and keeps the connection open.
@@ -73,7 +75,7 @@ func TestTokenPrintsTheTokenAndNothingElse(t *testing.T) {
 
 func TestStatusTellsWhereTheGateIs(t *testing.T) {
 	p := startOurs(t, newUpstream(t).responsesURL())
-	want := fmt.Sprintf("running: pid %d, %s\n", p.Process.Pid, p.baseURL())
+	want := fmt.Sprintf("running: pid %d, %s\n", p.PID(), p.baseURL())
 	if got := verb(t, "status", p.infoPath); got.code != 0 || got.stdout != want {
 		t.Errorf("exit code %d, stdout %q, want 0 and %q", got.code, got.stdout, want)
 	}
@@ -123,8 +125,8 @@ var brokenInfo = map[string]struct {
 	"a process that was killed": {3, func(t *testing.T) string {
 		p := startOurs(t, newUpstream(t).responsesURL())
 		p.signal(t, syscall.SIGKILL)
-		p.exitCode(t)
-		if !exists(p.infoPath) {
+		p.Wait()
+		if gatetest.Missing(p.infoPath) {
 			t.Fatal("the file is gone")
 		}
 		return p.infoPath
@@ -155,7 +157,7 @@ func TestVerbsDoNotBelieveABrokenFile(t *testing.T) {
 
 func TestVerbsNeedToBeToldTheFile(t *testing.T) {
 	for _, name := range []string{"token", "status", "shutdown"} {
-		got := run(t, command(t, t.TempDir(), caddyBinary, "responses-proxy", name))
+		got := run(t, command(t, t.TempDir(), gatetest.CaddyBinary, "responses-proxy", name))
 		if got.code != 1 || got.stdout != "" || got.stderr == "" {
 			t.Errorf("%s: exit code %d, stdout %q, stderr %q; want 1, nothing and a reason", name, got.code, got.stdout, got.stderr)
 		}

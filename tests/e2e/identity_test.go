@@ -157,16 +157,12 @@ func TestAnOutageOfTheTokenEndpointCutsNoStreamAndEndsByItself(t *testing.T) {
 	gatetest.ReadEvent(t, events, 1)
 	issuer.Fail(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusServiceUnavailable) })
 	g.Up.SetAnswer(issuer.Checked(gatetest.AnswerJSON))
-	for deadline := time.Now().Add(gatetest.Patience); ; time.Sleep(50 * time.Millisecond) {
-		got := g.Do(t)
-		if got.Status == http.StatusServiceUnavailable {
-			gatetest.Refused(t, got, http.StatusServiceUnavailable, "identity_unavailable")
-			break
-		}
-		if got.Status != http.StatusOK || time.Now().After(deadline) {
-			t.Fatalf("answered %v", got)
-		}
-	}
+	var got gatetest.Answer
+	gatetest.Until(t, "the last token's end", func() bool {
+		got = g.Do(t)
+		return got.Status != http.StatusOK
+	})
+	gatetest.Refused(t, got, http.StatusServiceUnavailable, "identity_unavailable")
 	stream.Send(t)
 	gatetest.ReadEvent(t, events, 2)
 	if lines := gatetest.LinesWith(g.Output.String(), "cannot be exchanged for a token"); len(lines) != 1 {

@@ -34,16 +34,13 @@ func keyUpstream(t *testing.T, g *gatetest.Gate) string {
 // the old one, and no other.
 func waitKey(t *testing.T, g *gatetest.Gate, old, key string) {
 	t.Helper()
-	for deadline := time.Now().Add(gatetest.Patience); ; time.Sleep(20 * time.Millisecond) {
-		switch got := keyUpstream(t, g); {
-		case got == key:
-			return
-		case got != old:
+	gatetest.Until(t, "the new key to be used", func() bool {
+		got := keyUpstream(t, g)
+		if got != key && got != old {
 			t.Fatalf("the upstream got the key %q, which is neither the old nor the new one", got)
-		case time.Now().After(deadline):
-			t.Fatalf("the new key was not in use after %v", gatetest.Patience)
 		}
-	}
+		return got == key
+	})
 }
 
 // replace renames a new file over path, as secret managers do.
@@ -108,17 +105,12 @@ func TestABrokenKeyFileLeavesTheOldKeyInUseAndIsLogged(t *testing.T) {
 			t.Parallel()
 			g, path := keyFileGate(t)
 			c(t, path)
-			for deadline := time.Now().Add(gatetest.Patience); ; time.Sleep(20 * time.Millisecond) {
+			gatetest.Until(t, "an error in the log", func() bool {
 				if got := keyUpstream(t, g); got != gatetest.OperatorKey {
 					t.Fatalf("the upstream got %q, want the old key", got)
 				}
-				if len(gatetest.LinesWith(g.Output.String(), `"level":"error"`)) > 0 {
-					break
-				}
-				if time.Now().After(deadline) {
-					t.Fatal("nothing was logged")
-				}
-			}
+				return len(gatetest.LinesWith(g.Output.String(), `"level":"error"`)) > 0
+			})
 			for range 5 {
 				if got := keyUpstream(t, g); got != gatetest.OperatorKey {
 					t.Errorf("the upstream got %q, want the old key", got)
@@ -164,18 +156,13 @@ func TestAHalfWrittenKeyNeverGoesUpstream(t *testing.T) {
 		gatetest.Must(t, err)
 		gatetest.Must(t, file.Close())
 		slow := time.Since(started) > 700*time.Millisecond
-		for deadline := time.Now().Add(gatetest.Patience); ; time.Sleep(20 * time.Millisecond) {
+		gatetest.Until(t, "the new key to be used", func() bool {
 			got := keyUpstream(t, g)
-			if got == half+rest {
-				break
-			}
-			if got != old && !slow {
+			if got != half+rest && got != old && !slow {
 				t.Fatalf("the upstream got the key %q", got)
 			}
-			if time.Now().After(deadline) {
-				t.Fatal("the new key was not taken up")
-			}
-		}
+			return got == half+rest
+		})
 		old = half + rest
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
@@ -183,16 +182,7 @@ func exerciseEverything(t *testing.T, g *gatetest.Gate) {
 	try(g, g.Post(both))
 	try(g, g.Post())
 	g.Up.SetAnswer(gatetest.AnswerJSON)
-	gatetest.Await(t, "the gate to try the key again", func(done <-chan time.Time) bool {
-		for g.Do(t).Status != http.StatusOK {
-			select {
-			case <-done:
-				return false
-			case <-time.After(50 * time.Millisecond):
-			}
-		}
-		return true
-	})
+	gatetest.Until(t, "the key to be tried again", func() bool { return g.Do(t).Status == http.StatusOK })
 	g.Up.CloseClientConnections()
 	_ = g.Up.Listener.Close()
 	try(g, g.Post(both))

@@ -170,8 +170,7 @@ func TestAfterKill9TheNextLaunchReplacesTheStaleFile(t *testing.T) {
 	t.Parallel()
 	dir := gatetest.TempDir(t)
 	first := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{Dir: dir})
-	_ = first.Cmd.Process.Kill()
-	first.Wait()
+	first.Kill()
 	if stale := gatetest.ReadInfo(t, first.Site.InfoPath()); stale.AuthToken != first.Token {
 		t.Fatalf("kill -9 left %+v", stale)
 	}
@@ -268,8 +267,7 @@ func TestTheConfiguredOwnerGetsTheFile(t *testing.T) {
 		if owner := int(stat.Sys().(*syscall.Stat_t).Uid); owner != uid || stat.Mode() != 0o600 {
 			t.Errorf("owner %d mode %v, want %d -rw-------", owner, stat.Mode(), uid)
 		}
-		_ = g.Cmd.Process.Kill()
-		g.Wait()
+		g.Kill()
 	}
 	t.Run("an owner who does not exist is refused", func(t *testing.T) {
 		s := gatetest.Site{NoInfo: true, Gate: "server_info " + filepath.Join(dir, "x", "y") + " {\nowner no-such-user-here\n}"}.With(t, gatetest.NewUpstream(t, nil))

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
@@ -29,11 +28,7 @@ func TestAChangedTokenFileIsTakenUpWithoutAReload(t *testing.T) {
 		t.Error("a broken file ends the old token")
 	}
 	replace(t, path, next+"\n")
-	for deadline := time.Now().Add(gatetest.Patience); with(next) != http.StatusOK; time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the new token is never taken")
-		}
-	}
+	gatetest.Until(t, "the new token to be taken", func() bool { return with(next) == http.StatusOK })
 	if with(old) != http.StatusOK {
 		t.Error("the former token has no grace")
 	}

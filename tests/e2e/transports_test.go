@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/quic-go/quic-go/http3"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
@@ -45,18 +44,8 @@ func startTLSSite(t *testing.T, up *gatetest.Upstream, s gatetest.Site) (*gatete
 	}
 	g.Addr = fmt.Sprintf("localhost:%d", port)
 	config := &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13}
-	// The certificate that was obtained is loaded a little later, and nothing
-	// tells when.
-	for deadline := time.Now().Add(gatetest.Patience); ; time.Sleep(20 * time.Millisecond) {
-		conn, err := tls.Dial("tcp", g.Addr, config)
-		if err == nil {
-			_ = conn.Close()
-			return g, config
-		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-	}
+	gatetest.AwaitCertificate(t, g.Addr, config)
+	return g, config
 }
 
 // overTLS turns a request into one over TLS.

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 	"gopkg.in/yaml.v3"
 )
 
@@ -157,7 +158,7 @@ func TestTheJobStopsTheGateThoughCodexHasRewrittenItsFile(t *testing.T) {
 	info := j.start(t)
 	// Another process, which the step would otherwise take for the gate.
 	other := start(t, as(command(t, nil, "sleep", "600"), nobody))
-	rewrite := as(command(t, nil, "sh", "-c", `printf '{"port":1,"pid":%s,"auth_token":"x"}' "$1" >"$0"`, j.info, fmt.Sprint(other.Process.Pid)), nobody)
+	rewrite := as(command(t, nil, "sh", "-c", `printf '{"port":1,"pid":%s,"auth_token":"x"}' "$1" >"$0"`, j.info, fmt.Sprint(other.PID())), nobody)
 	if out, code := run(t, rewrite); code != 0 {
 		t.Fatal(out)
 	}
@@ -167,7 +168,7 @@ func TestTheJobStopsTheGateThoughCodexHasRewrittenItsFile(t *testing.T) {
 	if err := syscall.Kill(info.PID, 0); !errors.Is(err, syscall.ESRCH) {
 		t.Errorf("the gate still runs (%v)", err)
 	}
-	if err := syscall.Kill(other.Process.Pid, 0); err != nil {
+	if err := syscall.Kill(other.PID(), 0); err != nil {
 		t.Errorf("the step has ended another process: %v", err)
 	}
 	if out, code := run(t, as(command(t, nil, "cat", filepath.Join(j.dir, "gate.pid")), nobody)); code == 0 {
@@ -218,7 +219,7 @@ func newJob(t *testing.T, upstreamURL string) *job {
 	j.home, j.info = filepath.Join(j.dir, "home"), filepath.Join(j.dir, "run", "codex.json")
 	makeDir(t, j.home, nobody, 0o700)
 	bin := filepath.Join(j.dir, "bin")
-	path := bin + ":" + filepath.Dir(caddyBinary) + ":" + os.Getenv("PATH")
+	path := bin + ":" + filepath.Dir(gatetest.CaddyBinary) + ":" + os.Getenv("PATH")
 	writeFile(t, filepath.Join(bin, "sudo"), fmt.Sprintf(sudo, path, j.home), 0, 0o755)
 	values := map[string]string{
 		"CODEX_USER": "nobody", "GATE_PORT": fmt.Sprint(j.port), "SERVER_INFO": j.info, "UPSTREAM_URL": upstreamURL + "/v1/responses",
@@ -300,7 +301,7 @@ func TestTheJobsGateServesTheUnprivilegedUserAndHidesTheKey(t *testing.T) {
 	must(t, err)
 	defer stdin.Close()
 	canary := start(t, cat)
-	if got := holders(t, j.key); len(got) != 1 || got[0] != fmt.Sprintf("/proc/%d/environ", canary.Process.Pid) {
+	if got := holders(t, j.key); len(got) != 1 || got[0] != fmt.Sprintf("/proc/%d/environ", canary.PID()) {
 		t.Errorf("the key is in %q, want it in the canary's environment only", got)
 	}
 	for _, file := range []string{"environ", "mem", "fd/0"} {

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
 const (
@@ -53,7 +55,7 @@ func TestAzureGetsItsPathQueryAndBareKey(t *testing.T) {
 	adaptsAndValidates(t, env, path)
 
 	notify := newNotifySocket(t)
-	gate := start(t, command(t, append(env, notify.env()), caddyBinary, "run", "--config", path))
+	gate := start(t, command(t, append(env, notify.env()), gatetest.CaddyBinary, "run", "--config", path))
 	notify.await(t, gate, "READY=1")
 	token := readInfo(t, filepath.Join(dir, "azure-gate.json")).Token
 	if status := turn(t, port, token); status != http.StatusOK {
@@ -69,7 +71,7 @@ func TestAzureWithADebugLogOfAnotherFormatDoesNotStart(t *testing.T) {
 	path := filepath.Join(dir, "Caddyfile")
 	writeFile(t, path, replaceAll(t, caddyfile, "format responses_proxy_gate", "level DEBUG"), 0, 0o644)
 	env := []string{"AZURE_OPENAI_API_KEY=" + operatorKey, "XDG_RUNTIME_DIR=" + dir, "HOME=" + dir, trust}
-	out, code := run(t, command(t, env, caddyBinary, "validate", "--config", path))
+	out, code := run(t, command(t, env, gatetest.CaddyBinary, "validate", "--config", path))
 	if code == 0 || !strings.Contains(out, "would record the header X-Proxy-Token") {
 		t.Errorf("exit code %d, want a refusal because of X-Proxy-Token:\n%s", code, out)
 	}
@@ -86,10 +88,10 @@ func TestAzureByCommandIsTheSame(t *testing.T) {
 	}
 	script := strings.ReplaceAll(found[1], "\n#", "\n")
 	dir, port := newDir(t), freePort(t, false)
-	script = replaceAll(t, script, azureUpstream, u.URL, "--port 18080", fmt.Sprintf("--port %d", port), " caddy ", " "+caddyBinary+" ")
+	script = replaceAll(t, script, azureUpstream, u.URL, "--port 18080", fmt.Sprintf("--port %d", port), " caddy ", " "+gatetest.CaddyBinary+" ")
 	env := []string{"AZURE_OPENAI_API_KEY=" + operatorKey, "XDG_RUNTIME_DIR=" + dir, "HOME=" + dir, trust}
 	shell := start(t, command(t, env, needsTool(t, "bash"), "-c", script))
-	shell.awaitOutput(t, "responses-proxy listening on 127.0.0.1:")
+	shell.WaitOutput("responses-proxy listening on 127.0.0.1:", 1)
 	info := readInfo(t, filepath.Join(dir, "azure-gate.json"))
 	// Whatever fails below must not leave the gate behind.
 	defer func() {
@@ -107,12 +109,12 @@ func TestAzureByCommandIsTheSame(t *testing.T) {
 func adaptsAndValidates(t *testing.T, env []string, path string) {
 	t.Helper()
 	for _, verb := range []string{"adapt", "validate"} {
-		out, code := run(t, command(t, env, caddyBinary, verb, "--config", path))
+		out, code := run(t, command(t, env, gatetest.CaddyBinary, verb, "--config", path))
 		if code != 0 || strings.Contains(out, operatorKey) {
 			t.Fatalf("caddy %s: exit code %d\n%s", verb, code, out)
 		}
 	}
-	if out, code := run(t, command(t, env, caddyBinary, "fmt", "--diff", path)); code != 0 {
+	if out, code := run(t, command(t, env, gatetest.CaddyBinary, "fmt", "--diff", path)); code != 0 {
 		t.Errorf("the Caddyfile is not formatted:\n%s", out)
 	}
 }

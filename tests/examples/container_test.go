@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 	"gopkg.in/yaml.v3"
 )
 
@@ -103,7 +104,7 @@ func TestOnlyTheAgentReachesTheGateOfTheContainer(t *testing.T) {
 			} `json:"http"`
 		} `json:"apps"`
 	}
-	out, err := command(t, nil, caddyBinary, "adapt", "--config", filepath.Join(mustAbs(t, examplesDir), "container", "Caddyfile")).Output()
+	out, err := command(t, nil, gatetest.CaddyBinary, "adapt", "--config", filepath.Join(mustAbs(t, examplesDir), "container", "Caddyfile")).Output()
 	must(t, err)
 	must(t, json.Unmarshal(out, &config))
 	if socket := "unix//run/gate/admin.sock"; config.Admin.Listen != socket {
@@ -160,7 +161,7 @@ func containerCommand(t *testing.T, dir, upstreamURL string, port int) []string 
 		"/run/gate", filepath.Join(dir, "run")), 0, 0o644)
 	makeDir(t, filepath.Join(dir, "run"), nobody, 0o755)
 	words := append(instruction(t, "ENTRYPOINT"), instruction(t, "CMD")...)
-	return strings.Split(replaceAll(t, strings.Join(words, "\n"), "/usr/bin/caddy", caddyBinary, "/etc/caddy/Caddyfile", config), "\n")
+	return strings.Split(replaceAll(t, strings.Join(words, "\n"), "/usr/bin/caddy", gatetest.CaddyBinary, "/etc/caddy/Caddyfile", config), "\n")
 }
 
 // As an unprivileged user without a home, who can write nowhere, as in the
@@ -171,7 +172,7 @@ func TestTheContainersGateServesFromAReadOnlyFileSystem(t *testing.T) {
 	words := containerCommand(t, dir, u.URL, port)
 	writeFile(t, filepath.Join(dir, "secrets", "openai-api-key"), operatorKey+"\n", nobody, 0o400)
 	writeFile(t, filepath.Join(dir, "secrets", "gate-token"), gateToken+"\n", nobody, 0o440)
-	validate := as(command(t, []string{"HOME=/", trust}, caddyBinary, "validate", "--config", filepath.Join(dir, "Caddyfile")), nobody)
+	validate := as(command(t, []string{"HOME=/", trust}, gatetest.CaddyBinary, "validate", "--config", filepath.Join(dir, "Caddyfile")), nobody)
 	if out, code := run(t, validate); code != 0 {
 		t.Fatalf("caddy validate: exit code %d\n%s", code, out)
 	}
@@ -180,13 +181,13 @@ func TestTheContainersGateServesFromAReadOnlyFileSystem(t *testing.T) {
 	gate := start(t, as(command(t, []string{"HOME=/", trust, notify.env()}, words[0], words[1:]...), nobody))
 	notify.await(t, gate, "READY=1")
 	serves(t, u, port, gateToken)
-	if strings.Contains(gate.out.String(), `"level":"warn"`) { // (Caddy says good-bye at that level)
-		t.Errorf("a healthy start has a warning:\n%s", gate.out.String())
+	if strings.Contains(gate.Output.String(), `"level":"warn"`) { // (Caddy says good-bye at that level)
+		t.Errorf("a healthy start has a warning:\n%s", gate.Output.String())
 	}
 	gate.stop(t)
 	for _, complaint := range []string{`"level":"error"`, "read-only", "permission denied"} {
-		if strings.Contains(gate.out.String(), complaint) {
-			t.Errorf("the gate complains (%s):\n%s", complaint, gate.out.String())
+		if strings.Contains(gate.Output.String(), complaint) {
+			t.Errorf("the gate complains (%s):\n%s", complaint, gate.Output.String())
 		}
 	}
 }

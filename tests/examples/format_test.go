@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
 // caddyfileBlocks are the blocks of a page that are marked as no language:
@@ -77,7 +78,7 @@ func TestREADMEsCaddyfileStartsForAUserWhoCanWriteToTheirHomeOnly(t *testing.T) 
 
 	notify := newNotifySocket(t)
 	env := []string{"HOME=" + home, "OPENAI_API_KEY=" + operatorKey, trust, notify.env()}
-	gate := start(t, as(command(t, env, caddyBinary, "run", "--config", filepath.Join(dir, "Caddyfile")), nobody))
+	gate := start(t, as(command(t, env, gatetest.CaddyBinary, "run", "--config", filepath.Join(dir, "Caddyfile")), nobody))
 	notify.await(t, gate, "READY=1")
 	info := readInfo(t, filepath.Join(home, "gate.json"))
 	serves(t, u, info.Port, info.Token)

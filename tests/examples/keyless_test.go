@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 	"gopkg.in/yaml.v3"
 )
 
@@ -103,7 +104,7 @@ func TestThePodsAgentHasNoIdentityAndItsGatesConfigIsValid(t *testing.T) {
 	if formatted := string(caddyfile.Format([]byte(config))); formatted != config {
 		t.Errorf("caddy fmt would make this of it:\n%s", formatted)
 	}
-	cmd := command(t, nil, caddyBinary, "adapt", "--adapter", "caddyfile", "--config", "-")
+	cmd := command(t, nil, gatetest.CaddyBinary, "adapt", "--adapter", "caddyfile", "--config", "-")
 	cmd.Stdin = strings.NewReader(config)
 	if out, code := run(t, cmd); code != 0 || !strings.Contains(out, `"upstream_identity"`) {
 		t.Errorf("exit code %d\n%s", code, out)

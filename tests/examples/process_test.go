@@ -3,7 +3,6 @@
 package examples
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -13,10 +12,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
 const (
@@ -146,90 +146,20 @@ func run(t *testing.T, cmd *exec.Cmd) (string, int) {
 }
 
 // process is a program under test that runs.
-type process struct {
-	*exec.Cmd
-	out    output
-	exited chan struct{} // closed when the process is gone
-}
-
-// output collects what a program prints.
-type output struct {
-	mu    sync.Mutex
-	text  bytes.Buffer
-	grown chan struct{} // closed by the next Write
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.grown != nil {
-		close(o.grown)
-		o.grown = nil
-	}
-	return o.text.Write(p)
-}
-
-// has reports whether the output has text in it, and how to wait for more.
-func (o *output) has(text string) (bool, <-chan struct{}) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.grown == nil {
-		o.grown = make(chan struct{})
-	}
-	return strings.Contains(o.text.String(), text), o.grown
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String()
-}
+type process struct{ *gatetest.Process }
 
 // start starts cmd and sees to its end when the test ends.
 func start(t *testing.T, cmd *exec.Cmd) *process {
 	t.Helper()
-	p := &process{Cmd: cmd, exited: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr = &p.out, &p.out
-	must(t, cmd.Start())
-	go func() {
-		_ = cmd.Wait()
-		close(p.exited)
-	}()
+	p := &process{gatetest.StartCmd(t, cmd)}
 	t.Cleanup(func() {
-		select {
-		case <-p.exited:
-		default:
-			_ = p.Process.Kill()
-			<-p.exited
-		}
-		if t.Failed() {
-			t.Logf("%q printed:\n%s", p.Args, p.out.String())
-		}
 		for _, secret := range []string{operatorKey, gateToken} {
-			if strings.Contains(p.out.String(), secret) {
+			if strings.Contains(p.Output.String(), secret) {
 				t.Error("the output has a secret")
 			}
 		}
 	})
 	return p
-}
-
-// awaitOutput waits until the process has printed text.
-func (p *process) awaitOutput(t *testing.T, text string) {
-	t.Helper()
-	for timeout := time.After(patience); ; {
-		printed, more := p.out.has(text)
-		if printed {
-			return
-		}
-		select {
-		case <-more:
-		case <-p.exited:
-			t.Fatalf("%q ended and never printed %q, but:\n%s", p.Args, text, p.out.String())
-		case <-timeout:
-			t.Fatalf("%q has not printed %q, but:\n%s", p.Args, text, p.out.String())
-		}
-	}
 }
 
 // serverInfo is what a server-info file tells.
@@ -261,20 +191,15 @@ func ownedBy(t *testing.T, path string, owner uint32) {
 // stop ends the process as service managers do.
 func (p *process) stop(t *testing.T) {
 	t.Helper()
-	must(t, p.Process.Signal(syscall.SIGTERM))
+	must(t, p.Cmd.Process.Signal(syscall.SIGTERM))
 	p.ends(t)
 }
 
 // ends waits for the process's end, which must be a good one.
 func (p *process) ends(t *testing.T) {
 	t.Helper()
-	select {
-	case <-p.exited:
-		if code := p.ProcessState.ExitCode(); code != 0 {
-			t.Errorf("exit code %d, want 0\n%s", code, p.out.String())
-		}
-	case <-time.After(patience):
-		t.Fatalf("%q does not end", p.Args)
+	if code := p.Wait(); code != 0 {
+		t.Errorf("exit code %d, want 0\n%s", code, p.Output)
 	}
 }
 
@@ -301,14 +226,14 @@ func (n *notifySocket) env() string { return "NOTIFY_SOCKET=" + n.path }
 func (n *notifySocket) await(t *testing.T, p *process, said string) {
 	t.Helper()
 	go func() { // end the wait if p does; until the socket is closed
-		<-p.exited
+		<-p.Done
 		_ = n.SetReadDeadline(time.Now())
 	}()
 	must(t, n.SetReadDeadline(time.Now().Add(patience)))
 	for buffer := make([]byte, 4096); ; {
 		read, err := n.Read(buffer)
 		if err != nil {
-			t.Fatalf("%q never said %s (%v):\n%s", p.Args, said, err, p.out.String())
+			t.Fatalf("%q never said %s (%v):\n%s", p.Cmd.Args, said, err, p.Output)
 		}
 		if strings.Contains(string(buffer[:read]), said) {
 			return

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
 const (
@@ -24,7 +26,7 @@ const (
 func unitDir(t *testing.T, withDropIn bool) string {
 	t.Helper()
 	dir := newDir(t)
-	writeFile(t, filepath.Join(dir, unitName), replaceAll(t, readExample(t, "systemd", unitName), "/usr/local/bin/caddy", caddyBinary), 0, 0o644)
+	writeFile(t, filepath.Join(dir, unitName), replaceAll(t, readExample(t, "systemd", unitName), "/usr/local/bin/caddy", gatetest.CaddyBinary), 0, 0o644)
 	if withDropIn {
 		writeFile(t, filepath.Join(dir, unitName+".d", dropIn), readExample(t, "systemd", dropIn), 0, 0o644)
 	}
@@ -116,7 +118,7 @@ func newService(t *testing.T, trust string, owner int, runtimeMode os.FileMode) 
 	makeDir(t, filepath.Join(s.dir, "log"), owner, 0o700)
 	writeFile(t, filepath.Join(s.dir, "log", "audit.log"), "", owner, 0o600)
 	s.env = []string{"CREDENTIALS_DIRECTORY=" + credentials, "HOME=/", "USER=responses-proxy-gate", trust}
-	s.moved = []string{"/usr/local/bin/caddy", caddyBinary, "/etc/responses-proxy-gate", filepath.Join(s.dir, "etc")}
+	s.moved = []string{"/usr/local/bin/caddy", gatetest.CaddyBinary, "/etc/responses-proxy-gate", filepath.Join(s.dir, "etc")}
 	return s
 }
 
@@ -200,7 +202,7 @@ func TestTheServiceTellsOneUserATokenThatIsNewAtEveryLaunch(t *testing.T) {
 	notify.await(t, gate, "READY=1")
 	info := filepath.Join(s.dir, "run", "codex.json")
 	ownedBy(t, info, nobody)
-	out, err := as(command(t, nil, caddyBinary, "responses-proxy", "token", "--server-info", info), nobody).Output()
+	out, err := as(command(t, nil, gatetest.CaddyBinary, "responses-proxy", "token", "--server-info", info), nobody).Output()
 	must(t, err)
 	token := strings.TrimSpace(string(out))
 	serves(t, u, s.port, token)
@@ -214,13 +216,13 @@ func TestTheServiceTellsOneUserATokenThatIsNewAtEveryLaunch(t *testing.T) {
 // complainsOfNothing ends the gate and looks at what it printed.
 func (s *service) complainsOfNothing(t *testing.T, gate *process) {
 	t.Helper()
-	if strings.Contains(gate.out.String(), `"level":"warn"`) { // (Caddy says good-bye at that level)
-		t.Errorf("a healthy start has a warning:\n%s", gate.out.String())
+	if strings.Contains(gate.Output.String(), `"level":"warn"`) { // (Caddy says good-bye at that level)
+		t.Errorf("a healthy start has a warning:\n%s", gate.Output.String())
 	}
 	gate.stop(t)
 	for _, complaint := range []string{`"level":"error"`, "permission denied", "not permitted"} {
-		if strings.Contains(gate.out.String(), complaint) {
-			t.Errorf("the gate complains (%s):\n%s", complaint, gate.out.String())
+		if strings.Contains(gate.Output.String(), complaint) {
+			t.Errorf("the gate complains (%s):\n%s", complaint, gate.Output.String())
 		}
 	}
 }
@@ -239,8 +241,8 @@ func TestOtherUsersReachNothingOfTheService(t *testing.T) {
 	for _, path := range []string{
 		filepath.Join(s.dir, "run", "admin.sock"),
 		filepath.Join(s.dir, "credentials", "openai-api-key"),
-		fmt.Sprintf("/proc/%d/environ", gate.Process.Pid),
-		fmt.Sprintf("/proc/%d/mem", gate.Process.Pid),
+		fmt.Sprintf("/proc/%d/environ", gate.PID()),
+		fmt.Sprintf("/proc/%d/mem", gate.PID()),
 	} {
 		for _, test := range []string{"-r", "-w"} {
 			if _, code := run(t, as(command(t, nil, "/usr/bin/test", test, path), other)); code == 0 {

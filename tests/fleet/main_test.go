@@ -94,12 +94,7 @@ func statusWith(t *testing.T, g *gatetest.Gate, token string) int {
 func awaitStatus(t *testing.T, what string, g *gatetest.Gate, token string, want int) {
 	t.Helper()
 	began := time.Now()
-	for statusWith(t, g, token) != want {
-		if time.Since(began) > gatetest.Patience {
-			t.Fatalf("%s: the token does not get %d within %v", what, want, gatetest.Patience)
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	gatetest.Until(t, fmt.Sprintf("%d with a token: %s", want, what), func() bool { return statusWith(t, g, token) == want })
 	t.Logf("%s: %d after %v", what, want, time.Since(began).Round(time.Millisecond))
 }
 

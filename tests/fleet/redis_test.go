@@ -8,62 +8,16 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
-// redisServer is a Redis with a password, on a loopback port.
-type redisServer struct {
-	*gatetest.Process
-	binary, dir, password string
-	port                  int
-}
-
-// needsRedis is the path of redis-server. Without it, the test is skipped, or
-// fails if CI or REQUIRE_REDIS is set.
-func needsRedis(t *testing.T) string {
-	t.Helper()
-	binary, err := exec.LookPath("redis-server")
-	if err == nil {
-		return binary
-	}
-	if os.Getenv("CI") != "" || os.Getenv("REQUIRE_REDIS") != "" {
-		t.Fatal(err)
-	}
-	t.Skip(err)
-	return ""
-}
-
-func newRedis(t *testing.T) *redisServer {
-	t.Helper()
-	password, _ := newToken()
-	r := &redisServer{binary: needsRedis(t), dir: gatetest.TempDir(t), password: password, port: gatetest.FreePort(t)}
-	r.start(t)
-	return r
-}
-
-// start starts it, as examples/fleet wants it: what it has acknowledged is on disk.
-func (r *redisServer) start(t *testing.T) {
-	t.Helper()
-	config := fmt.Sprintf("bind 127.0.0.1\nport %d\ndir %s\nrequirepass %s\nappendonly yes\nappendfsync always\nmaxmemory-policy noeviction\n", r.port, r.dir, r.password)
-	r.Process = gatetest.Start(t, gatetest.Launch{Program: r.binary, Dir: r.dir, Args: []string{"-"}, Stdin: strings.NewReader(config)})
-	r.WaitOutput("Ready to accept connections", 1)
-}
-
-func (r *redisServer) kill(t *testing.T) {
-	t.Helper()
-	gatetest.Must(t, r.Cmd.Process.Kill())
-	<-r.Done
-}
-
 // example starts the example of a fleet with other addresses, an interval of a
 // second, and nothing else changed.
-func (r *redisServer) example(t *testing.T, up *gatetest.Upstream) *gatetest.Gate {
+func example(t *testing.T, r *gatetest.Redis, up *gatetest.Upstream) *gatetest.Gate {
 	t.Helper()
 	example, err := os.ReadFile(filepath.Join(gatetest.RepoRoot, "examples", "fleet", "Caddyfile"))
 	gatetest.Must(t, err)
@@ -86,31 +40,15 @@ func (r *redisServer) example(t *testing.T, up *gatetest.Upstream) *gatetest.Gat
 		Program: gatetest.PluginBinary(t), Dir: dir, Args: []string{"run", "--config", site.ConfigPath()},
 		Env: []string{
 			"OPENAI_API_KEY=" + gatetest.OperatorKey, "XDG_RUNTIME_DIR=" + dir,
-			fmt.Sprintf("REDIS_ADDRESS=127.0.0.1:%d", r.port), "REDIS_PASSWORD=" + r.password,
+			fmt.Sprintf("REDIS_ADDRESS=127.0.0.1:%d", r.Port), "REDIS_PASSWORD=" + r.Password,
 		},
 	})}
 	g.WaitOutput(gatetest.ReadyLog, 1)
 	gatetest.Must(t, os.Symlink(filepath.Join(dir, "gate-admin.sock"), site.AdminSocket()))
 	g.Addr = net.JoinHostPort("127.0.0.1", fmt.Sprint(port))
 	g.HTTP.Transport.(*http.Transport).TLSClientConfig = &tls.Config{InsecureSkipVerify: true, ServerName: "gate.internal"}
-	awaitCertificate(t, g)
+	gatetest.AwaitCertificate(t, g.Addr, g.HTTP.Transport.(*http.Transport).TLSClientConfig)
 	return g
-}
-
-// awaitCertificate waits until the replica has its certificate, which it gets
-// after it has started.
-func awaitCertificate(t *testing.T, g *gatetest.Gate) {
-	t.Helper()
-	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
-		conn, err := tls.Dial("tcp", g.Addr, g.HTTP.Transport.(*http.Transport).TLSClientConfig)
-		if err == nil {
-			_ = conn.Close()
-			return
-		}
-		if time.Since(began) > gatetest.Patience {
-			t.Fatal(err)
-		}
-	}
 }
 
 // overTLS is what a request with a token gets, as the load balancer sends it.
@@ -123,18 +61,14 @@ func overTLS(t *testing.T, g *gatetest.Gate, token string) int {
 
 func awaitOverTLS(t *testing.T, what string, g *gatetest.Gate, token string, want int) {
 	t.Helper()
-	for began := time.Now(); overTLS(t, g, token) != want; time.Sleep(20 * time.Millisecond) {
-		if time.Since(began) > gatetest.Patience {
-			t.Fatalf("%s: the token does not get %d within %v", what, want, gatetest.Patience)
-		}
-	}
+	gatetest.Until(t, fmt.Sprintf("%d with a token: %s", want, what), func() bool { return overTLS(t, g, token) == want })
 }
 
 func TestReplicasShareTheirClientsThroughRedis(t *testing.T) {
 	t.Parallel()
-	redis := newRedis(t)
+	redis := gatetest.NewRedis(t)
 	up := gatetest.NewUpstream(t, nil)
-	a, b := redis.example(t, up), redis.example(t, up)
+	a, b := example(t, redis, up), example(t, redis, up)
 	stays, leaves := adds(t, a, "stays"), adds(t, b, "leaves")
 	for _, g := range []*gatetest.Gate{a, b} {
 		awaitOverTLS(t, "a client that was added", g, stays, 200)
@@ -146,7 +80,7 @@ func TestReplicasShareTheirClientsThroughRedis(t *testing.T) {
 	}
 	awaitOverTLS(t, "a client that was removed elsewhere", b, leaves, 401)
 
-	redis.kill(t)
+	redis.Kill()
 	for _, g := range []*gatetest.Gate{a, b} {
 		g.WaitOutput("those that are known pass as before", 1)
 		token, digest := newToken()
@@ -159,14 +93,14 @@ func TestReplicasShareTheirClientsThroughRedis(t *testing.T) {
 			}
 		}
 	}
-	redis.start(t)
+	redis.Start(t)
 	for _, g := range []*gatetest.Gate{a, b} {
 		g.WaitOutput("the shared clients can be read again", 1)
 	}
 	awaitOverTLS(t, "a client that was added after the outage", b, adds(t, a, "next"), 200)
-	awaitOverTLS(t, "one that is known from before", redis.example(t, up), stays, 200)
+	awaitOverTLS(t, "one that is known from before", example(t, redis, up), stays, 200)
 
-	for path, content := range filesIn(t, redis.dir) {
+	for path, content := range filesIn(t, redis.Dir) {
 		for _, secret := range []string{stays, leaves, gatetest.OperatorKey} {
 			if strings.Contains(content, secret) {
 				t.Errorf("%s has a secret", path)
@@ -174,7 +108,7 @@ func TestReplicasShareTheirClientsThroughRedis(t *testing.T) {
 		}
 	}
 	for _, g := range []*gatetest.Gate{a, b} {
-		for _, secret := range []string{stays, leaves, redis.password} {
+		for _, secret := range []string{stays, leaves, redis.Password} {
 			if strings.Contains(g.Output.String(), secret) {
 				t.Errorf("a log has a secret:\n%s", g.Output)
 			}
@@ -185,13 +119,13 @@ func TestReplicasShareTheirClientsThroughRedis(t *testing.T) {
 // Redis on loopback is open to every user of the host if it has no password.
 func TestTheExamplesReplicaDoesNotStartWithoutTheRightPassword(t *testing.T) {
 	t.Parallel()
-	redis := newRedis(t)
+	redis := gatetest.NewRedis(t)
 	dir := gatetest.TempDir(t)
 	out := gatetest.StartRefused(t, gatetest.Launch{
 		Program: gatetest.PluginBinary(t), Dir: dir, Args: []string{"run", "--config", filepath.Join(gatetest.RepoRoot, "examples", "fleet", "Caddyfile")},
 		Env: []string{
 			"OPENAI_API_KEY=" + gatetest.OperatorKey, "XDG_RUNTIME_DIR=" + dir,
-			fmt.Sprintf("REDIS_ADDRESS=127.0.0.1:%d", redis.port), "REDIS_PASSWORD=wrong",
+			fmt.Sprintf("REDIS_ADDRESS=127.0.0.1:%d", redis.Port), "REDIS_PASSWORD=wrong",
 		},
 	})
 	if !strings.Contains(out, "WRONGPASS") {

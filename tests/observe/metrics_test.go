@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
@@ -57,18 +56,10 @@ func scrape(t *testing.T, g *gatetest.Gate) map[string]float64 {
 func reaches(t *testing.T, g *gatetest.Gate, series string, want float64) {
 	t.Helper()
 	var got float64
-	gatetest.Await(t, fmt.Sprintf("%s to be %v", series, want), func(done <-chan time.Time) bool {
-		for {
-			if got = scrape(t, g)[series]; got == want {
-				return true
-			}
-			select {
-			case <-done:
-				t.Errorf("%s is %v", series, got)
-				return false
-			case <-time.After(20 * time.Millisecond):
-			}
-		}
+	defer func() { t.Logf("%s is %v", series, got) }()
+	gatetest.Until(t, fmt.Sprintf("%s to be %v", series, want), func() bool {
+		got = scrape(t, g)[series]
+		return got == want
 	})
 }
 
@@ -207,19 +198,8 @@ func TestTheMonitoredExampleShowsItsMetricsToPrometheusAndToNoWebPage(t *testing
 		}
 		return gatetest.Do(t, g.HTTP, r)
 	}
-	gatetest.Await(t, "all requests to be counted", func(done <-chan time.Time) bool {
-		for {
-			answer := get("")
-			if got := counts(t, answer.Body)[requests("default", "default", "forwarded")]; got == 40 {
-				return true
-			}
-			select {
-			case <-done:
-				t.Errorf("the metrics are %s", answer.Body)
-				return false
-			case <-time.After(20 * time.Millisecond):
-			}
-		}
+	gatetest.Until(t, "all requests to be counted", func() bool {
+		return counts(t, get("").Body)[requests("default", "default", "forwarded")] == 40
 	})
 	if got := get("attacker.example:9180"); strings.Contains(got.Body, prefix) {
 		t.Error("a page that comes by a rebound name can read the metrics")

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -63,21 +64,13 @@ func trail(t *testing.T, path string) []entry {
 // tells waits until a trail has a line.
 func tells(t *testing.T, path, what string, is func(entry) bool) (found entry) {
 	t.Helper()
-	gatetest.Await(t, what, func(done <-chan time.Time) bool {
-		for {
-			for _, e := range trail(t, path) {
-				if is(e) {
-					found = e
-					return true
-				}
-			}
-			select {
-			case <-done:
-				t.Logf("the trail is %s", gatetest.ReadFile(t, path))
-				return false
-			case <-time.After(20 * time.Millisecond):
-			}
+	gatetest.Until(t, what, func() bool {
+		entries := trail(t, path)
+		at := slices.IndexFunc(entries, is)
+		if at >= 0 {
+			found = entries[at]
 		}
+		return at >= 0
 	})
 	return found
 }

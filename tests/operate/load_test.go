@@ -4,30 +4,17 @@ package operate
 
 import (
 	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/coder/websocket"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
-)
-
-const (
-	// thinkTime keeps the callers from being the whole load of the machine.
-	thinkTime = 50 * time.Millisecond
-
-	// retryPause is what the OpenAI SDKs wait before they try again, at least.
-	// They do so twice. Here, where a reload comes every tenth of a second, a
-	// request may meet more of them.
-	retryPause = 500 * time.Millisecond
-	maxTries   = 10
 )
 
 // load is callers of every kind, who go on until end is called.
@@ -86,12 +73,12 @@ func (l *load) call() {
 	for !l.stopped() {
 		var answer gatetest.Answer
 		var err error
-		for range maxTries {
-			if answer, err = l.once(client); err == nil || !closedUnanswered(err) {
+		for range gatetest.Tries {
+			if answer, err = l.once(client); err == nil || !gatetest.ClosedUnanswered(err) {
 				break
 			}
 			l.reset.Add(1)
-			time.Sleep(retryPause)
+			gatetest.BeforeRetry()
 		}
 		if err != nil || answer.Status != 200 || answer.Body != gatetest.JSONAnswer {
 			l.t.Errorf("a request failed after %d: %d %s %v", l.served.Load(), answer.Status, answer.Body, err)
@@ -100,7 +87,7 @@ func (l *load) call() {
 		l.served.Add(1)
 		select {
 		case <-l.stop:
-		case <-time.After(thinkTime):
+		case <-time.After(gatetest.ThinkTime):
 		}
 	}
 }
@@ -113,11 +100,6 @@ func (l *load) once(client *http.Client) (gatetest.Answer, error) {
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
 	return gatetest.Answer{Status: response.StatusCode, Body: string(body)}, err
-}
-
-func closedUnanswered(err error) bool {
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF) ||
-		strings.Contains(err.Error(), "server closed idle connection")
 }
 
 // stream reads one stream from its first event to its own end.

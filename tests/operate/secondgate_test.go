@@ -282,8 +282,7 @@ func TestASecondCommandWithTheSameServerInfoIsRefused(t *testing.T) {
 		first.mustBeUntouched(t)
 	}
 	// However the first one ends.
-	gatetest.Must(t, g.Cmd.Process.Kill())
-	g.Wait()
+	g.Kill()
 	again := gatetest.StartCommand(t, up, g.Site, gatetest.Launch{})
 	again.Works(t)
 	again.Signal(syscall.SIGTERM)
@@ -330,7 +329,6 @@ func TestOfGatesThatStartInTheSameInstantOneRuns(t *testing.T) {
 			g.HTTP.CloseIdleConnections()
 			g.Works(t)
 		}
-		gatetest.Must(t, g.Cmd.Process.Kill())
-		g.Wait()
+		g.Kill()
 	}
 }

@@ -49,15 +49,15 @@ bootstrap() {
 	[[ -n $site ]] || fail "apt has no source for $release"
 	debootstrap --variant=minbase --include=systemd,systemd-sysv,libnss-systemd,ca-certificates,curl "$release" "$root" "$site" >"$work/debootstrap.log" 2>&1 ||
 		{ tail -n 20 "$work/debootstrap.log" >&2 && exit 1; }
-	cp "$old" "$root/root/old.deb"
-	cp "$new" "$root/root/new.deb"
+	cp "$old" "$root/srv/old.deb"
+	cp "$new" "$root/srv/new.deb"
 	# A stand-in for the API, which tells the credential it saw.
 	cat >"$root/etc/systemd/system/upstream.service" <<-END
 		[Service]
 		Type=notify
-		ExecStart=$caddy run --config /root/upstream --adapter caddyfile
+		ExecStart=$caddy run --config /srv/upstream --adapter caddyfile
 	END
-	cat >"$root/root/upstream" <<-'END'
+	cat >"$root/srv/upstream" <<-'END'
 		{
 			admin off
 		}
@@ -95,7 +95,7 @@ power_off() {
 # inside runs a command on the machine, as root.
 inside() {
 	nsenter --target "$leader" --mount --uts --ipc --net --pid --root --wd -- \
-		env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@"
+		env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/srv LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive "$@"
 }
 
 # as runs a script as another user, as after a login.
@@ -112,7 +112,7 @@ property() { inside systemctl show --value --property "$1" responses-proxy-gate;
 
 a_new_package_waits_for_its_key() {
 	step
-	inside dpkg -i /root/old.deb >"$work/install" 2>&1 || { cat "$work/install" && fail "the package does not install"; }
+	inside dpkg -i /srv/old.deb >"$work/install" 2>&1 || { cat "$work/install" && fail "the package does not install"; }
 	expect grep -q 'systemctl enable --now responses-proxy-gate' "$work/install"
 	refuse inside systemctl --quiet is-active responses-proxy-gate
 	[[ $(inside stat -c '%a %U %G' $etc/token) == '640 root responses-proxy-callers' ]] || fail "the token is open to others"
@@ -157,11 +157,11 @@ members_of_the_group_call_and_others_do_not() {
 
 a_wrong_config_is_refused_and_a_new_key_taken() {
 	step
-	inside cp $etc/Caddyfile /root/Caddyfile
+	inside cp $etc/Caddyfile /srv/Caddyfile
 	inside sed -i 's,harden_process,harden_proces,' $etc/Caddyfile
 	refuse inside systemctl reload responses-proxy-gate 2>/dev/null
 	[[ $(ask sam) == "upstream saw Bearer $key" ]] || fail "the gate is gone after a reload that failed"
-	inside cp /root/Caddyfile $etc/Caddyfile
+	inside cp /srv/Caddyfile $etc/Caddyfile
 	expect inside systemctl reload responses-proxy-gate
 	key+=-new
 	printf '%s\n' "$key" | inside install -m 0600 /dev/stdin $etc/openai-api-key
@@ -175,7 +175,7 @@ an_upgrade_keeps_what_is_the_operators() {
 	before=$(inside caddy list-modules --versions | grep '^http.handlers.responses_proxy_gate')
 	token=$(inside cat $etc/token)
 	pid=$(property MainPID)
-	inside dpkg -i /root/new.deb >"$work/upgrade" 2>&1 || { cat "$work/upgrade" && fail "the package does not upgrade"; }
+	inside dpkg -i /srv/new.deb >"$work/upgrade" 2>&1 || { cat "$work/upgrade" && fail "the package does not upgrade"; }
 	expect inside systemctl --quiet is-active responses-proxy-gate
 	[[ $(property MainPID) != "$pid" ]] || fail "the former version still runs"
 	[[ $(inside caddy list-modules --versions) != *"$before"* ]] || fail "the version is still $before"

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -17,18 +16,11 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/coder/websocket"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
-)
-
-const (
-	thinkTime  = 50 * time.Millisecond  // keeps the callers from being the whole load of the machine
-	retryPause = 500 * time.Millisecond // about what the OpenAI SDKs wait before they try again
-	maxRetries = 10
 )
 
 // load is callers of every kind, who go on until end is called.
@@ -75,7 +67,7 @@ func (l *load) start(callers int, call func(*http.Client) error) {
 				select {
 				case <-l.stop:
 					return
-				case <-time.After(thinkTime):
+				case <-time.After(gatetest.ThinkTime):
 				}
 			}
 		})
@@ -162,13 +154,13 @@ func (l *load) do(ctx context.Context, c *http.Client, body string) (*http.Respo
 		}
 		response, err := c.Do(r)
 		switch {
-		case err != nil && closedUnanswered(err) && try < maxRetries:
+		case err != nil && gatetest.ClosedUnanswered(err) && try < gatetest.Tries:
 			// (A large body that is refused, for a token that has ended say, may
 			// meet a closed connection before its 401 can be read.)
 			l.kept.Delete(c)
 			l.again.Add(1)
-			pause()
-		case err == nil && response.StatusCode == http.StatusUnauthorized && try < maxRetries:
+			gatetest.BeforeRetry()
+		case err == nil && response.StatusCode == http.StatusUnauthorized && try < gatetest.Tries:
 			_, _ = io.Copy(io.Discard, response.Body)
 			_ = response.Body.Close()
 			l.kept.Delete(c)
@@ -177,16 +169,6 @@ func (l *load) do(ctx context.Context, c *http.Client, body string) (*http.Respo
 			return response, err
 		}
 	}
-}
-
-// pause waits before a request is made again. Not always as long, as in the SDKs:
-// retries must not fall into step with the reloads.
-func pause() { time.Sleep(retryPause/2 + rand.N(retryPause)) }
-
-func closedUnanswered(err error) bool {
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF) ||
-		errors.Is(err, net.ErrClosed) || // (by net/http's client, which saw the reset while it still wrote)
-		strings.Contains(err.Error(), "server closed idle connection")
 }
 
 // post makes one request, whose answer must be whole.
@@ -237,11 +219,11 @@ func (l *load) webSocket(c *http.Client) error {
 		if err == nil {
 			break
 		}
-		if try == maxRetries || response != nil && response.StatusCode != http.StatusUnauthorized || response == nil && !closedUnanswered(err) {
+		if try == gatetest.Tries || response != nil && response.StatusCode != http.StatusUnauthorized || response == nil && !gatetest.ClosedUnanswered(err) {
 			return fmt.Errorf("a WebSocket does not open: %w", err)
 		}
 		l.again.Add(1)
-		pause()
+		gatetest.BeforeRetry()
 	}
 	defer conn.CloseNow()
 	for n := range 10 {
@@ -252,7 +234,7 @@ func (l *load) webSocket(c *http.Client) error {
 		if _, echo, err := conn.Read(ctx); err != nil || string(echo) != message {
 			return fmt.Errorf("a WebSocket was cut: %q, %w", echo, err)
 		}
-		time.Sleep(thinkTime)
+		time.Sleep(gatetest.ThinkTime)
 	}
 	l.sockets.Add(1)
 	return conn.Close(websocket.StatusNormalClosure, "")
@@ -289,9 +271,9 @@ func (l *load) refused(c *http.Client) error {
 			response, err := c.Do(r)
 			if err != nil {
 				// (who still sends a body that is refused may see a reset)
-				if try < maxRetries && (closedUnanswered(err) || errors.As(err, new(*net.OpError))) {
+				if try < gatetest.Tries && (gatetest.ClosedUnanswered(err) || errors.As(err, new(*net.OpError))) {
 					l.again.Add(1)
-					pause()
+					gatetest.BeforeRetry()
 					continue
 				}
 				return err
@@ -299,7 +281,7 @@ func (l *load) refused(c *http.Client) error {
 			_, _ = io.Copy(io.Discard, response.Body)
 			_ = response.Body.Close()
 			if code := response.Header.Get("X-Responses-Proxy-Gate"); response.StatusCode != refusal.status || code != refusal.code {
-				if code == "invalid_token" && try < maxRetries {
+				if code == "invalid_token" && try < gatetest.Tries {
 					continue // it ended between reading and presenting
 				}
 				return fmt.Errorf("got %d %s, want %d %s", response.StatusCode, code, refusal.status, refusal.code)

@@ -90,8 +90,7 @@ func TestWithoutAGateAnotherUserReachesTheAdminSocketAsItIsMade(t *testing.T) {
 			Dir: gatetest.TempDir(t), Umask: "0000", Args: []string{"run", "--adapter", "caddyfile", "--config", config},
 		})
 		p.Started(gatetest.ReadyLog)
-		_ = p.Cmd.Process.Kill()
-		p.Wait()
+		p.Kill()
 	}
 }
 
@@ -148,8 +147,7 @@ func TestASocketWhereOthersCanPutLinksIsRefusedAndChangesNoOtherFile(t *testing.
 			}
 			p := gatetest.Start(t, gatetest.Launch{Dir: dir, Args: []string{"run", "--adapter", "caddyfile", "--config", config}})
 			p.Started(gatetest.ReadyLog)
-			_ = p.Cmd.Process.Kill()
-			p.Wait()
+			p.Kill()
 		}
 	})
 }

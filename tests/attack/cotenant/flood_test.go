@@ -136,11 +136,7 @@ func TestConnectionsThatSendNothingDoNotKeepCallersOut(t *testing.T) {
 		g := gatetest.StartOriginal(t, up, gatetest.Site{}, gatetest.Launch{Limits: few})
 		attacker(t, "flooder", g.Addr, "half-open", "400", "once")
 		// It has as many as it may, or has ended for want of more.
-		for deadline := time.Now().Add(gatetest.Patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-			if entries, err := os.ReadDir(procPath(g, "fd")); err != nil || len(entries) == 0 || len(entries) >= 250 {
-				break
-			}
-		}
+		awaitConnections(t, g, func(n int) bool { return n == 0 || n >= 250 })
 		client := gatetest.NewClient(t)
 		client.Timeout = 20 * time.Second // twice what ours needs
 		response, err := client.Do(g.Post())
@@ -191,14 +187,10 @@ func TestWhoIsRefusedDoesNotKeepCallersOut(t *testing.T) {
 // wanted; none once it has ended.
 func awaitConnections(t *testing.T, g *gatetest.Gate, wanted func(int) bool) {
 	t.Helper()
-	n := 0
-	for deadline := time.Now().Add(gatetest.Patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	gatetest.Until(t, "the gate to have as many files open as are wanted", func() bool {
 		entries, _ := os.ReadDir(procPath(g, "fd")) // (an error: it has ended)
-		if n = len(entries); wanted(n) {
-			return
-		}
-	}
-	t.Errorf("it has %d files open", n)
+		return wanted(len(entries))
+	})
 }
 
 // A client with a token begins many requests and ends none. What is left is the

@@ -99,8 +99,7 @@ func TestACallerOfTheOriginalTellsItsPromptToWhoeverTookThePort(t *testing.T) {
 	port := gatetest.FreePort(t)
 	original := gatetest.StartOriginal(t, gatetest.NewUpstream(t, nil), gatetest.Site{}, gatetest.Launch{Args: []string{"--port", fmt.Sprint(port)}})
 	actor := attacker(t, "squatter", net.JoinHostPort("127.0.0.1", fmt.Sprint(port)))
-	gatetest.Must(t, original.Cmd.Process.Kill())
-	original.Wait()
+	original.Kill()
 	actor.WaitOutput("holding", 1)
 	original.Do(t, withPrompt)
 	if got := reported[squatterReport](t, actor); !strings.Contains(got.Got, prompt) {

@@ -5,7 +5,6 @@ import (
 	"net"
 	"os"
 	"testing"
-	"time"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
@@ -40,11 +39,7 @@ func TestAGateWithoutFreeDescriptorsLosesNothingAndComesBack(t *testing.T) {
 		gatetest.Must(t, err)
 		held = append(held, conn)
 	}
-	for deadline := time.Now().Add(gatetest.Patience); openFiles(t, g) < few; time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d files are open, of %d", openFiles(t, g), few)
-		}
-	}
+	gatetest.Until(t, "all files to be open that may be", func() bool { return openFiles(t, g) >= few })
 	g.WaitOutput("too many open files", 1)
 	g.WaitOutput("could not be replaced or revoked as planned", 2) // rotations, long after a grace would be over
 	kept := gatetest.ReadInfo(t, g.Site.InfoPath())
@@ -59,12 +54,7 @@ func TestAGateWithoutFreeDescriptorsLosesNothingAndComesBack(t *testing.T) {
 		_ = conn.Close()
 	}
 	g.Token = kept.AuthToken
-	for deadline := time.Now().Add(gatetest.Patience); g.Token == kept.AuthToken; g.ReadInfo() {
-		if time.Now().After(deadline) {
-			t.Fatal("rotations do not go on")
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
+	rotationsGoOn(t, g)
 	g.Works(t)
 	noSecretIn(t, "the log", g.Output.String(), kept.AuthToken)
 }

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 	"golang.org/x/sys/unix"
@@ -25,10 +24,7 @@ func tinyDisk(t *testing.T) *disk {
 	t.Helper()
 	dir := gatetest.TempDir(t)
 	if err := unix.Mount("none", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=64k,mode=700"); err != nil {
-		if os.Getenv("CI") != "" || os.Getenv("REQUIRE_MOUNT") != "" {
-			t.Fatalf("a tmpfs cannot be mounted: %v", err)
-		}
-		t.Skipf("a tmpfs cannot be mounted (run this as root): %v", err)
+		gatetest.SkipOrFail(t, "REQUIRE_MOUNT", fmt.Sprintf("a tmpfs cannot be mounted (run this as root): %v", err))
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 	return &disk{t, dir}
@@ -62,15 +58,9 @@ func (d *disk) free() { gatetest.Must(d.t, os.Remove(d.filler())) }
 func (d *disk) remount(flags uintptr) {
 	d.t.Helper()
 	// (as long as the gate has a file open for writing, it is busy)
-	for deadline := time.Now().Add(gatetest.Patience); ; time.Sleep(10 * time.Millisecond) {
-		err := unix.Mount("none", d.dir, "tmpfs", unix.MS_REMOUNT|unix.MS_NOSUID|unix.MS_NODEV|flags, "size=64k,mode=700")
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			d.t.Fatal(err)
-		}
-	}
+	gatetest.Until(d.t, "the disk to be mounted in another way", func() bool {
+		return unix.Mount("none", d.dir, "tmpfs", unix.MS_REMOUNT|unix.MS_NOSUID|unix.MS_NODEV|flags, "size=64k,mode=700") == nil
+	})
 }
 
 func (d *disk) lock()   { d.remount(unix.MS_RDONLY) }
@@ -103,12 +93,19 @@ func (d *disk) holds(when string, want ...string) {
 // infoAppears waits for a server-info file.
 func infoAppears(t *testing.T, g *gatetest.Gate) {
 	t.Helper()
-	for deadline := time.Now().Add(gatetest.Patience); gatetest.Missing(g.Site.InfoPath()); time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("no server-info in %v:\n%s", gatetest.Patience, g.Output)
-		}
-	}
+	gatetest.Until(t, "a server-info file", func() bool { return !gatetest.Missing(g.Site.InfoPath()) })
 	g.ReadInfo()
+}
+
+// rotationsGoOn waits for the next token.
+func rotationsGoOn(t *testing.T, g *gatetest.Gate) {
+	t.Helper()
+	g.ReadInfo()
+	old := g.Token
+	gatetest.Until(t, "rotations to go on", func() bool {
+		g.ReadInfo()
+		return g.Token != old
+	})
 }
 
 func TestAGateThatStartsOnAFullDiskTellsItsCallersOnceThereIsRoom(t *testing.T) {
@@ -227,12 +224,7 @@ func TestARotationOnABrokenDiskIsMadeUpFor(t *testing.T) {
 			g.Works(t)
 			kept := g.Token
 			trouble.end(d)
-			for deadline := time.Now().Add(gatetest.Patience); g.Token == kept; g.ReadInfo() {
-				if time.Now().After(deadline) {
-					t.Fatal("rotations do not go on")
-				}
-				time.Sleep(20 * time.Millisecond)
-			}
+			rotationsGoOn(t, g)
 			g.Works(t)
 			d.holds("afterwards", "info.json")
 			g.Token = first
@@ -275,25 +267,18 @@ func TestDumpsOnABrokenDiskHoldNoRequestUpAndLeaveNothingHalf(t *testing.T) {
 				g.Works(t)
 			}
 			g.WaitOutput("an exchange could not be dumped", 1)
-			for deadline := time.Now().Add(gatetest.Patience); ; time.Sleep(10 * time.Millisecond) {
+			gatetest.Until(t, "partial files to go", func() bool {
 				whole, partial := dumps()
 				if whole != 0 {
 					t.Errorf("%d files were made", whole)
 				}
-				if partial == 0 {
-					break
-				}
-				if time.Now().After(deadline) {
-					t.Fatalf("%d partial files are left", partial)
-				}
-			}
+				return partial == 0
+			})
 			trouble.end(d)
-			for deadline := time.Now().Add(gatetest.Patience); !strings.Contains(g.Output.String(), "exchanges are dumped again"); {
-				if time.Now().After(deadline) {
-					t.Fatal("dumps do not come back")
-				}
+			gatetest.Until(t, "exchanges to be dumped again", func() bool {
 				g.Works(t)
-			}
+				return strings.Contains(g.Output.String(), "exchanges are dumped again")
+			})
 			g.Signal(syscall.SIGTERM) // which waits for what is still to be written
 			g.Wait()
 			if whole, partial := dumps(); whole == 0 || whole%2 != 0 || partial != 0 {
@@ -320,11 +305,9 @@ func TestALogOnABrokenDiskHoldsNoRequestUp(t *testing.T) {
 	full := len(gatetest.ReadFile(t, path))
 	d.free()
 	g.Works(t)
-	for deadline := time.Now().Add(gatetest.Patience); len(gatetest.ReadFile(t, path)) == full; time.Sleep(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("nothing is logged any more")
-		}
+	gatetest.Until(t, "something to be logged again", func() bool {
 		g.Works(t)
-	}
+		return len(gatetest.ReadFile(t, path)) != full
+	})
 	noSecretIn(t, "the log", gatetest.ReadFile(t, path)+g.Output.String(), g.Token)
 }

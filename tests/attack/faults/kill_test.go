@@ -99,8 +99,7 @@ func (v *victim) moment(d time.Duration) {
 }
 
 func (v *victim) kill(p *gatetest.Process) {
-	_ = p.Cmd.Process.Kill()
-	<-p.Done
+	p.Kill()
 }
 
 // look sees that every file is whole and for its owner alone. It counts those

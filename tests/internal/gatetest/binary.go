@@ -17,15 +17,15 @@ package gatetest
 
 import (
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/caddybuild"
 )
 
 // CaddyBinary is the Caddy under test. Every user may run it.
@@ -75,58 +75,23 @@ func prepare(dir string) (err error) {
 		return err
 	}
 	tempRoot = dir
-	if RepoRoot, err = findRoot(); err != nil {
+	if RepoRoot, err = caddybuild.Root(); err != nil {
 		return err
 	}
 	CaddyBinary, err = findCaddy(dir)
 	return err
 }
 
-// findRoot is the module's directory: go test runs in the package's.
-func findRoot() (string, error) {
-	dir, err := os.Getwd()
+// findCaddy puts the Caddy under test into dir. A Caddy that is not there, or
+// has no gate, is a failure, never a skip.
+func findCaddy(dir string) (string, error) {
+	how := caddybuild.Build{}
+	if raceEnabled {
+		how.Args = []string{"-race"}
+	}
+	binary, err := caddybuild.Find(context.Background(), dir, how)
 	if err != nil {
 		return "", err
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			return dir, nil
-		}
-		parent := filepath.Dir(dir)
-		if parent == dir {
-			return "", errors.New("there is no go.mod above the working directory")
-		}
-		dir = parent
-	}
-}
-
-// findCaddy takes the binary that CADDY_BINARY names, or builds cmd/caddy. A
-// Caddy that is not there, or has no gate, is a failure, never a skip.
-func findCaddy(dir string) (string, error) {
-	binary := os.Getenv("CADDY_BINARY")
-	if binary != "" {
-		if !filepath.IsAbs(binary) {
-			// People write paths from the root.
-			if _, err := os.Stat(filepath.Join(RepoRoot, binary)); err == nil {
-				binary = filepath.Join(RepoRoot, binary)
-			}
-		}
-		absolute, err := filepath.Abs(binary)
-		if err != nil {
-			return "", err
-		}
-		binary = absolute
-	} else {
-		binary = filepath.Join(dir, "caddy")
-		args := []string{"build", "-o", binary}
-		if raceEnabled {
-			args = append(args, "-race")
-		}
-		build := exec.Command("go", append(args, "./cmd/caddy")...)
-		build.Dir = RepoRoot
-		if out, err := build.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("building cmd/caddy: %w\n%s", err, out)
-		}
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()

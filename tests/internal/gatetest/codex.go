@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/caddybuild"
 )
 
 // CodexVersion is the release that the tests were written against, and
@@ -52,14 +54,10 @@ func CodexBinaries(t testing.TB) map[string]string {
 func needCodex(t testing.TB, find func() (string, error)) string {
 	t.Helper()
 	binary, err := find()
-	if err == nil {
-		return binary
+	if err != nil {
+		SkipOrFail(t, "REQUIRE_CODEX", err)
 	}
-	if os.Getenv("CI") != "" || os.Getenv("REQUIRE_CODEX") != "" {
-		t.Fatal(err)
-	}
-	t.Skip(err)
-	return ""
+	return binary
 }
 
 var findCodex = sync.OnceValues(func() (string, error) {
@@ -81,7 +79,7 @@ var findOldCodex = sync.OnceValues(func() (string, error) {
 // checkCodex makes sure that a binary, or else the one below prefix, is of a version.
 func checkCodex(binary, version, prefix, variable string) (string, error) {
 	howToGet := "npm install --prefix " + prefix + " @openai/codex@" + version + ", or set " + variable
-	root, err := findRoot()
+	root, err := caddybuild.Root()
 	if err != nil {
 		return "", err
 	}

@@ -118,8 +118,20 @@ func Start(t testing.TB, l Launch) *Process {
 			}
 		}
 	}
-	p := &Process{t: t, Cmd: l.Command(), Output: newOutput(), Done: make(chan struct{})}
-	p.Cmd.Stdout, p.Cmd.Stderr = p.Output, p.Output
+	return StartCmd(t, l.Command())
+}
+
+// StartCmd starts a program and sees to its end. What it writes is collected,
+// unless the test has a place of its own for it.
+func StartCmd(t testing.TB, cmd *exec.Cmd) *Process {
+	t.Helper()
+	p := &Process{t: t, Cmd: cmd, Output: newOutput(), Done: make(chan struct{})}
+	if cmd.Stdout == nil {
+		cmd.Stdout = p.Output
+	}
+	if cmd.Stderr == nil {
+		cmd.Stderr = p.Output
+	}
 	if err := p.Cmd.Start(); err != nil {
 		t.Fatalf("starting %s: %v", p.Cmd.Path, err)
 	}
@@ -138,6 +150,9 @@ func Run(t testing.TB, l Launch) (out string, code int) {
 	code = p.Wait()
 	return p.Output.String(), code
 }
+
+// String is the program's name.
+func (p *Process) String() string { return filepath.Base(p.Cmd.Path) }
 
 // PID is the process id.
 func (p *Process) PID() int { return p.Cmd.Process.Pid }
@@ -185,13 +200,19 @@ func (p *Process) awaitSignalHandling() {
 	}
 }
 
+// Kill ends it as a crash does.
+func (p *Process) Kill() {
+	_ = p.Cmd.Process.Kill() // (it may have ended)
+	<-p.Done
+}
+
 // Wait waits for the exit and returns its code, -1 for a signal's.
 func (p *Process) Wait() int {
 	p.t.Helper()
 	select {
 	case <-p.Done:
 	case <-time.After(Patience):
-		p.t.Fatalf("Caddy did not exit in %v:\n%s", Patience, p.Output)
+		p.t.Fatalf("%s did not exit in %v:\n%s", p, Patience, p.Output)
 	}
 	return p.Cmd.ProcessState.ExitCode()
 }
@@ -237,26 +258,25 @@ func (p *Process) finish() {
 		case <-p.Done:
 		case <-time.After(10 * time.Second):
 			// An open stream keeps a graceful exit waiting.
-			_ = p.Cmd.Process.Kill()
-			<-p.Done
+			p.Kill()
 		}
 	}
 	out := p.Output.String()
 	if hasRace(out) {
-		p.t.Errorf("Caddy reports a data race")
+		p.t.Errorf("%s reports a data race", p)
 	}
 	if strings.Contains(out, "panic: ") || strings.Contains(out, "fatal error: ") {
-		p.t.Errorf("Caddy panicked")
+		p.t.Errorf("%s panicked", p)
 	}
 	if p.t.Failed() {
 		if const16k := 16 << 10; len(out) > const16k && !strings.Contains(out, "DATA RACE") {
 			out = "…" + out[len(out)-const16k:]
 		}
-		p.t.Logf("output of Caddy (pid %d):\n%s", p.PID(), out)
+		p.t.Logf("output of %s (pid %d):\n%s", p, p.PID(), out)
 	}
 }
 
-// WaitOutput waits until Caddy has written text n times, and returns the
+// WaitOutput waits until the process has written text n times, and returns the
 // lines with it.
 func (p *Process) WaitOutput(text string, n int) []string {
 	p.t.Helper()
@@ -272,9 +292,9 @@ func (p *Process) WaitOutput(text string, n int) []string {
 			if out = p.Output.String(); strings.Count(out, text) >= n {
 				return LinesWith(out, text)
 			}
-			p.t.Fatalf("Caddy exited (code %d) and did not write %q:\n%s", p.Cmd.ProcessState.ExitCode(), text, out)
+			p.t.Fatalf("%s exited (code %d) and did not write %q:\n%s", p, p.Cmd.ProcessState.ExitCode(), text, out)
 		case <-deadline:
-			p.t.Fatalf("Caddy did not write %q in %v:\n%s", text, Patience, out)
+			p.t.Fatalf("%s did not write %q in %v:\n%s", p, text, Patience, out)
 		}
 	}
 }
@@ -293,7 +313,7 @@ func (p *Process) Started(ready string) bool {
 		case <-p.Done:
 			return strings.Contains(p.Output.String(), ready)
 		case <-deadline:
-			p.t.Fatalf("Caddy neither started nor ended in %v:\n%s", Patience, out)
+			p.t.Fatalf("%s neither started nor ended in %v:\n%s", p, Patience, out)
 		}
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"runtime"
 	"strconv"
 	"testing"
-	"time"
 )
 
 // Resources are what a process holds.
@@ -61,13 +60,16 @@ const (
 func (before Resources) MustComeBack(t testing.TB, g *Gate) {
 	t.Helper()
 	var now Resources
-	for deadline := time.Now().Add(Patience); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
-		now = ResourcesOf(t, g)
-		if now.Goroutines <= before.Goroutines+goroutineSlack && now.Files <= before.Files+fileSlack && now.Heap <= before.Heap+heapSlack {
-			t.Logf("before %+v, after %+v", before, now)
-			return
+	back := false
+	defer func() {
+		t.Logf("before, the process held %+v, and now %+v", before, now)
+		if !back {
+			t.Logf("%.8000s", g.AdminDo(t, http.MethodGet, "/debug/pprof/goroutine?debug=1", "", "").Body)
 		}
-	}
-	profile := g.AdminDo(t, http.MethodGet, "/debug/pprof/goroutine?debug=1", "", "")
-	t.Errorf("before, the process held %+v, and now %+v\n%.8000s", before, now, profile.Body)
+	}()
+	Until(t, "the process to hold no more than before", func() bool {
+		now = ResourcesOf(t, g)
+		back = now.Goroutines <= before.Goroutines+goroutineSlack && now.Files <= before.Files+fileSlack && now.Heap <= before.Heap+heapSlack
+		return back
+	})
 }

@@ -14,6 +14,16 @@ import (
 	"testing"
 )
 
+// SkipOrFail ends a test that needs what this machine has not. Where CI or this
+// variable is set, nothing may be missing: the test fails.
+func SkipOrFail(t testing.TB, variable string, why any) {
+	t.Helper()
+	if os.Getenv("CI") != "" || os.Getenv(variable) != "" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
+}
+
 // NeedRoot skips the test for anybody but root.
 func NeedRoot(t testing.TB) {
 	t.Helper()
