@@ -142,9 +142,7 @@ func awaitSaved(t *testing.T, folder string, tokens int64) {
 				Output int64 `json:"output_tokens"`
 			}
 			gatetest.Must(t, json.Unmarshal(content, &clients))
-			for _, client := range clients {
-				saved += client.Input + client.Output
-			}
+			saved += clients["default"].Input + clients["default"].Output
 		}
 		return saved == tokens
 	})
