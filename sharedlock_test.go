@@ -41,7 +41,7 @@ func TestARemovedClientIsNotBroughtBackByARotationAtTheSameTime(t *testing.T) {
 	})
 }
 
-func TestWithoutItsLockAClientIsOnlyRemoved(t *testing.T) {
+func TestAClientWithoutItsLockIsOnlyRemoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		storage := newMemoryStorage()
 		a := newReplica(t, storage)

@@ -248,7 +248,7 @@ type tooLarge struct{}
 
 func (tooLarge) Read([]byte) (int, error) { return 0, &http.MaxBytesError{Limit: 1} }
 
-func TestWithoutALimitOfTokensNothingIsReadOrRefused(t *testing.T) {
+func TestNothingIsReadOrRefusedWithoutALimitOfTokens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := open(t, t.TempDir(), Limits{Per: []Per{{Window: "1d", Requests: 100}}})
 		for _, edit := range []func(*http.Request){

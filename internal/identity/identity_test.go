@@ -440,7 +440,7 @@ func TestAWallClockThatIsSetBackKeepsNoEndedToken(t *testing.T) {
 	})
 }
 
-func TestAtTheStartWhatMayPassIsTriedAgainAndWhatIsFinalIsNot(t *testing.T) {
+func TestWhatMayPassIsTriedAgainAtTheStartAndWhatIsFinalIsNot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		i := newIssuer(time.Hour)
 		i.fail(down)

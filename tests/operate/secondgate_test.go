@@ -21,7 +21,7 @@ const secondStarts = 100
 
 // The control: Caddy itself shares a port with any other Caddy of its user,
 // and takes the admin socket away from it.
-func TestWithoutAGateASecondCaddyTakesTheFirstOnesCallersAndSocket(t *testing.T) {
+func TestASecondCaddyWithoutAGateTakesTheFirstOnesCallersAndSocket(t *testing.T) {
 	t.Parallel()
 	dir, port := gatetest.TempDir(t), gatetest.FreePort(t)
 	config, socket := filepath.Join(dir, "Caddyfile"), filepath.Join(dir, "admin.sock")
@@ -299,7 +299,7 @@ func TestASecondCommandWithTheSameServerInfoIsRefused(t *testing.T) {
 // instants is how often several gates are started at once.
 const instants = 5
 
-func TestOfGatesThatStartInTheSameInstantOneRuns(t *testing.T) {
+func TestOneOfTheGatesThatStartInTheSameInstantRuns(t *testing.T) {
 	t.Parallel()
 	up := gatetest.NewUpstream(t, nil)
 	for range instants {
