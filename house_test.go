@@ -4,8 +4,12 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
+	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -126,4 +130,55 @@ func TestContributingNamesEveryRoom(t *testing.T) {
 			t.Errorf("the table of rooms does not have %s", path)
 		}
 	}
+}
+
+// What runs tests, and what lets files off, names paths: a file that moves must
+// not fall out of them.
+func TestPathsThatCINamesAreThoseOfTheHouse(t *testing.T) {
+	files := goFiles(t)
+	t.Run("every room is tested on Windows and macOS", func(t *testing.T) {
+		const run = "go test . ./budget ./internal/...\n"
+		if workflow, err := os.ReadFile(".github/workflows/ci.yml"); err != nil || !strings.Contains(string(workflow), run) {
+			t.Fatalf("ci.yml has no %q (%v)", run, err)
+		}
+		for _, file := range files {
+			room, _, _ := strings.Cut(path.Dir(file), "/")
+			if strings.HasSuffix(file, "_test.go") && !slices.Contains([]string{".", "budget", "internal", "tests"}, room) {
+				t.Errorf("%s is not tested there", file)
+			}
+		}
+	})
+	t.Run("the linter lets off only what is there", func(t *testing.T) {
+		config, err := os.ReadFile(".golangci.yml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		paths := regexp.MustCompile(`(?m)^ +- path: (\S+)`).FindAllStringSubmatch(string(config), -1)
+		if len(paths) == 0 {
+			t.Error("there are no paths in .golangci.yml")
+		}
+		for _, found := range paths {
+			if !slices.ContainsFunc(files, regexp.MustCompile(found[1]).MatchString) {
+				t.Errorf("no file is called %s", found[1])
+			}
+		}
+	})
+}
+
+// goFiles are all Go files of the module, with slashes in their paths.
+func goFiles(t *testing.T) (files []string) {
+	t.Helper()
+	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		if entry != nil && entry.IsDir() && slices.Contains([]string{".git", "node_modules"}, entry.Name()) {
+			return fs.SkipDir
+		}
+		if filepath.Ext(path) == ".go" {
+			files = append(files, filepath.ToSlash(path))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
 }
