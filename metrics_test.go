@@ -13,10 +13,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/follow"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 )
 
@@ -318,50 +320,48 @@ func TestOpenStreamsAndWebSocketsAreInFlight(t *testing.T) {
 }
 
 func TestReloadsOfTheKeyRotationsAndRevocationsAreCounted(t *testing.T) {
-	dir := t.TempDir()
-	key := filepath.Join(dir, "key")
-	put := func(content string) {
-		t.Helper()
-		if err := errors.Join(os.WriteFile(key+".new", []byte(content), 0o600), os.Rename(key+".new", key)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	put("first-key")
-	c := newConfiguration(t)
-	c.route("turning")
-	module, err := c.ctx.LoadModuleByID("http.handlers.responses_proxy_gate", []byte(fmt.Sprintf(
-		`{"name": "turning", "upstream_bearer_file": %q, "server_info": {"path": %q}}`, key, filepath.Join(dir, "info.json"))))
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := module.(*Handler)
-	await := func(read string) {
-		t.Helper()
-		for deadline := time.Now().Add(30 * time.Second); series(t, c.ctx.GetMetricsRegistry(), "turning")[read] == 0; time.Sleep(10 * time.Millisecond) {
-			if time.Now().After(deadline) {
-				t.Fatal("a change of the key's file is not counted")
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		key := filepath.Join(dir, "key")
+		put := func(content string) {
+			t.Helper()
+			if err := errors.Join(os.WriteFile(key+".new", []byte(content), 0o600), os.Rename(key+".new", key)); err != nil {
+				t.Fatal(err)
 			}
 		}
-	}
-	put("second-key")
-	await("credential_reloads_total ok")
-	put("")
-	await("credential_reloads_total error")
-	caller := h.callers[0]
-	if err := caller.rotate(0); !errors.Is(err, errNotRunning) {
-		t.Fatalf("a rotation before the start: %v", err)
-	}
-	caller.start(h.config)
-	if err := h.publishTo(caller, infofile.Info{Port: 1, PID: 1}); err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(caller.rotate(0), caller.rotate(time.Minute), caller.revoke()); err != nil {
-		t.Fatal(err)
-	}
-	counted(t, c.ctx.GetMetricsRegistry(), "turning", map[string]float64{
-		"credential_reloads_total ok": 1, "credential_reloads_total error": 1,
-		"token_rotations_total turning ok": 2, "token_rotations_total turning error": 1,
-		"token_revocations_total turning": 1,
+		put("first-key")
+		c := newConfiguration(t)
+		c.route("turning")
+		module, err := c.ctx.LoadModuleByID("http.handlers.responses_proxy_gate", []byte(fmt.Sprintf(
+			`{"name": "turning", "upstream_bearer_file": %q, "server_info": {"path": %q}}`, key, filepath.Join(dir, "info.json"))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := module.(*Handler)
+		await := func() {
+			time.Sleep(2 * follow.Interval)
+			synctest.Wait()
+		}
+		put("second-key")
+		await()
+		put("")
+		await()
+		caller := h.callers[0]
+		if err := caller.rotate(0); !errors.Is(err, errNotRunning) {
+			t.Fatalf("a rotation before the start: %v", err)
+		}
+		caller.start(h.config)
+		if err := h.publishTo(caller, infofile.Info{Port: 1, PID: 1}); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(caller.rotate(0), caller.rotate(time.Minute), caller.revoke()); err != nil {
+			t.Fatal(err)
+		}
+		counted(t, c.ctx.GetMetricsRegistry(), "turning", map[string]float64{
+			"credential_reloads_total ok": 1, "credential_reloads_total error": 1,
+			"token_rotations_total turning ok": 2, "token_rotations_total turning error": 1,
+			"token_revocations_total turning": 1,
+		})
 	})
 }
 
