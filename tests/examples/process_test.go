@@ -203,6 +203,20 @@ func (p *process) ends(t *testing.T) {
 	}
 }
 
+// complainsOfNothing ends the gate and looks at what it printed.
+func (p *process) complainsOfNothing(t *testing.T) {
+	t.Helper()
+	if strings.Contains(p.Output.String(), `"level":"warn"`) { // (Caddy says good-bye at that level)
+		t.Errorf("a healthy start has a warning:\n%s", p.Output)
+	}
+	p.stop(t)
+	for _, complaint := range []string{`"level":"error"`, "read-only", "permission denied", "not permitted"} {
+		if strings.Contains(p.Output.String(), complaint) {
+			t.Errorf("the gate complains (%s):\n%s", complaint, p.Output)
+		}
+	}
+}
+
 // notifySocket is what systemd gives to services of Type=notify.
 type notifySocket struct {
 	*net.UnixConn

@@ -182,7 +182,7 @@ func TestTheServiceServesItsCallersAsAUserOfItsOwn(t *testing.T) {
 	s.reload(t)
 	notify.await(t, gate, "READY=1")
 	serves(t, u, s.port, gateToken)
-	s.complainsOfNothing(t, gate)
+	gate.complainsOfNothing(t)
 }
 
 func TestTheServiceTellsOneUserATokenThatIsNewAtEveryLaunch(t *testing.T) {
@@ -210,21 +210,7 @@ func TestTheServiceTellsOneUserATokenThatIsNewAtEveryLaunch(t *testing.T) {
 	notify.await(t, gate, "READY=1")
 	serves(t, u, s.port, token)
 	ownedBy(t, info, nobody)
-	s.complainsOfNothing(t, gate)
-}
-
-// complainsOfNothing ends the gate and looks at what it printed.
-func (s *service) complainsOfNothing(t *testing.T, gate *process) {
-	t.Helper()
-	if strings.Contains(gate.Output.String(), `"level":"warn"`) { // (Caddy says good-bye at that level)
-		t.Errorf("a healthy start has a warning:\n%s", gate.Output.String())
-	}
-	gate.stop(t)
-	for _, complaint := range []string{`"level":"error"`, "permission denied", "not permitted"} {
-		if strings.Contains(gate.Output.String(), complaint) {
-			t.Errorf("the gate complains (%s):\n%s", complaint, gate.Output.String())
-		}
-	}
+	gate.complainsOfNothing(t)
 }
 
 // What RuntimeDirectoryMode, the modes of credentials and harden_process are for.
