@@ -14,7 +14,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/coder/websocket"
 	"gopkg.in/yaml.v3"
@@ -129,18 +128,10 @@ func (p *prometheus) ask(t *testing.T, expr string) map[string]float64 {
 func awaits[T any](t *testing.T, what string, ask func() T, is func(T) bool) T {
 	t.Helper()
 	var got T
-	gatetest.Await(t, what, func(done <-chan time.Time) bool {
-		for {
-			if got = ask(); is(got) {
-				return true
-			}
-			select {
-			case <-done:
-				t.Errorf("%s: it is %v", what, got)
-				return false
-			case <-time.After(100 * time.Millisecond):
-			}
-		}
+	defer func() { t.Logf("%s: it is %v", what, got) }()
+	gatetest.Until(t, what, func() bool {
+		got = ask()
+		return is(got)
 	})
 	return got
 }
