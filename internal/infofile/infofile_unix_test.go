@@ -283,7 +283,7 @@ func TestReaderSeesOldOrNewWholeContent(t *testing.T) {
 		whole[string(line)] = true
 	}
 	mustWrite(t, f, versions[0])
-	whileWriting(t, 2000, func(n int) error { return f.Write(versions[n%2]) }, func() {
+	whileWriting(t, rounds(2000), func(n int) error { return f.Write(versions[n%2]) }, func() {
 		if got, err := os.ReadFile(f.path); err != nil || !whole[string(got)] {
 			t.Errorf("a reader saw %d bytes that are no version (%v)", len(got), err)
 		}
@@ -300,7 +300,7 @@ func TestTemporaryFileIsNeverOpenToOthers(t *testing.T) {
 	dir := safeDir(t)
 	defer syscall.Umask(syscall.Umask(0))
 	f := newFile(t, dir+"/gate.json", "")
-	whileWriting(t, 1000, func(n int) error {
+	whileWriting(t, rounds(1000), func(n int) error {
 		info := sampleInfo()
 		info.PID = n + 1
 		return f.Write(info)
@@ -312,6 +312,14 @@ func TestTemporaryFileIsNeverOpenToOthers(t *testing.T) {
 			}
 		}
 	})
+}
+
+// rounds is how often a race is tried: with -short, a tenth of the times.
+func rounds(n int) int {
+	if testing.Short() {
+		return n / 10
+	}
+	return n
 }
 
 // whileWriting calls write n times and look all the time.
@@ -414,7 +422,7 @@ func TestSwappingFilesAndDirectoriesNeverLeaksTheToken(t *testing.T) {
 	})
 	f := newFile(t, path, "")
 	var written, refused int
-	for n := 0; n < 3000 || n < 200_000 && (written == 0 || refused == 0); n++ {
+	for n := 0; n < rounds(3000) || n < 200_000 && (written == 0 || refused == 0); n++ {
 		info := sampleInfo()
 		info.PID = n + 1
 		if err := f.Write(info); err == nil {
@@ -448,7 +456,7 @@ func TestFileSwappedWhileItIsReadIsNeitherBelievedNorWaitedFor(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		whileWriting(t, 1000, func(int) error {
+		whileWriting(t, rounds(1000), func(int) error {
 			return errors.Join(
 				os.WriteFile(dir+"/loose", plantedLine, 0o644), os.Rename(dir+"/loose", path),
 				os.WriteFile(dir+"/good", goodLine, 0o600), os.Rename(dir+"/good", path),

@@ -18,6 +18,9 @@ import (
 // One short round with few connections through everything that is on this
 // machine: so that the suite is known to work on the day it is needed.
 func TestASmallRunCountsEverythingAndReportsIt(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it builds Caddy and measures it and its peers")
+	}
 	dir, err := os.MkdirTemp("", "gate-bench") // (t.TempDir is too long for a socket)
 	if err != nil {
 		t.Fatal(err)
