@@ -181,14 +181,14 @@ func TestWhatCannotBeCountedIsRefusedWhereTokensAreLimited(t *testing.T) {
 		"compaction":                 {"{}", route("POST", "/v1/responses/compact"), 200, ""},
 		"a list":                     {"", route("GET", "/v1/models"), 200, ""},
 		"the end of a response":      {"", route("POST", "/v1/responses/resp_1/cancel"), 200, ""},
-		"what looks like one":        {"{}", route("POST", "/v1/batches/cancel"), 403, "route_not_counted"},
-		"images":                     {"{}", route("POST", "/v1/images/generations"), 403, "route_not_counted"},
-		"chat completions":           {"{}", route("POST", "/v1/chat/completions"), 403, "route_not_counted"},
+		"what looks like one":        {"{}", route("POST", "/v1/batches/cancel"), 400, "route_not_counted"},
+		"images":                     {"{}", route("POST", "/v1/images/generations"), 400, "route_not_counted"},
+		"chat completions":           {"{}", route("POST", "/v1/chat/completions"), 400, "route_not_counted"},
 		"a websocket":                {"", func(r *http.Request) { r.Method = "GET"; r.Header.Set("Upgrade", "websocket") }, 426, "websocket_not_counted"},
 		"a websocket over HTTP/2":    {"", func(r *http.Request) { r.Method = "CONNECT" }, 426, "websocket_not_counted"},
 		"another protocol, offered":  {"{}", header("Upgrade", "h2c"), 200, ""},
 		"a websocket by POST":        {"{}", header("Upgrade", "websocket"), 200, ""},
-		"a compressed request":       {"{}", header("Content-Encoding", "zstd"), 415, "encoding_not_readable"},
+		"a compressed request":       {"{}", header("Content-Encoding", "zstd"), 400, "encoding_not_readable"},
 		"no compression":             {"{}", header("Content-Encoding", "identity"), 200, ""},
 		"no body":                    {"", nil, 400, "body_not_readable"},
 		"no object":                  {"[]", nil, 400, "body_not_readable"},
@@ -205,7 +205,7 @@ func TestWhatCannotBeCountedIsRefusedWhereTokensAreLimited(t *testing.T) {
 		"tokens as null":             {`{"max_output_tokens":null}`, nil, 200, ""},
 		"in the background":          {`{"background":true}`, nil, 400, "background_refused"},
 		"not in the background":      {`{"background":false}`, nil, 200, ""},
-		"too large":                  {"{}", func(r *http.Request) { r.Body = io.NopCloser(tooLarge{}) }, 413, "request_too_large"},
+		"too large":                  {"{}", func(r *http.Request) { r.Body = io.NopCloser(tooLarge{}) }, 400, "request_too_large"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

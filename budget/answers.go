@@ -17,13 +17,13 @@ var (
 		"The server does not know whose budget this request is on. The operator must put an authentication, such as responses_proxy_gate, before responses_budget.")
 	errWebSocket = refusal.New(codeHeaderName, http.StatusUpgradeRequired, "websocket_not_counted",
 		"This server limits what requests ask for and cost, and cannot see that in a WebSocket. Use HTTP.")
-	errRoute = refusal.NewFinal(codeHeaderName, http.StatusForbidden, "route_not_counted",
+	errRoute = refusal.NewFinal(codeHeaderName, http.StatusBadRequest, "route_not_counted",
 		"This server limits what requests ask for and cost, and cannot see that on this path. It allows POST /v1/responses, and requests that cost nothing.")
-	errEncoding = refusal.NewFinal(codeHeaderName, http.StatusUnsupportedMediaType, "encoding_not_readable",
+	errEncoding = refusal.NewFinal(codeHeaderName, http.StatusBadRequest, "encoding_not_readable",
 		"This server limits what requests ask for, so it must read their bodies. Send application/json in UTF-8, without a Content-Encoding.")
 	errBody = refusal.NewFinal(codeHeaderName, http.StatusBadRequest, "body_not_readable",
 		"This server limits what requests ask for, so it must read their bodies. Send one JSON object, nested 256 times at most. Write each name once, and as the API does. If max_output_tokens is there, it must be a whole number of 1 or more.")
-	errTooLarge = refusal.NewFinal(codeHeaderName, http.StatusRequestEntityTooLarge, "request_too_large",
+	errTooLarge = refusal.NewFinal(codeHeaderName, http.StatusBadRequest, "request_too_large",
 		"The request's body is larger than this server allows. Send a smaller one.")
 	errBrokenBody = refusal.New(codeHeaderName, http.StatusBadRequest, "body_broken_off",
 		"The request's body did not arrive whole. Send it again.")

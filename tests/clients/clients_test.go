@@ -82,6 +82,12 @@ func installed(t *testing.T) string {
 // underRun runs one of the scripts under "caddy responses-proxy run".
 func underRun(t *testing.T, script string, args ...string) (printed string, up *gatetest.Upstream) {
 	t.Helper()
+	return underRunWith(t, nil, script, args...)
+}
+
+// underRunWith is underRun with flags for run.
+func underRunWith(t *testing.T, flags []string, script string, args ...string) (printed string, up *gatetest.Upstream) {
+	t.Helper()
 	modules := installed(t)
 	source, err := os.ReadFile(script)
 	gatetest.Must(t, err)
@@ -90,7 +96,8 @@ func underRun(t *testing.T, script string, args ...string) (printed string, up *
 	gatetest.Must(t, os.Symlink(filepath.Join(modules, "node_modules"), filepath.Join(dir, "node_modules")))
 	gatetest.Must(t, os.WriteFile(filepath.Join(dir, script), source, 0o600))
 	up = gatetest.NewUpstream(t, answerResponses)
-	args = append([]string{"responses-proxy", "run", "--upstream-url", up.URL + "/v1/responses", "--", "node", script}, args...)
+	flags = append([]string{"responses-proxy", "run", "--upstream-url", up.URL + "/v1/responses"}, flags...)
+	args = append(append(flags, "--", "node", script), args...)
 	printed, code := gatetest.Run(t, gatetest.Launch{Dir: dir, Args: args, Env: []string{"OPENAI_API_KEY=" + gatetest.OperatorKey}})
 	if code != 0 {
 		t.Fatalf("exit code %d:\n%s", code, printed)
@@ -120,6 +127,20 @@ func TestTheNodeSDKUnderRun(t *testing.T) {
 		if got := request.Header.Get("Authorization"); got != "Bearer "+gatetest.OperatorKey {
 			t.Errorf("the upstream got Authorization %q", got)
 		}
+	}
+}
+
+func TestTheNodeSDKAsksOnceForWhatARuleRefuses(t *testing.T) {
+	printed, up := underRunWith(t, []string{
+		"--allow-model", "gpt-5", "--max-output-tokens", "500", "--refuse", "store", "--refuse", "previous_response_id",
+		"--allow-route", "POST /v1/chat/completions", "--allow-route", "GET /v1/responses/*",
+	}, "refused.mjs")
+	wantLines(t, printed,
+		"model: 400 model_not_allowed, asked 1 times.\n", "store: 400 store_refused, asked 1 times.\n", "ceiling: 400 max_output_tokens_too_large, asked 1 times.\n",
+		"compressed: 400 encoding_not_readable, asked 1 times.\n", "chat: 400 route_not_counted, asked 1 times.\n",
+		"stored: 400 previous_response_id_refused, asked 1 times.\n", "allowed: "+say+", asked 1 times.\n")
+	if seen := up.Requests(); len(seen) != 1 {
+		t.Errorf("%d requests reached the upstream", len(seen))
 	}
 }
 

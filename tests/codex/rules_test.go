@@ -3,6 +3,7 @@
 package codex
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -46,6 +47,66 @@ func TestATurnThatIsRefusedByARuleEndsAtOnceAndSaysWhy(t *testing.T) {
 		}
 	}
 }
+
+// Codex repeats 403, 413 and 415 five times.
+func TestCodexRepeatsNothingThatABudgetCannotReadOrCount(t *testing.T) {
+	const budget = "200000 tokens per 24h"
+	for name, binary := range gatetest.CodexBinaries(t) {
+		turn := func(t *testing.T, upstream *fakeUpstream, settings []string, flags ...string) (*proxy, result) {
+			gate := startOurs(t, upstream.responsesURL(), append(flags, "--access-log", "--budget", budget, "--budget-dir", t.TempDir())...)
+			args := []string{"exec", "--skip-git-repo-check", "-m", "gpt-5", "-c", "model_provider=gate-command"}
+			for _, setting := range settings {
+				args = append(args, "-c", setting)
+			}
+			return gate, run(t, command(t, codexHome(t, gate), binary, append(args, "hi")...))
+		}
+		t.Run(name+", a body that seems compressed", func(t *testing.T) {
+			upstream := newUpstream(t)
+			gate, got := turn(t, upstream, []string{overHTTP, `model_providers.gate-command.http_headers={"Content-Encoding"="gzip"}`})
+			if said := got.stdout + got.stderr; got.code == 0 || !strings.Contains(said, "without a Content-Encoding") {
+				t.Errorf("Codex ends with %d and says %s", got.code, said)
+			}
+			if asked := len(linesOf(gate, `"method":"POST"`)); asked != 1 || len(upstream.matching(http.MethodPost, "/v1/responses")) > 0 {
+				t.Errorf("Codex asked %d times", asked)
+			}
+		})
+		t.Run(name+", a WebSocket", func(t *testing.T) {
+			upstream := newUpstream(t)
+			gate, got := turn(t, upstream, []string{"model_providers.gate-command.supports_websockets=true"}, "--websocket")
+			wantTurn(t, upstream, got)
+			if refused := linesOf(gate, `"status":426`); len(refused) != 1 {
+				t.Errorf("Codex opened a WebSocket %d times", len(refused))
+			}
+		})
+		t.Run(name+", a search on a route of its own", func(t *testing.T) {
+			upstream := newUpstream(t)
+			asked := 0
+			upstream.forget(func(w http.ResponseWriter, r *http.Request) {
+				if asked++; r.URL.Path == "/v1/responses" && asked == 1 {
+					toolCall(w, `"namespace":"web","name":"run"`, `{"search_query":[{"q":"gate"}]}`, 1)
+					return
+				}
+				w.Header().Set("Content-Type", "text/event-stream")
+				for _, event := range upstream.turn() {
+					_, _ = fmt.Fprintf(w, "event: %s\ndata: %s\n\n", event.kind, event.data)
+				}
+			})
+			gate, got := turn(t, upstream, []string{
+				overHTTP, "model_providers.gate-command.supports_standalone_web_search=true", "features.standalone_web_search=true", "web_search=live",
+			}, "--allow-route", "POST /v1/alpha/search")
+			wantTurn(t, upstream, got)
+			if refused := linesOf(gate, `/v1/alpha/search`); len(refused) != 1 || !strings.Contains(refused[0], `"status":400`) {
+				t.Errorf("Codex searched %d times: %v", len(refused), refused)
+			}
+			if reached := upstream.matching(http.MethodPost, "/v1/alpha/search"); len(reached) > 0 {
+				t.Errorf("it reached the upstream: %v", reached)
+			}
+		})
+	}
+}
+
+// linesOf are the lines of a proxy's log that have text in them.
+func linesOf(p *proxy, text string) []string { return gatetest.LinesWith(p.printed(), text) }
 
 func TestCodexCompletesATurnUnderTheStrictestRules(t *testing.T) {
 	for name, binary := range gatetest.CodexBinaries(t) {

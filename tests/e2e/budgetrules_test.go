@@ -46,12 +46,12 @@ var around = map[string]struct {
 	"a second object and a zero":  {`{"model":"gpt-5-mini","store":false}` + "\x00" + `{"model":"gpt-5-pro"}`, nil, 400},
 	"models to fall back to":      {`{"model":"gpt-5-mini","models":["gpt-5-pro"],"store":false}`, nil, 400},
 	"an alphabet of two bytes":    {twoBytes(`{"model":"gpt-5-pro","store":false}`), nil, 400},
-	"compression":                 {gzipped(`{"model":"gpt-5-pro","store":false}`), gatetest.SetHeader("Content-Encoding", "gzip"), 415},
-	"compression by an alias":     {gzipped(`{"model":"gpt-5-pro","store":false}`), gatetest.SetHeader("Content-Encoding", "x-gzip"), 415},
-	"compression in a list":       {gzipped(`{"model":"gpt-5-pro","store":false}`), gatetest.SetHeader("Content-Encoding", "identity, gzip"), 415},
+	"compression":                 {gzipped(`{"model":"gpt-5-pro","store":false}`), gatetest.SetHeader("Content-Encoding", "gzip"), 400},
+	"compression by an alias":     {gzipped(`{"model":"gpt-5-pro","store":false}`), gatetest.SetHeader("Content-Encoding", "x-gzip"), 400},
+	"compression in a list":       {gzipped(`{"model":"gpt-5-pro","store":false}`), gatetest.SetHeader("Content-Encoding", "identity, gzip"), 400},
 	"compression, not named":      {gzipped(`{"model":"gpt-5-pro","store":false}`), nil, 400},
-	"compression, named second":   {`{"model":"gpt-5-mini","store":false}`, func(r *http.Request) { r.Header["Content-Encoding"] = []string{"identity", "zstd"} }, 415},
-	"another route":               {`{"model":"gpt-5-pro","store":false}`, func(r *http.Request) { r.URL.Path = "/v1/chat/completions" }, 403},
+	"compression, named second":   {`{"model":"gpt-5-mini","store":false}`, func(r *http.Request) { r.Header["Content-Encoding"] = []string{"identity", "zstd"} }, 400},
+	"another route":               {`{"model":"gpt-5-pro","store":false}`, func(r *http.Request) { r.URL.Path = "/v1/chat/completions" }, 400},
 	"another's stored response":   {`{"model":"gpt-5-mini","store":false,"previous_response_id":"resp_1"}`, nil, 400},
 	"another's stored item":       {`{"model":"gpt-5-mini","store":false,"input":[{"id":"msg_1"}]}`, nil, 400},
 	"a tool that acts":            {`{"model":"gpt-5-mini","store":false,"tools":[{"type":"mcp","connector_id":"c"}]}`, nil, 400},
@@ -156,10 +156,33 @@ func TestSDKsDoNotRepeatWhatARuleRefuses(t *testing.T) {
 	g.HTTP.Transport = tried
 	client := sdk(g, g.Info.AuthToken)
 	client.Options = append(client.Options, option.WithMaxRetries(5))
-	_, err := client.Responses.New(t.Context(), sdkQuestion)
-	failed := (*openai.Error)(nil)
-	if !errors.As(err, &failed) || failed.StatusCode != 400 || failed.Code != "store_refused" || tried.times != 1 {
-		t.Errorf("it tried %d times and says %v", tried.times, err)
+	stored, other := sdkQuestion, sdkQuestion
+	other.Model = "gpt-5-pro"
+	for code, ask := range map[string]func() error{
+		"store_refused": func() error { _, err := client.Responses.New(t.Context(), stored); return err },
+		"encoding_not_readable": func() error {
+			_, err := client.Responses.New(t.Context(), stored, option.WithHeader("Content-Encoding", "gzip"))
+			return err
+		},
+		"route_not_counted": func() error {
+			_, err := client.Chat.Completions.New(t.Context(), openai.ChatCompletionNewParams{Model: "gpt-5-mini"})
+			return err
+		},
+		"model_not_allowed": func() error {
+			_, err := client.Responses.New(t.Context(), other, option.WithJSONSet("store", false))
+			return err
+		},
+		"body_not_readable": func() error {
+			_, err := client.Responses.New(t.Context(), stored, option.WithJSONSet("Model", "gpt-5-pro"))
+			return err
+		},
+	} {
+		tried.times = 0
+		err := ask()
+		failed := (*openai.Error)(nil)
+		if !errors.As(err, &failed) || failed.StatusCode != 400 || failed.Code != code || tried.times != 1 {
+			t.Errorf("%s: it tried %d times and says %v", code, tried.times, err)
+		}
 	}
 	g.Up.SawNothing(t)
 }
