@@ -19,8 +19,8 @@ import (
 // errEnded is for reverse_proxy, which does not count it against the upstream.
 var errEnded = fmt.Errorf("the caller's access has ended: %w", context.Canceled)
 
-// access is a caller's leave to have one request sent on. Who was let in with
-// the first byte may be revoked before the last one.
+// access is a caller's permission to have one request sent on. A caller who was
+// let in with the first byte may be revoked before the last one.
 type access struct {
 	handler *Handler
 	caller  *configuredCaller
@@ -29,7 +29,7 @@ type access struct {
 	ended   atomic.Bool        // the request was given up
 }
 
-// presentedDigest is that of the token which let r in.
+// presentedDigest is the digest of the token that let r in.
 func presentedDigest(r *http.Request) secret.Digest {
 	presented, _ := presentedToken(r.Header)
 	return secret.DigestOf(presented)
@@ -46,8 +46,7 @@ func (a *access) check() error {
 }
 
 // stillAdmits reports whether a token is still the caller's. Once a later
-// config runs, what that one says is what holds, for requests that are under
-// way, too.
+// config runs, that one decides, also on requests that are under way.
 func (h *Handler) stillAdmits(caller *configuredCaller, digest secret.Digest) bool {
 	tokens := h.policy.tokens
 	if running := h.metrics.running.Load(); running != nil && running.number > tokens.number {
@@ -76,7 +75,7 @@ type callersBody struct {
 	slow   atomic.Bool // it has not
 }
 
-// wrapBody puts r's body, if it has one, under the answer's eyes.
+// wrapBody replaces r's body, if it has one, by one that asks for access.
 func (a *answerWriter) wrapBody(r *http.Request) {
 	if r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody {
 		return
@@ -163,7 +162,7 @@ func (b *callersBody) finish(n int, err error) (int, error) {
 	return n, err
 }
 
-// read reads as net/http has it.
+// read reads from net/http, and gives up what comes too slowly.
 func (b *callersBody) read(p []byte) (int, error) {
 	begin := time.Now()
 	n, err := b.ReadCloser.Read(p)

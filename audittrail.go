@@ -126,7 +126,7 @@ func (t *auditTrail) openWindow(seen *atomic.Int64, w window) {
 	t.open[seen] = w
 }
 
-// closeWindow writes how many refusals were not.
+// closeWindow writes how many refusals of a window were left out.
 func (t *auditTrail) closeWindow(seen *atomic.Int64) {
 	t.mu.Lock()
 	w, isOpen := t.open[seen]

@@ -288,7 +288,7 @@ func (c *caller) publishLocked(p *publication) {
 const publishAgainAfter = 5 * time.Second
 
 // publishLater tries again to tell what could not be told. It waits for the end
-// of a reload: only then is it clear which config says how it is.
+// of a reload: only then is it clear which config holds.
 func (c *caller) publishLater(config configID, p *publication) {
 	time.AfterFunc(publishAgainAfter, func() {
 		c.mu.Lock()
@@ -409,7 +409,8 @@ func (c *caller) Destruct() error {
 	return c.takeAway(last, said)
 }
 
-// callerAt finds the caller, but for one, that is told through a server-info file.
+// callerAt finds the caller that is told through the server-info file at a
+// path, if that is not the caller but.
 func callerAt(path string, but *caller) *caller {
 	for _, c := range claims.of(path) {
 		if c != but && c.isToldAt(path) {

@@ -94,8 +94,8 @@ func (c *configuredCaller) identify(r *http.Request) {
 }
 
 // hasOwnToken reports whether there is a token of the gate's own, beside those
-// of clients. If clients are configured, there is one only if it is asked
-// for: a token that nobody was told of is one that nobody would miss.
+// of clients. If the config has clients, there is one only if the operator asks
+// for it: nobody would notice that a token which nobody uses has leaked.
 func (h *Handler) hasOwnToken() bool {
 	return len(h.Client) == 0 || h.ServerInfo != nil || h.Token != ""
 }
@@ -142,7 +142,7 @@ func (h *Handler) openCallers() error {
 	return nil
 }
 
-// openedCallers is what a gate's callers have to do with each other.
+// openedCallers is what opening one caller needs to know of the others.
 type openedCallers struct {
 	fixed map[secret.Digest]string // whose fixed tokens there are already
 	sweep *infofile.Sweep
@@ -259,8 +259,8 @@ type Expiry struct {
 	at    time.Time     // zero without one
 }
 
-// maxExpiry is the longest duration that is taken. A restart begins it again,
-// and in a longer time there is one.
+// maxExpiry is the longest duration that is taken. A restart begins a duration
+// anew, and in a longer time a restart is likely.
 const maxExpiry = 24 * time.Hour
 
 var errExpiry = errors.New("it is no duration, such as 90s or 12h, and no moment, such as 2027-03-31T18:00:00Z")

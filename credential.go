@@ -129,12 +129,13 @@ type presentedKey struct {
 	key, header secret.Secret
 }
 
-// newCredential is for as many routes as there are.
+// newCredential makes a credential for a number of routes.
 func newCredential(headerName string, routes int) *credential {
 	return &credential{headerName: http.CanonicalHeaderKey(headerName), tries: make([]backoff.Backoff, max(1, routes))}
 }
 
-// triesOn is what the upstream says of the value on one route.
+// triesOn says whether the upstream takes the credential on one route, and when
+// it may be tried again.
 func (c *credential) triesOn(route int) *backoff.Backoff { return &c.tries[min(route, len(c.tries)-1)] }
 
 // use makes key the one presented from now on. What the upstream said of a
@@ -166,9 +167,9 @@ type sentOn struct {
 	chosen     bool // the caller has chosen the account that the upstream looks at
 }
 
-// choosesAccount reports whether a request, once it is clean, names the account
-// that the key is to be used for. If it may not be, the upstream says 401, and
-// nothing is wrong with the key.
+// choosesAccount reports whether a request, once it is clean, still names the
+// account that the key is used for. If the key has no access to that account, the
+// upstream answers 401, although nothing is wrong with the key.
 func (c *credential) choosesAccount(header http.Header) bool {
 	return slices.ContainsFunc(c.allowed, func(name string) bool { return header[name] != nil })
 }
@@ -196,7 +197,7 @@ func (s *sentOn) answered(status int) (refused *refusal, wait time.Duration, beg
 		return errAccountRefused, 0, false
 	}
 	wait, began = s.credential.triesOn(s.route).Refused(s.try)
-	// What another route takes is no token that has to be exchanged.
+	// A token that another route has accepted needs no new exchange.
 	last := s.credential.accepted.Load()
 	if exchanger := s.credential.exchanger(); began && exchanger != nil && (last == 0 || last == int64(s.route)+1) {
 		exchanger.Renew()
@@ -207,11 +208,10 @@ func (s *sentOn) answered(status int) (refused *refusal, wait time.Duration, beg
 // current is what to present now.
 func (c *credential) current() *presentedKey { return c.value.Load() }
 
-// dropCallerCredentials removes everything from r that authenticates the
-// caller or that it has no say in (callerheader has the rule), and everything
-// that could undo what the Transport adds. The caller's gate token would go upstream
-// otherwise; and an upstream that prefers one header to another might bill
-// someone else.
+// dropCallerCredentials removes from r what authenticates the caller, what is not
+// the caller's to choose (callerheader has the rule), and what could undo what
+// the Transport adds. Otherwise the caller's token would go upstream, and an
+// upstream that prefers one header to another might bill someone else.
 func (c *credential) dropCallerCredentials(r *http.Request) {
 	header := r.Header
 	upgrade := isWebSocketUpgrade(r)

@@ -120,8 +120,8 @@ func (h *Handler) isHealth(r *http.Request) bool {
 		(r.Method == http.MethodGet || r.Method == http.MethodHead)
 }
 
-// answerHealth answers whoever asks whether callers are better sent elsewhere.
-// There is nothing in it but that: it takes no token.
+// answerHealth tells load balancers whether to send callers here. It tells
+// nothing else, so it takes no token.
 func (h *Handler) answerHealth(w http.ResponseWriter, r *http.Request) error {
 	h.count(nil, outcomeHealth)
 	skipAccessLog(r) // anybody can ask any number of times
@@ -136,8 +136,9 @@ func (h *Handler) answerHealth(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// mainRoute is the one whose callers the health endpoint speaks for: that of
-// responses, if there is one. (A key that lacks the scope of another is healthy.)
+// mainRoute is the route that the health endpoint is about: the one of
+// responses, if there is one. (If the key lacks the scope of another route, the
+// gate is healthy.)
 func (h *Handler) mainRoute() int {
 	return max(0, slices.IndexFunc(h.AllowRoute, func(route Route) bool {
 		return route.Method == http.MethodPost && strings.HasSuffix(route.Path, "/responses")
@@ -167,7 +168,8 @@ func (h *Handler) isHealthy(r *http.Request) bool {
 	return true
 }
 
-// validateHealth refuses a health endpoint that stands in something's way.
+// validateHealth refuses a health endpoint whose path is needed for something
+// else.
 func (h *Handler) validateHealth() error {
 	path := h.HealthEndpoint
 	if path == "" {

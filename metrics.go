@@ -100,8 +100,8 @@ func registerMetrics(registry *prometheus.Registry) error {
 	return nil
 }
 
-// forgetGate deletes the series of a gate that is in no config any more. What
-// still runs goes on counting where nobody looks.
+// forgetGate deletes the series of a gate that is in no config any more. Requests
+// that are still under way are counted in series that nobody sees.
 func forgetGate(gate string) {
 	for _, collector := range collectors() {
 		collector.DeletePartialMatch(prometheus.Labels{"gate": gate})
@@ -112,7 +112,7 @@ func forgetGate(gate string) {
 }
 
 // forgetCaller deletes the series of a caller that is in no config any more.
-// Each is named, because a search looks at those of all callers.
+// It names each series: a search would go through those of all callers.
 func forgetCaller(gate, client string) {
 	if !countedCallers.drop(gate, client) {
 		return
@@ -281,7 +281,7 @@ func (h *Handler) count(caller *configuredCaller, o *outcome) {
 	caller.metrics.requests[o.number].Inc()
 }
 
-// attempts counts what can fail.
+// attempts counts how often something succeeded, and how often it failed.
 type attempts struct {
 	ok, failed prometheus.Counter
 }

@@ -377,9 +377,9 @@ var (
 	errNoKey   = errors.New("the operator's key is missing; write upstream_bearer {env.OPENAI_API_KEY}, upstream_bearer_file <path> or, without a key, upstream_identity")
 )
 
-// onTerminal says to a person at a terminal, ahead of Caddy's line, why the gate
-// does not start: there that comes after the path through the config. (The
-// command says it by itself, in the words of its flags.)
+// onTerminal tells a person at a terminal why the gate does not start, before
+// Caddy does: in Caddy's line, the reason comes only after the path through the
+// config. (The command says it by itself, in the words of its flags.)
 func (h *Handler) onTerminal(err error) error {
 	if err != nil && h.UpstreamBearer != commandKeyPlaceholder && term.IsTerminal(int(os.Stderr.Fd())) {
 		_, _ = fmt.Fprintf(h.stderr, "responses_proxy_gate: %v\n", err)

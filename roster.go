@@ -44,8 +44,8 @@ type sharedList struct {
 	records map[string]*sharedstore.Record
 }
 
-// join adds a config. It holds at once if there is no other, and else when it
-// is started.
+// join adds a config. It holds at once if there is no other, and otherwise once
+// it is started.
 func (f *roster) join(ctx context.Context, config configID, c *rosterConfig) {
 	f.mu.Lock()
 	former := f.current
@@ -76,7 +76,7 @@ func newRoster(gate string) *roster {
 	return f
 }
 
-// start has a config hold.
+// start makes a config the one that holds.
 func (f *roster) start(config configID) {
 	if f == nil {
 		return
@@ -86,8 +86,8 @@ func (f *roster) start(config configID) {
 	f.useLocked(f.configs[config])
 }
 
-// useLocked has a config hold. From another storage than before, nothing of
-// what was known counts.
+// useLocked makes a config the one that holds. If its storage is another than
+// before, nothing that was known counts any more.
 func (f *roster) useLocked(c *rosterConfig) {
 	if c == f.current {
 		return
@@ -106,7 +106,7 @@ func (f *roster) useLocked(c *rosterConfig) {
 	f.nudge()
 }
 
-// nudge has the loop look what is due.
+// nudge makes the loop look at what is due.
 func (f *roster) nudge() {
 	select {
 	case f.wake <- struct{}{}:
@@ -167,7 +167,7 @@ func (f *roster) clientWith(key indexKey) *configuredCaller {
 
 var errVanished = errors.New("the shared clients are no longer in it; put them back, or restart every replica to begin anew")
 
-// takeLocked takes what was read for the truth.
+// takeLocked makes what was read hold here.
 func (f *roster) takeLocked(r sharedstore.Reading) {
 	known := f.known.Load()
 	switch {

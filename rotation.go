@@ -166,9 +166,9 @@ func (c *caller) revoke() error {
 	return c.publishNow(c.current)
 }
 
-// disable has none of the caller's tokens accepted, and ends its WebSockets,
-// until enable. Its tokens and its file stay, and are rotated as planned. It
-// holds across reloads.
+// disable refuses the caller's tokens and ends its WebSockets, until enable.
+// Its tokens and its file stay, and are rotated as planned. It holds across
+// reloads.
 func (c *caller) disable() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

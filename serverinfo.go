@@ -56,8 +56,8 @@ func (s stoppingHook) Handle(context.Context, caddy.Event) error {
 
 // stop takes the caller's file away while the port is still ours, unless
 // another config that runs has the caller: Caddy stops a config at a reload, too.
-// The last streams may go on for long after the port has closed, and anybody can
-// take it then: who read the file would tell them the token.
+// The last streams may go on for long after the port has closed. Anybody can take
+// the port then, and whoever still read the file would send them the token.
 func (c *caller) stop(config configID) error {
 	c.mu.Lock()
 	for other, p := range c.configs {
@@ -79,7 +79,7 @@ func (c *caller) stop(config configID) error {
 	return c.takeAway(last, said)
 }
 
-// takeAway removes what the caller was told, unless it is another's by now.
+// takeAway removes the caller's file, unless another caller has it by now.
 func (c *caller) takeAway(last publication, said infofile.Info) error {
 	if last.file == nil {
 		return nil
@@ -145,7 +145,7 @@ func (c *caller) watchFile() {
 
 // lookAtFile says so, once, when somebody has exchanged or removed the file:
 // whoever reads it now is led elsewhere, or nowhere. The lock keeps other gates
-// away, but not those of before there was one, nor people.
+// away, but neither people nor older versions, which do not ask for it.
 func (c *caller) lookAtFile() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -209,8 +209,9 @@ func (x *fileClaims) drop(c *caller) {
 var holds = caddy.NewUsagePool()
 
 // hold keeps other processes from publishing the file that a config claims, and
-// refuses one that another publishes. Without a lock for another reason (the
-// disk is full, another user has put something in its place) the gate runs as well.
+// refuses one that another publishes. If there can be no lock
+// for another reason (the disk is full, another user has put something in its
+// place), the gate runs without one.
 func (c *caller) hold(config configID, file *infofile.File, logger *zap.Logger) error {
 	path := file.Resolved()
 	_, _, err := holds.LoadOrNew(path, func() (caddy.Destructor, error) { return file.Hold() })

@@ -123,7 +123,7 @@ func leaveRoster(config configID, f *roster) error {
 	return err
 }
 
-// Why a change of the shared clients is refused. None of them has changed then.
+// Why a change of the shared clients is refused. Nothing is changed then.
 var (
 	errNoRoster       = errors.New("the gate has no shared clients; write shared_clients in it and reload")
 	errClientExists   = errors.New("there is a shared client of this name; rotate it, or remove it first")
@@ -290,8 +290,9 @@ func (f *roster) removeAgain(ctx context.Context, c *rosterConfig, client string
 	return err
 }
 
-// upToDate are the clients to decide on a change by. It fails if the storage
-// does not have what it had: a change then would begin a second set of clients.
+// upToDate reads the clients on which a change is decided. It fails if the
+// storage has lost what it had: a change would then begin a second set of
+// clients.
 func (f *roster) upToDate(ctx context.Context, c *rosterConfig, client string, removes bool) (*sharedList, error) {
 	if removes {
 		return f.upToDateFor(ctx, c, client)

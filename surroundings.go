@@ -166,7 +166,8 @@ func (e *equipment) equipped(raw json.RawMessage) json.RawMessage {
 	return rawJSON(handler)
 }
 
-// equip reports whether it has changed part, a part of a config.
+// equip gives the Transport to the proxies in a part of a config, and reports
+// whether that has changed it.
 func (e *equipment) equip(part any) (changed bool) {
 	switch part := part.(type) {
 	case map[string]any:
@@ -234,7 +235,8 @@ func hasGate(part any, name string) bool {
 	})
 }
 
-// decoded is JSON as Go has it, with numbers as they are written; nil if it is none.
+// decoded is what JSON says, with numbers as they are written; nil if raw is no
+// JSON.
 func decoded(raw json.RawMessage) (part any) {
 	decoder := json.NewDecoder(bytes.NewReader(raw))
 	decoder.UseNumber()

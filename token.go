@@ -47,7 +47,7 @@ func (r *tokenRing) tokens() []acceptedToken {
 	return nil
 }
 
-// set replaces the tokens, and has them found.
+// set replaces the tokens, also in the index that finds them.
 func (r *tokenRing) set(tokens []acceptedToken) {
 	generatedTokens.replace(r, r.tokens(), tokens)
 	r.accepted.Store(&tokens)
@@ -63,7 +63,7 @@ func (r *tokenRing) has(token secret.Secret) bool {
 	return slices.ContainsFunc(r.tokens(), acceptedToken{digest: secret.DigestOf(token.Reveal())}.isSame)
 }
 
-// drop accepts a token no longer.
+// drop stops accepting a token.
 func (r *tokenRing) drop(token secret.Secret) {
 	r.set(slices.DeleteFunc(slices.Clone(r.tokens()), acceptedToken{digest: secret.DigestOf(token.Reveal())}.isSame))
 }
@@ -89,7 +89,7 @@ func (r *tokenRing) only(token secret.Secret, until, now time.Time) {
 	r.set(tokens)
 }
 
-// clear accepts none any more.
+// clear stops accepting all tokens.
 func (r *tokenRing) clear() { r.set(nil) }
 
 // fixedToken is a token from the config or from a file that it names, and what
@@ -153,7 +153,8 @@ func (f *fixedToken) has(digest secret.Digest) bool {
 	return slices.ContainsFunc(f.accepted, func(t acceptedToken) bool { return t.digest == digest })
 }
 
-// ending are the tokens but one, each with an end, without those that have ended.
+// ending gives each token but one an end after the grace, and leaves out those
+// that have ended.
 func (f *fixedToken) ending(but secret.Digest, grace time.Duration) (ending []acceptedToken) {
 	now := time.Now()
 	for _, t := range f.accepted[:min(len(f.accepted), maxAccepted-1)] {
@@ -198,8 +199,8 @@ var indexSecret = func() (secret [sha256.Size]byte) {
 	return secret
 }()
 
-// indexKeyOf has an input of one length: one that goes on where another ends
-// does not exist.
+// indexKeyOf hashes inputs of one length, so that none is the beginning of
+// another.
 func indexKeyOf(digest secret.Digest) indexKey {
 	var input [2 * sha256.Size]byte
 	copy(input[:], indexSecret[:])

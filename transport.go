@@ -133,7 +133,8 @@ func (t *Transport) verifies() bool { return t.TLS != nil && !t.TLS.InsecureSkip
 var errPlaintextUpstream = errors.New("the key goes only over TLS with a verified certificate, to a loopback address or to a unix socket, " +
 	"and this upstream is none of them; write https:// before its name, or, in the gate: insecure_allow plaintext_upstream")
 
-// wayFor is what sends r and the key in a way that only the upstream can read.
+// wayFor chooses the transport that sends r and the key so that only the upstream
+// can read them.
 func (t *Transport) wayFor(r *http.Request, held *heldKey) (http.RoundTripper, error) {
 	switch {
 	case held.anyWay, r.URL.Scheme == "https" && t.verifies():
@@ -144,8 +145,8 @@ func (t *Transport) wayFor(r *http.Request, held *heldKey) (http.RoundTripper, e
 	return t.local, nil
 }
 
-// refuseProxy lets nothing go through a proxy: on the way from there, anybody
-// could read it.
+// refuseProxy fails where a request would go through a proxy: between the proxy
+// and the upstream, others could read it.
 func (t *Transport) refuseProxy(r *http.Request) (*url.URL, error) {
 	if info, ok := reverseproxy.GetDialInfo(r.Context()); ok && strings.HasPrefix(info.Network, "unix") {
 		return nil, nil // no proxy can reach it
@@ -159,8 +160,9 @@ func (t *Transport) refuseProxy(r *http.Request) (*url.URL, error) {
 
 type dialFunc = func(ctx context.Context, network, address string) (net.Conn, error)
 
-// localOnly is dial, but for connections that leave this machine. It looks at
-// where one has got to: a name may mean another address each time.
+// localOnly is dial without the connections that leave this machine. It checks
+// the address that a connection has reached, because a name can lead to another
+// address each time.
 func localOnly(dial dialFunc) dialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		conn, err := dial(ctx, network, address)
@@ -200,9 +202,9 @@ const receiveBuffer = 256 << 10
 // connectionKeepAlive finds a connection dead after 25 seconds.
 var connectionKeepAlive = net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 3}
 
-// leaveDeadConnections has connections closed whose other end is gone without a
-// word: the machine has slept, or a router has forgotten them. Requests would
-// wait there, for 16 minutes over HTTP/2.
+// leaveDeadConnections has connections closed whose other end is gone without
+// having closed them: the machine has slept, or a router has forgotten them.
+// Otherwise requests would wait on them, over HTTP/2 for 16 minutes.
 func leaveDeadConnections(transport *http.Transport, keepAlive net.KeepAliveConfig) {
 	transport.HTTP2 = &http.HTTP2Config{
 		SendPingTimeout: pingAfter, PingTimeout: pingTimeout,
@@ -223,8 +225,8 @@ func leaveDeadConnections(transport *http.Transport, keepAlive net.KeepAliveConf
 	}
 }
 
-// lookAfter has the kernel look after a connection. One that it cannot look after
-// works all the same.
+// lookAfter has the kernel find out when a connection is dead. If that cannot be
+// set, the connection works without it.
 func lookAfter(conn net.Conn, keepAlive net.KeepAliveConfig) {
 	if encrypted, ok := conn.(*tls.Conn); ok {
 		conn = encrypted.NetConn()
@@ -284,7 +286,7 @@ func (k *heldKey) check() error {
 	return k.access.check()
 }
 
-// addTo is r with the key. Whatever else has r does not see it.
+// addTo is a copy of r with the key. Whoever else holds r does not see the key.
 func (k *heldKey) addTo(r *http.Request) *http.Request {
 	with := r.WithContext(r.Context())
 	with.Header = maps.Clone(r.Header)
@@ -295,8 +297,8 @@ func (k *heldKey) addTo(r *http.Request) *http.Request {
 	return with
 }
 
-// redact is err without the key, which an upstream may have sent back where
-// net/http quotes it.
+// redact takes the key out of an error: net/http quotes what an upstream sent, and
+// that may have the key in it.
 func (k *heldKey) redact(err error) error {
 	if err == nil {
 		return nil
