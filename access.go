@@ -13,7 +13,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
-	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 )
 
 // errEnded is for reverse_proxy, which does not count it against the upstream.
@@ -24,35 +23,28 @@ var errEnded = fmt.Errorf("the caller's access has ended: %w", context.Canceled)
 type access struct {
 	handler *Handler
 	caller  *configuredCaller
-	digest  secret.Digest      // of the token that the request came with
-	cancel  context.CancelFunc // of the request
-	ended   atomic.Bool        // the request was given up
+	token   tokenMark   // that the request came with
+	ended   atomic.Bool // the request is given up
 }
 
-// presentedDigest is the digest of the token that let r in.
-func presentedDigest(r *http.Request) secret.Digest {
-	presented, _ := presentedToken(r.Header)
-	return secret.DigestOf(presented)
-}
-
-// check gives the request up if the caller has no access any more.
+// check gives the request up if the caller has no access any more: it is not
+// sent, or its body fails.
 func (a *access) check() error {
-	if !a.ended.Load() && a.handler.stillAdmits(a.caller, a.digest) {
+	if !a.ended.Load() && a.handler.stillAdmits(a.caller, a.token) {
 		return nil
 	}
 	a.ended.Store(true)
-	a.cancel()
 	return errEnded
 }
 
 // stillAdmits reports whether a token is still the caller's. Once a later
 // config runs, that one decides, also on requests that are under way.
-func (h *Handler) stillAdmits(caller *configuredCaller, digest secret.Digest) bool {
+func (h *Handler) stillAdmits(caller *configuredCaller, token tokenMark) bool {
 	tokens := h.policy.tokens
 	if running := h.metrics.running.Load(); running != nil && running.number > tokens.number {
 		tokens = running
 	}
-	now, ok := tokens.matchDigest(digest)
+	now, ok := tokens.match(token)
 	return ok && now.id == caller.id
 }
 

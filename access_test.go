@@ -13,7 +13,7 @@ import (
 	"testing/iotest"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
-	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/keptconn"
 )
 
 // Whoever was let in with the first byte may be revoked before the last one.
@@ -37,7 +37,6 @@ func TestABankedRequestOfARevokedCallersIsNotFinished(t *testing.T) {
 						close(begun)
 						got, gotErr = io.ReadAll(r.Body)
 						if gotErr != nil {
-							<-r.Context().Done()
 							w.WriteHeader(statusClientGone) // as reverse_proxy does
 							return nil
 						}
@@ -101,7 +100,7 @@ func TestAWholeRequestGoesOnWithoutItsCaller(t *testing.T) {
 
 func TestARunningConfigDecidesForRequestsOfFormerOnes(t *testing.T) {
 	h, _ := testGate()
-	caller, digest := h.policy.tokens.callers[0], secret.DigestOf(testToken)
+	caller, token := h.policy.tokens.callers[0], markOf(testToken)
 	without, with := newTokenSet(nil, nil), newTokenSet(h.policy.tokens.callers, nil)
 	for _, c := range []struct {
 		what    string
@@ -114,7 +113,7 @@ func TestARunningConfigDecidesForRequestsOfFormerOnes(t *testing.T) {
 		{"a later one has the caller, too", with, true},
 	} {
 		h.metrics.running.Store(c.running)
-		if got := h.stillAdmits(caller, digest); got != c.want {
+		if got := h.stillAdmits(caller, token); got != c.want {
 			t.Errorf("%s: admitted %t", c.what, got)
 		}
 	}
@@ -123,7 +122,7 @@ func TestARunningConfigDecidesForRequestsOfFormerOnes(t *testing.T) {
 	policy := *h.policy
 	policy.tokens = newTokenSet(h.policy.tokens.callers, nil)
 	former.policy = &policy
-	if !former.stillAdmits(caller, digest) {
+	if !former.stillAdmits(caller, token) {
 		t.Error("a config that runs no more decides for a later one's request")
 	}
 }
@@ -141,7 +140,7 @@ func TestABodyThatGoesOnOneByteLateIsTheSameBody(t *testing.T) {
 			for _, room := range []int{1, 2, 3, 512, 64 << 10} {
 				body := callersBody{
 					ReadCloser: io.NopCloser(in(bytes.NewReader(whole[:length]))), left: -1, late: true,
-					access: &access{handler: h, caller: h.policy.tokens.callers[0], digest: secret.DigestOf(testToken), cancel: func() {}},
+					access: &access{handler: h, caller: h.policy.tokens.callers[0], token: markOf(testToken)},
 				}
 				var got []byte
 				buffer := make([]byte, room)
@@ -173,7 +172,7 @@ func TestABodyWithoutBytesIsLeftAlone(t *testing.T) {
 			if r.Body != before {
 				t.Errorf("length %d: the body is %T", length, r.Body)
 			}
-			answer.access.cancel()
+			answer.cutOff()
 		}
 	}
 }
@@ -200,38 +199,48 @@ func TestAnExitCutsOffWhatDoesNotEnd(t *testing.T) {
 			return err
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			h, _ := testGate()
-			begun, ended := make(chan struct{}), make(chan struct{})
-			server := served(t, h, func(w http.ResponseWriter, r *http.Request) error {
-				defer close(ended)
-				close(begun)
-				return stream(w, r)
+		for _, over := range []string{"HTTP/1", "HTTP/2", "what is not known"} {
+			t.Run(name+", over "+over, func(t *testing.T) {
+				h, _ := testGate()
+				begun, ended := make(chan struct{}), make(chan struct{})
+				server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					_ = h.ServeHTTP(w, r, caddyhttp.HandlerFunc(func(w http.ResponseWriter, r *http.Request) error {
+						defer close(ended)
+						close(begun)
+						return stream(w, r)
+					}))
+				}))
+				if over != "what is not known" {
+					server.Config.ConnContext = keptconn.InContext // as Provision has it
+				}
+				server.EnableHTTP2 = over == "HTTP/2"
+				server.StartTLS()
+				t.Cleanup(server.Close)
+				body, write := io.Pipe()
+				defer write.Close()
+				go func() {
+					_, _ = io.WriteString(write, "{}")
+					if name != "from a caller who does not write" {
+						_ = write.Close()
+					}
+				}()
+				r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL+"/v1/responses", body)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r.Header = http.Header{"Content-Type": {"application/json"}, "X-Proxy-Token": {testToken}}
+				go func() {
+					if answer, err := server.Client().Do(r); err == nil {
+						<-ended
+						_ = answer.Body.Close()
+					}
+				}()
+				<-begun
+				if underWay.cutOff() == 0 {
+					t.Error("no request is under way")
+				}
+				<-ended
 			})
-			body, write := io.Pipe()
-			defer write.Close()
-			go func() {
-				_, _ = io.WriteString(write, "{}")
-				if name != "from a caller who does not write" {
-					_ = write.Close()
-				}
-			}()
-			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL+"/v1/responses", body)
-			if err != nil {
-				t.Fatal(err)
-			}
-			r.Header = http.Header{"Content-Type": {"application/json"}, "X-Proxy-Token": {testToken}}
-			go func() {
-				if answer, err := server.Client().Do(r); err == nil {
-					<-ended
-					_ = answer.Body.Close()
-				}
-			}()
-			<-begun
-			if underWay.cutOff() == 0 {
-				t.Error("no request is under way")
-			}
-			<-ended
-		})
+		}
 	}
 }

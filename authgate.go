@@ -56,36 +56,42 @@ func (p *policy) checkBrowser(r *http.Request) *refusal {
 // body JSON, does the caller have a token, may it go where it wants to. It
 // returns whose token it is, if it is anybody's, and why the request is
 // refused, if it is.
-func (p *policy) checkCaller(r *http.Request) (caller *configuredCaller, refused *refusal) {
+func (p *policy) checkCaller(r *http.Request) (caller *configuredCaller, token tokenMark, refused *refusal) {
 	if inEarlyData(r) {
-		return nil, errTooEarly
+		return nil, token, errTooEarly
 	}
 	// Which routes are for uploads is not told to whoever has no token.
 	form := p.forms && isForm(r)
 	if refused := checkContentType(r); refused != nil && !form {
-		return nil, refused
+		return nil, token, refused
 	}
 	presented, refused := presentedToken(r.Header)
 	if refused != nil {
-		return nil, refused
+		return nil, token, refused
 	}
-	caller, ok := p.tokens.match(presented)
+	token = markOf(presented)
+	caller, ok := p.tokens.match(token)
 	if !ok {
-		return nil, errInvalidToken
+		return nil, token, errInvalidToken
 	}
+	return caller, token, p.checkTarget(r, caller, form)
+}
+
+// checkTarget decides whether a caller may go where it wants to.
+func (p *policy) checkTarget(r *http.Request, caller *configuredCaller, form bool) *refusal {
 	if p.isShutdown(r) && !form {
 		if caller.id.client != "" {
-			return caller, errRouteNotAllowed // a client must not end the others' gate
+			return errRouteNotAllowed // a client must not end the others' gate
 		}
-		return caller, nil
+		return nil
 	}
 	if refused := p.checkRoute(r); refused != nil {
-		return caller, refused
+		return refused
 	}
 	if isWebSocketUpgrade(r) && hasHandshakeBody(r) {
-		return caller, errWebSocketWithBody
+		return errWebSocketWithBody
 	}
-	return caller, nil
+	return nil
 }
 
 // hasHandshakeBody reports whether a WebSocket handshake brings a body. Whoever

@@ -46,7 +46,7 @@ func check(p *policy, r *http.Request) *refusal {
 	if refused := p.checkBrowser(r); refused != nil {
 		return refused
 	}
-	_, refused := p.checkCaller(r)
+	_, _, refused := p.checkCaller(r)
 	return refused
 }
 
@@ -314,17 +314,17 @@ func TestTheChecksHaveOneOrder(t *testing.T) {
 }
 
 func TestAPassingCheckNamesTheCaller(t *testing.T) {
-	caller, refused := testPolicy().checkCaller(goodRequest())
+	caller, _, refused := testPolicy().checkCaller(goodRequest())
 	if caller == nil || caller.name != "default" || refused != nil {
 		t.Errorf("got %v, %v", caller, refused)
 	}
 	r := goodRequest()
 	r.RequestURI = "/"
-	if caller, refused := testPolicy().checkCaller(r); caller == nil || caller.name != "default" || refused != errRouteNotAllowed {
+	if caller, _, refused := testPolicy().checkCaller(r); caller == nil || caller.name != "default" || refused != errRouteNotAllowed {
 		t.Errorf("a request that is refused for its route has the caller %v, %v", caller, refused)
 	}
 	r.Header["Authorization"] = []string{"Bearer guess"}
-	if caller, refused := testPolicy().checkCaller(r); caller != nil || refused != errInvalidToken {
+	if caller, _, refused := testPolicy().checkCaller(r); caller != nil || refused != errInvalidToken {
 		t.Errorf("a request that is refused for its token has the caller %v, %v", caller, refused)
 	}
 }

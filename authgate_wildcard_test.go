@@ -118,7 +118,7 @@ func TestOnlyARouteForUploadsTakesThem(t *testing.T) {
 		if c.token != "" {
 			r.Header.Set("X-Proxy-Token", c.token)
 		}
-		_, refused := p.checkCaller(r)
+		_, _, refused := p.checkCaller(r)
 		if got := codeOf(refused); got != c.want {
 			t.Errorf("%s: %s, want %s", name, got, c.want)
 		}

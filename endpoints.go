@@ -87,7 +87,7 @@ func (q *requests) cutOff() (n int) {
 	defer q.mu.Unlock()
 	now := time.Now()
 	for a := range q.all {
-		a.access.cancel()
+		a.cutOff()
 		conn := http.NewResponseController(a.ResponseWriter)
 		_, _ = conn.SetReadDeadline(now), conn.SetWriteDeadline(now) // (an error: there is no connection any more)
 	}

@@ -12,13 +12,14 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/dump"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/keptconn"
 	refusals "github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/refusal"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"go.uber.org/zap"
 )
 
 // newAnswer is where the answer to r, a request of a caller's, is written, and r
-// with the key for the Transport and a context with which it can be given up.
+// with the key for the Transport and a context with which it can be cut off.
 func (h *Handler) newAnswer(w http.ResponseWriter, r *http.Request, caller *configuredCaller, presented *presentedKey) (*answerWriter, *http.Request) {
 	answer := &answerWriter{
 		ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
@@ -33,7 +34,7 @@ func (h *Handler) newAnswer(w http.ResponseWriter, r *http.Request, caller *conf
 		access: &answer.access,
 	}}
 	answer.access.handler, answer.access.caller = h, caller
-	ctx.Context, answer.access.cancel = context.WithCancel(r.Context())
+	ctx.Context, answer.cutOff, answer.alone = keptconn.WithCancel(r.Context())
 	answer.request, answer.sent.held = r.WithContext(ctx), &ctx.held
 	return answer, answer.request
 }
@@ -81,6 +82,8 @@ type answerWriter struct {
 	body        callersBody
 	sent        sentOn
 	accepted    *acceptedRequest
+	cutOff      context.CancelFunc // of the request, and of all on its connection
+	alone       bool               // it is of this request alone
 	wroteHeader bool
 	status      int         // the caller's answer's; 0 before there is one
 	upstream    int         // the status from behind the gate; 0 before there is one
@@ -255,9 +258,11 @@ func (a *answerWriter) observe() {
 			a.outcome = outcomeClientGone
 		}
 	}
-	refused := refusedByBudget(a.request)
-	if refused != "" && a.outcome == outcomeForwarded {
-		a.outcome, a.upstream = outcomeOverBudget, 0
+	var refused string
+	if a.outcome == outcomeForwarded && a.status >= http.StatusBadRequest {
+		if refused = refusedByBudget(a.request); refused != "" {
+			a.outcome, a.upstream = outcomeOverBudget, 0
+		}
 	}
 	metrics := a.caller.metrics
 	metrics.inFlight.Dec()
@@ -339,7 +344,7 @@ func (h *Handler) tokenTexts() []string {
 // isToken reports whether a text is anybody's token now, a shared client's or a
 // former one's in its grace period too.
 func (h *Handler) isToken(text string) bool {
-	_, ok := h.policy.tokens.match(text)
+	_, ok := h.policy.tokens.match(markOf(text))
 	return ok
 }
 

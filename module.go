@@ -26,6 +26,7 @@ import (
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/keptconn"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/surroundings"
 	"go.uber.org/zap"
 	"golang.org/x/term"
 )
@@ -188,6 +189,7 @@ type Handler struct {
 	logger         *zap.Logger
 	server         *caddyhttp.Server
 	trustsUnixAddr bool
+	addresses      surroundings.Claims
 	config         configID
 	policy         *policy
 	credential     *credential
@@ -296,7 +298,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if h.isHealth(r) {
 		return h.answerHealth(w, r)
 	}
-	caller, refused := h.policy.checkCaller(r)
+	caller, token, refused := h.policy.checkCaller(r)
 	if refused != nil {
 		return h.refuse(w, r, caller, refused)
 	}
@@ -317,17 +319,17 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		ctx, done := caller.openWebSocket(r.Context())
 		defer done()
 		r = r.WithContext(ctx)
-		if caller, refused := h.policy.checkCaller(r); refused != nil {
+		if caller, _, refused := h.policy.checkCaller(r); refused != nil {
 			// revoked just before the session could be ended with the others
 			return h.refuse(w, r, caller, refused)
 		}
 	}
-	return h.pass(w, r, next, caller)
+	return h.pass(w, r, next, caller, token)
 }
 
 // pass lets r go on, without the caller's credentials. The operator's is held
 // ready for the Transport.
-func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, caller *configuredCaller) error {
+func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler, caller *configuredCaller, token tokenMark) error {
 	if refused := h.credential.await(r.Context()); refused != nil {
 		takeBody(r)
 		return h.refuse(w, r, caller, refused)
@@ -338,14 +340,15 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 		takeBody(r)
 		return h.refuse(w, r, caller, errUpstreamUnauthorized)
 	}
-	digest := presentedDigest(r)
 	presented := h.credential.current()
 	exchange := h.beginDump(r, caller, presented.key)
 	defer exchange.Finish()
 	h.credential.dropCallerCredentials(r)
 	answer, r := h.newAnswer(exchange.Record(w), r, caller, presented)
-	answer.access.digest = digest
-	defer answer.access.cancel()
+	answer.access.token = token
+	if answer.alone {
+		defer answer.cutOff()
+	}
 	answer.sent = sentOn{credential: h.credential, held: answer.sent.held, route: route, try: try, chosen: h.credential.choosesAccount(r.Header)}
 	return h.forward(answer, r, next, presented.key)
 }
@@ -355,7 +358,7 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 func (h *Handler) Cleanup() error {
 	h.dumper.Close()
 	h.trail.close()
-	errs := []error{closeCallers(h.config, h.Name, h.callers), h.closeIdentity()}
+	errs := []error{closeCallers(h.config, h.Name, h.callers), h.closeIdentity(), h.addresses.GiveBack()}
 	if h.roster != nil {
 		errs = append(errs, leaveRoster(h.config, h.roster))
 	}
@@ -368,7 +371,7 @@ func (h *Handler) Cleanup() error {
 		_, err := gates.Delete(h.Name)
 		errs = append(errs, err)
 	}
-	h.callers, h.roster = nil, nil // (the policy keeps its own: requests may still be under way)
+	h.callers, h.roster, h.addresses = nil, nil, nil // (the policy keeps its own: requests may still be under way)
 	return errors.Join(errs...)
 }
 

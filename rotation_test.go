@@ -68,7 +68,7 @@ func (c *configuredCaller) inFile(t *testing.T) string {
 }
 
 func (c *configuredCaller) takes(token string) bool {
-	_, ok := newTokenSet([]*configuredCaller{c}, nil).match(token)
+	_, ok := newTokenSet([]*configuredCaller{c}, nil).match(markOf(token))
 	return ok
 }
 

@@ -216,7 +216,7 @@ func (r *testReplica) adds(t *testing.T, client string, expires time.Duration) (
 func (r *testReplica) wants(t *testing.T, when, token, client string) {
 	t.Helper()
 	name := ""
-	if c, ok := r.tokens.match(token); ok {
+	if c, ok := r.tokens.match(markOf(token)); ok {
 		name = c.name
 	}
 	if name != client {

@@ -62,7 +62,7 @@ func TestTheFileGoesBeforeThePortDoes(t *testing.T) {
 	if err := c.rotate(time.Hour); err == nil {
 		t.Error("a rotation while the gate stops says that callers were told")
 	}
-	if _, ok := h.policy.tokens.match(former.Reveal()); !ok {
+	if _, ok := h.policy.tokens.match(markOf(former.Reveal())); !ok {
 		t.Error("a rotation that told nobody ended the token of streams under way")
 	}
 	if err := c.publishAgain(); err == nil {
@@ -71,7 +71,7 @@ func TestTheFileGoesBeforeThePortDoes(t *testing.T) {
 	if err := c.revoke(); err != nil {
 		t.Errorf("access cannot be ended while the gate stops: %v", err)
 	}
-	if _, ok := h.policy.tokens.match(former.Reveal()); ok {
+	if _, ok := h.policy.tokens.match(markOf(former.Reveal())); ok {
 		t.Error("a revoked token is still good")
 	}
 	if isThere(path) {

@@ -59,7 +59,7 @@ func (h *Handler) checkSurroundings(ctx caddy.Context) error {
 	err = errors.Join(err, h.checkOrder(surroundings.OrderOf(config, server)))
 	h.trustsUnixAddr = surroundings.AddressesAreReal(config, server)
 	if err == nil {
-		err = surroundings.RefuseListenersInUse(server)
+		h.addresses, err = surroundings.ClaimListeners(server)
 	}
 	return err
 }

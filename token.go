@@ -194,7 +194,8 @@ func (c *caller) refix(config configID, fixed *fixedToken) {
 // time tells nothing about tokens.
 type indexKey [sha256.Size]byte
 
-var indexSecret = func() (secret [sha256.Size]byte) {
+// indexSecret has 128 bits: with a digest, that is one block of SHA-256.
+var indexSecret = func() (secret [16]byte) {
 	_, _ = rand.Read(secret[:])
 	return secret
 }()
@@ -202,10 +203,21 @@ var indexSecret = func() (secret [sha256.Size]byte) {
 // indexKeyOf hashes inputs of one length, so that none is the beginning of
 // another.
 func indexKeyOf(digest secret.Digest) indexKey {
-	var input [2 * sha256.Size]byte
+	var input [len(indexSecret) + sha256.Size]byte
 	copy(input[:], indexSecret[:])
-	copy(input[sha256.Size:], digest[:])
+	copy(input[len(indexSecret):], digest[:])
 	return sha256.Sum256(input[:])
+}
+
+// tokenMark is what a presented token is looked up by and compared with.
+type tokenMark struct {
+	key    indexKey
+	digest secret.Digest
+}
+
+func markOf(presented string) tokenMark {
+	digest := secret.DigestOf(presented)
+	return tokenMark{key: indexKeyOf(digest), digest: digest}
 }
 
 // generatedTokens finds the ring that a generated token is in. Rings outlive
@@ -286,18 +298,12 @@ func (s *tokenSet) index() {
 // compares it, in constant time, with those of the one caller that it may be
 // of. Only then does it matter whether the token that was found is still
 // usable. What the config says comes before what the storage says.
-func (s *tokenSet) match(presented string) (*configuredCaller, bool) {
-	return s.matchDigest(secret.DigestOf(presented))
-}
-
-// matchDigest is match for a token's digest.
-func (s *tokenSet) matchDigest(digest secret.Digest) (*configuredCaller, bool) {
-	key := indexKeyOf(digest)
-	c := s.configured(key)
-	token, ok := c.holds(digest)
+func (s *tokenSet) match(presented tokenMark) (*configuredCaller, bool) {
+	c := s.configured(presented.key)
+	token, ok := c.holds(presented.digest)
 	if !ok {
-		c = s.roster.clientWith(key)
-		if token, ok = c.holds(digest); ok && s.isTaken(c) {
+		c = s.roster.clientWith(presented.key)
+		if token, ok = c.holds(presented.digest); ok && s.isTaken(c) {
 			ok = false
 		}
 	}

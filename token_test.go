@@ -130,16 +130,16 @@ func TestATokenBelongsToOneCaller(t *testing.T) {
 	}
 	set := newTokenSet(callers, nil)
 	for _, want := range names {
-		if c, ok := set.match("token-of-" + want); !ok || c.name != want {
+		if c, ok := set.match(markOf("token-of-" + want)); !ok || c.name != want {
 			t.Errorf("the token of %s is matched as %v, %t", want, c, ok)
 		}
 	}
 	for _, wrong := range []string{"", "token-of-", "token-of-nobody", "token-of-ci ", "ci"} {
-		if c, ok := set.match(wrong); c != nil || ok {
+		if c, ok := set.match(markOf(wrong)); c != nil || ok {
 			t.Errorf("%q is matched as %v, %t", wrong, c, ok)
 		}
 	}
-	if c, ok := newTokenSet(nil, nil).match(""); c != nil || ok {
+	if c, ok := newTokenSet(nil, nil).match(markOf("")); c != nil || ok {
 		t.Errorf("a gate without tokens accepts %v, %t", c, ok)
 	}
 }

@@ -33,7 +33,7 @@ func followedToken(t *testing.T, path string, others ...*configuredCaller) (*con
 }
 
 func isTaken(tokens *tokenSet, token string) bool {
-	_, ok := tokens.match(token)
+	_, ok := tokens.match(markOf(token))
 	return ok
 }
 
@@ -78,7 +78,7 @@ func TestABrokenTokenFileLeavesTheOldTokenAndIsReported(t *testing.T) {
 				if !isTaken(tokens, tokenA) || c.inFile(t) != tokenA {
 					t.Error("the old token ended")
 				}
-				if caller, ok := tokens.match(tokenC); !ok || caller != other {
+				if caller, ok := tokens.match(markOf(tokenC)); !ok || caller != other {
 					t.Error("the other caller's token is not its own any more")
 				}
 				if logs.FilterLevelExact(zap.ErrorLevel).Len() != 1 {

@@ -398,7 +398,7 @@ func TestARequestThatMayNotBeSentAnyMoreIsNotSent(t *testing.T) {
 		return nil
 	}
 	caller := h.policy.tokens.callers[0]
-	held.held.access = &access{handler: h, caller: caller, digest: secret.DigestOf(testToken), cancel: func() {}}
+	held.held.access = &access{handler: h, caller: caller, token: markOf(testToken)}
 	if err := send(); err != nil {
 		t.Error(err)
 	}

@@ -24,7 +24,7 @@ func serve(t *testing.T) (address string, closed <-chan net.Conn) {
 		}
 		w.WriteHeader(http.StatusUnauthorized)
 	}))
-	server.Config.ConnContext = withConn
+	server.Config.ConnContext = InContext
 	server.Config.ConnState = func(conn net.Conn, state http.ConnState) {
 		if state == http.StateClosed {
 			kept.forget(conn)
@@ -92,12 +92,12 @@ func TestAConnectionThatCannotBeFoundAgainIsNotKept(t *testing.T) {
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()
-	ctx := withConn(context.Background(), odd{Conn: a})
+	ctx := InContext(context.Background(), odd{Conn: a})
 	r := httptest.NewRequest(http.MethodGet, "/", nil).WithContext(ctx)
 	if Keep(r) {
 		t.Error("it is kept")
 	}
-	plain := r.WithContext(withConn(context.Background(), a))
+	plain := r.WithContext(InContext(context.Background(), a))
 	for range 2 {
 		if !Keep(plain) {
 			t.Error("the control is not kept")

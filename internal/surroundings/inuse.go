@@ -39,23 +39,64 @@ func RefuseAdminInUse(config Config) error {
 	return nil
 }
 
-// RefuseListenersInUse keeps two processes from sharing a gate's port. An admin
-// endpoint that is off keeps nobody from starting a second one. A config that is
-// only validated may be that of a Caddy that runs.
-func RefuseListenersInUse(server *caddyhttp.Server) error {
-	if process.IsValidating() {
+// claims are the addresses that gates of this process have, over reloads.
+var claims = caddy.NewUsagePool()
+
+// claim is that on one address.
+type claim struct{ conn *net.UnixConn }
+
+// Destruct implements caddy.Destructor.
+func (c claim) Destruct() error {
+	if c.conn == nil {
 		return nil
+	}
+	return c.conn.Close()
+}
+
+// Claims are those of one config.
+type Claims []string
+
+// GiveBack lets another process have the addresses, unless another config has
+// them, too. Until their listeners are closed, it finds them in use.
+func (c Claims) GiveBack() error {
+	var errs []error
+	for _, address := range c {
+		_, err := claims.Delete(address)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// ClaimListeners keeps two processes from sharing a gate's port. An admin
+// endpoint that is off keeps nobody from starting a second one. A config that is
+// only validated may be that of a Caddy that runs. Claims are to be given back
+// with an error, too.
+func ClaimListeners(server *caddyhttp.Server) (claimed Claims, err error) {
+	if process.IsValidating() {
+		return nil, nil
 	}
 	for _, listen := range server.Listen {
 		addr, err := caddy.ParseNetworkAddress(listen)
 		if err != nil {
-			return fmt.Errorf("listener %s: %w", listen, err)
+			return claimed, fmt.Errorf("listener %s: %w", listen, err)
 		}
 		if err := refuseInUse(addr); err != nil {
-			return fmt.Errorf("the listener: %w", err)
+			return claimed, fmt.Errorf("the listener: %w", err)
 		}
+		if !addr.IsUnixNetwork() && addr.StartPort == 0 {
+			continue // the system picks one that is free
+		}
+		address := addr.String()
+		_, _, err = claims.LoadOrNew(address, func() (caddy.Destructor, error) {
+			conn, err := claimAddress(address)
+			return claim{conn}, err
+		})
+		if err != nil {
+			return claimed, fmt.Errorf("the listener: %s is in use by another process (%w), which has started in the same instant; %s", address, err, endTheOther)
+		}
+		claimed = append(claimed, address)
 	}
-	return nil
+	return claimed, nil
 }
 
 // refuseInUse refuses an address on which another process listens. Caddy would

@@ -88,6 +88,13 @@ func underRun(t *testing.T, script string, args ...string) (printed string, up *
 // underRunWith is underRun with flags for run.
 func underRunWith(t *testing.T, flags []string, script string, args ...string) (printed string, up *gatetest.Upstream) {
 	t.Helper()
+	up = gatetest.NewUpstream(t, answerResponses)
+	return underRunTo(t, up, flags, script, args...), up
+}
+
+// underRunTo is underRunWith with another upstream.
+func underRunTo(t *testing.T, up *gatetest.Upstream, flags []string, script string, args ...string) (printed string) {
+	t.Helper()
 	modules := installed(t)
 	source, err := os.ReadFile(script)
 	gatetest.Must(t, err)
@@ -95,7 +102,6 @@ func underRunWith(t *testing.T, flags []string, script string, args ...string) (
 	dir := gatetest.TempDir(t)
 	gatetest.Must(t, os.Symlink(filepath.Join(modules, "node_modules"), filepath.Join(dir, "node_modules")))
 	gatetest.Must(t, os.WriteFile(filepath.Join(dir, script), source, 0o600))
-	up = gatetest.NewUpstream(t, answerResponses)
 	flags = append([]string{"responses-proxy", "run", "--upstream-url", up.URL + "/v1/responses"}, flags...)
 	args = append(append(flags, "--", "node", script), args...)
 	printed, code := gatetest.Run(t, gatetest.Launch{Dir: dir, Args: args, Env: []string{"OPENAI_API_KEY=" + gatetest.OperatorKey}})
@@ -105,7 +111,7 @@ func underRunWith(t *testing.T, flags []string, script string, args ...string) (
 	if strings.Contains(printed, gatetest.OperatorKey) {
 		t.Errorf("the key is printed:\n%s", printed)
 	}
-	return printed, up
+	return printed
 }
 
 func wantLines(t *testing.T, printed string, lines ...string) {
@@ -162,4 +168,23 @@ func TestTheAISDKUnderRun(t *testing.T) {
 func TestLangChainUnderRun(t *testing.T) {
 	printed, _ := underRun(t, "langchain.mjs")
 	wantLines(t, printed, "answer: "+say+"\n", "chat completions: 403 ")
+}
+
+// The SDK tries again what another try may change. Nothing does here.
+func TestADeadKeyCostsTheNodeSDKOneRequestAndItShowsWhy(t *testing.T) {
+	for _, how := range []string{"whole", "stream"} {
+		up := gatetest.NewUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusUnauthorized)
+			_, _ = io.WriteString(w, `{"error":{"message":"Incorrect API key provided: sk-proj-abc","type":"invalid_request_error","code":"invalid_api_key"}}`)
+		})
+		printed := underRunTo(t, up, nil, "deadkey.mjs", how)
+		wantLines(t, printed, "dead key: 400 upstream_unauthorized 400 ")
+		if !strings.Contains(printed, "renew the key") || strings.Contains(printed, "sk-proj") {
+			t.Errorf("%s: it shows another text:\n%s", how, printed)
+		}
+		if n := len(up.Requests()); n != 1 {
+			t.Errorf("%s: %d requests reached the upstream, want 1", how, n)
+		}
+	}
 }

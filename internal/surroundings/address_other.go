@@ -1,0 +1,8 @@
+//go:build !linux
+
+package surroundings
+
+import "net"
+
+// claimAddress does nothing: there is no name that goes with the port.
+func claimAddress(string) (*net.UnixConn, error) { return nil, nil }
