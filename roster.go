@@ -310,62 +310,82 @@ func (f *roster) troubleLocked(kind string, err error) {
 // run reads the storage again and again, and ends what expires in between.
 func (f *roster) run(ctx context.Context) {
 	defer close(f.stopped)
-	var (
-		reader  *rosterConfig              // whose storage is being read
-		pending <-chan sharedstore.Reading // nil: none is
-		began   time.Time                  // when the last read began
-		changes uint64                     // made before it
-	)
+	var read storageRead
 	for {
-		f.mu.Lock()
-		c, now := f.current, time.Now()
-		if c == nil {
-			c = &rosterConfig{every: time.Hour}
-		}
-		if reader != c && reader != nil {
-			pending, began = nil, time.Time{} // (its goroutine ends by itself)
-		}
-		if pending == nil && c.store != nil && !now.Before(began.Add(c.every)) {
-			reader, began, changes = c, now, f.changes
-			pending = c.store.ReadApart(ctx, f.sinceLocked(now))
-		}
-		f.mu.Unlock()
-		due := began.Add(c.every)
-		if c.store == nil {
-			due = now.Add(c.every)
-		} else if pending != nil {
-			due = began.Add(sharedstore.ReadTimeout)
-		}
-		if end := f.endExpired(now); !end.IsZero() && end.Before(due) {
-			due = end
-		}
-		timer := time.NewTimer(time.Until(due))
+		timer := time.NewTimer(time.Until(f.beginRead(ctx, &read)))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
 			return
 		case <-f.wake:
-		case r := <-pending:
-			pending = nil
-			f.mu.Lock()
-			switch {
-			case reader != f.current:
-			case changes != f.changes:
-				began = time.Time{} // it may be from before the change: again, at once
-			default:
-				f.takeLocked(r)
-			}
-			f.mu.Unlock()
+		case content := <-read.content:
+			f.endRead(&read, content)
 		case <-timer.C:
-			if pending != nil && !time.Now().Before(began.Add(sharedstore.ReadTimeout)) {
-				f.mu.Lock()
-				f.troubleLocked("storage", storage.ErrHangs)
-				f.mu.Unlock()
-				began = time.Now() // (the read is still under way)
-			}
+			f.complainOfHang(&read)
 		}
 		timer.Stop()
 	}
+}
+
+// storageRead is the read of the storage that is under way, or else the last one.
+type storageRead struct {
+	config  *rosterConfig              // whose storage it is
+	content <-chan sharedstore.Reading // nil: no read is under way
+	began   time.Time
+	changes uint64 // made before it
+}
+
+// beginRead begins a read if one is due, and says when something is due next.
+func (f *roster) beginRead(ctx context.Context, read *storageRead) (due time.Time) {
+	f.mu.Lock()
+	c, now := f.current, time.Now()
+	if c == nil {
+		c = &rosterConfig{every: time.Hour}
+	}
+	if read.config != c && read.config != nil {
+		read.content, read.began = nil, time.Time{} // (its goroutine ends by itself)
+	}
+	if read.content == nil && c.store != nil && !now.Before(read.began.Add(c.every)) {
+		*read = storageRead{config: c, content: c.store.ReadApart(ctx, f.sinceLocked(now)), began: now, changes: f.changes}
+	}
+	f.mu.Unlock()
+	switch {
+	case c.store == nil:
+		due = now.Add(c.every)
+	case read.content != nil:
+		due = read.began.Add(sharedstore.ReadTimeout)
+	default:
+		due = read.began.Add(c.every)
+	}
+	if end := f.endExpired(now); !end.IsZero() && end.Before(due) {
+		due = end
+	}
+	return due
+}
+
+// endRead makes what was read hold, unless it is out of date by now.
+func (f *roster) endRead(read *storageRead, content sharedstore.Reading) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	read.content = nil
+	switch {
+	case read.config != f.current:
+	case read.changes != f.changes:
+		read.began = time.Time{} // it may be from before the change: again, at once
+	default:
+		f.takeLocked(content)
+	}
+}
+
+// complainOfHang says so if a read takes too long. It stays under way.
+func (f *roster) complainOfHang(read *storageRead) {
+	if read.content == nil || time.Now().Before(read.began.Add(sharedstore.ReadTimeout)) {
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.troubleLocked("storage", storage.ErrHangs)
+	read.began = time.Now()
 }
 
 // fullReadEvery is how often all is read even if the mark is the same: for

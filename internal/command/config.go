@@ -70,32 +70,8 @@ func (o *proxyOptions) config() (*caddy.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	handlers := []json.RawMessage{
-		rawJSON(o.gateConfig(routes)),
-		rawJSON(object{"handler": "request_body", "max_size": commandMaxBody}),
-	}
-	if o.budget != nil { // (before the path is the upstream's own)
-		handlers = append(handlers, rawJSON(o.budget.handler))
-	}
-	if len(rewrites) > 0 {
-		handlers = append(handlers, rawJSON(object{"handler": "subroute", "routes": rewrites}))
-	}
-	handlers = append(handlers, rawJSON(upstream.reverseProxy()))
-
-	server := &caddyhttp.Server{
-		Listen:            o.listen(),
-		Routes:            caddyhttp.RouteList{{HandlersRaw: handlers}},
-		AutoHTTPS:         &caddyhttp.AutoHTTPSConfig{Disabled: true},
-		Protocols:         []string{"h1"},
-		ReadHeaderTimeout: caddy.Duration(commandHeaderTimeout),
-		IdleTimeout:       caddy.Duration(commandIdleTimeout),
-		MaxHeaderBytes:    commandMaxHeader,
-	}
-	if o.accessLog {
-		server.Logs = new(caddyhttp.ServerLogConfig)
-	}
 	app := caddyhttp.App{
-		Servers:     map[string]*caddyhttp.Server{"responses_proxy": server},
+		Servers:     map[string]*caddyhttp.Server{"responses_proxy": o.server(o.handlers(upstream, routes, rewrites))},
 		GracePeriod: caddy.Duration(o.grace),
 	}
 	persist := false
@@ -118,6 +94,38 @@ func (o *proxyOptions) config() (*caddy.Config, error) {
 			"tls": rawJSON(object{"disable_storage_check": true, "disable_storage_clean": true}),
 		},
 	}, nil
+}
+
+// handlers are what a request meets.
+func (o *proxyOptions) handlers(upstream *upstream, routes []route, rewrites []object) []json.RawMessage {
+	handlers := []json.RawMessage{
+		rawJSON(o.gateConfig(routes)),
+		rawJSON(object{"handler": "request_body", "max_size": commandMaxBody}),
+	}
+	if o.budget != nil { // (before the path is the upstream's own)
+		handlers = append(handlers, rawJSON(o.budget.handler))
+	}
+	if len(rewrites) > 0 {
+		handlers = append(handlers, rawJSON(object{"handler": "subroute", "routes": rewrites}))
+	}
+	return append(handlers, rawJSON(upstream.reverseProxy()))
+}
+
+// server is the one HTTP server of the command.
+func (o *proxyOptions) server(handlers []json.RawMessage) *caddyhttp.Server {
+	server := &caddyhttp.Server{
+		Listen:            o.listen(),
+		Routes:            caddyhttp.RouteList{{HandlersRaw: handlers}},
+		AutoHTTPS:         &caddyhttp.AutoHTTPSConfig{Disabled: true},
+		Protocols:         []string{"h1"},
+		ReadHeaderTimeout: caddy.Duration(commandHeaderTimeout),
+		IdleTimeout:       caddy.Duration(commandIdleTimeout),
+		MaxHeaderBytes:    commandMaxHeader,
+	}
+	if o.accessLog {
+		server.Logs = new(caddyhttp.ServerLogConfig)
+	}
+	return server
 }
 
 // gateConfig is the gate's own part of the config. The key is not in it.
