@@ -72,7 +72,8 @@ func TestHeadersOfAgentsPassAndLongerOnesAreRefused(t *testing.T) {
 					}
 					continue
 				}
-				// Over HTTP/2, the server has told the client its limit.
+				// Over HTTP/2, the server has told the client its limit. (It cuts
+				// off one that does not heed it.)
 				told := test.proto == 2 && err != nil && strings.Contains(err.Error(), "larger than peer's advertised limit")
 				if up.SawNothing(t); status != http.StatusRequestHeaderFieldsTooLarge && !told {
 					t.Errorf("%d KiB of headers: status %d (%v), want 431", size, status, err)
