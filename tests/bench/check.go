@@ -40,7 +40,7 @@ var goals = func() []goal {
 var never = []string{errorsSeen, lostEvents, truncated, hung}
 
 // ours are the peers who are to keep the promises.
-var ours = []string{"gate", "budget", "example", "command"}
+var ours = []string{"gate", "budget", "rules", "example", "command"}
 
 // check says which goals hold, and fails if one does not, or was not measured.
 func check(out io.Writer, rs results) error {

@@ -21,13 +21,23 @@ type request struct {
 	contentType string   // application/json, if none is said
 	token       string   // the peer's own, if none is said
 	noToken     bool
-	size        int // of the body, in bytes; as small as can be if 0
+	size        int  // of the body, in bytes; as small as can be if 0
+	messages    bool // the body is many short messages, not one long text
+}
+
+// body is a question of about r.size.
+func (r request) body() string {
+	before, piece, after := `{"model":"gpt-5","stream":true,"input":"hi`, "x", `"}`
+	if r.messages {
+		before, after = `{"model":"gpt-5","stream":true,"input":[{"role":"user","content":"hi"}`, `]}`
+		piece = `,{"role":"user","content":[{"type":"input_text","text":"` + strings.Repeat("some words ", 20) + `"}]}`
+	}
+	return before + strings.Repeat(piece, max(0, r.size-len(before)-len(after))/len(piece)) + after
 }
 
 // bytes is the request as it goes over the wire.
 func (r request) bytes(t *target) []byte {
-	const before, after = `{"model":"gpt-5","stream":true,"input":"hi`, `"}`
-	body := before + strings.Repeat("x", max(0, r.size-len(before)-len(after))) + after
+	body := r.body()
 	lines := []string{
 		"POST " + or(r.path, "/v1/responses") + " HTTP/1.1",
 		"Host: " + t.addr,

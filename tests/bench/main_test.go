@@ -40,7 +40,7 @@ func TestASmallRunCountsEverythingAndReportsIt(t *testing.T) {
 	if os.Getenv("REQUIRE_BENCH_PEERS") != "" && len(missing) > 0 {
 		t.Error(missing)
 	}
-	workloads, err := chooseWorkloads(allWorkloads(), "json-16,upload-4,sse-1000,events-1000,ws-500,refuse-*,burst-64,tls-16,h2-16")
+	workloads, err := chooseWorkloads(allWorkloads(), "json-16,upload-4,judge-*,sse-1000,events-1000,ws-500,refuse-*,burst-64,tls-16,h2-16")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -76,7 +76,8 @@ func findPeers(caddy string) (peers []*peer, missing []string) {
 		{name: "bare", what: "Caddy's reverse_proxy with no option at all", program: caddy, start: caddyfile("bare.Caddyfile"), tls: true, http2: true, only: []string{"json-1", "json-16", "json-64", "codex-16", "sse-1000", "sse-2000", "tls-16", "h2-16"}},
 		{name: "byhand", what: "stock with the checks written as Caddyfile matchers", program: caddy, start: caddyfile("byhand.Caddyfile"), injects: true, refuses: allRefusals, websockets: true, tls: true, http2: true},
 		{name: "gate", what: "stock with the gate before it", program: caddy, start: caddyfile("gate.Caddyfile"), injects: true, refuses: allRefusals, websockets: true, tls: true, http2: true},
-		{name: "budget", what: "gate with a budget of tokens behind it", program: caddy, start: caddyfile("budget.Caddyfile"), injects: true, only: []string{"json-1", "json-16", "json-64", "codex-16", "upload-4", "sse-*", "events-*"}},
+		{name: "budget", what: "gate with a budget of tokens behind it", program: caddy, start: caddyfile("budget.Caddyfile"), injects: true, only: []string{"json-1", "json-16", "json-64", "codex-16", "upload-4", "judge-*", "sse-*", "events-*"}},
+		{name: "rules", what: "gate with a budget behind it that has rules about bodies", program: caddy, start: caddyfile("rules.Caddyfile"), injects: true, only: []string{"json-16", "codex-16", "judge-*"}},
 		{name: "example", what: "Caddyfile.example as it is shipped, with an access log", program: caddy, start: shippedExample, injects: true, refuses: allRefusals, tls: true, only: []string{"json-16", "json-64", "codex-16", "upload-4", "sse-1000", "sse-2000", "refuse-missing", "burst-64", "tls-16"}},
 		{name: "command", what: "caddy responses-proxy", program: caddy, start: ourCommand, injects: true, refuses: allRefusals, websockets: true, tls: true, http2: true},
 		{name: "respond", what: "Caddy that does nothing but refuse (respond)", program: caddy, start: caddyfile("respond.Caddyfile"), refuses: allRefusals, only: []string{"refuse-missing"}},
@@ -113,7 +114,7 @@ func findPeers(caddy string) (peers []*peer, missing []string) {
 }
 
 // peerOrder is that of the tables.
-var peerOrder = []string{"direct", "original", "stock", "bare", "byhand", "nginx", "haproxy", "gate", "budget", "example", "command", "respond"}
+var peerOrder = []string{"direct", "original", "stock", "bare", "byhand", "nginx", "haproxy", "gate", "budget", "rules", "example", "command", "respond"}
 
 // choosePeers picks peers by name. name=/path/to/caddy is the peer of that
 // name with another Caddy, for comparing two builds in one run.
@@ -200,7 +201,7 @@ func caddyfile(name string) func(*peer, setting) (start, error) {
 	return func(_ *peer, s setting) (start, error) {
 		path, err := fill(name, s)
 		how := caddyStart(path, s)
-		if name == "gate.Caddyfile" || name == "budget.Caddyfile" {
+		if slices.Contains([]string{"gate.Caddyfile", "budget.Caddyfile", "rules.Caddyfile"}, name) {
 			how.serverInfo = filepath.Join(s.Dir, "info.json")
 		}
 		return how, err

@@ -62,6 +62,15 @@ func allWorkloads() []workload {
 			name: "upload-4", title: "uploads of 32 MiB, 4 connections",
 			upstream: "json", load: closedLoop{connections: 4, status: 200, request: request{size: 32 << 20}},
 		})
+	for _, body := range []struct {
+		name, title string
+		messages    bool
+	}{{"text", "one long text", false}, {"messages", "250,000 short messages", true}} {
+		all = append(all, workload{
+			name: "judge-" + body.name, title: "bodies of 64 MiB to judge: " + body.title + ", 1 connection", can: isGateWithOrWithoutRules,
+			upstream: "json", load: closedLoop{connections: 1, status: 200, request: request{size: 64 << 20, messages: body.messages}},
+		})
+	}
 	for _, n := range []int{200, 1000, 2000} {
 		all = append(all, workload{
 			name: fmt.Sprintf("sse-%d", n), title: fmt.Sprintf("%d streams of small events at once", n),
@@ -92,6 +101,13 @@ func allWorkloads() []workload {
 			name: "h2-16", title: "small JSON, 16 connections, HTTP/2 to the upstream",
 			upstream: "h2", load: closedLoop{connections: 16, status: 200}, can: func(p *peer) bool { return p.http2 },
 		})
+}
+
+// isGateWithOrWithoutRules reports whether a peer has part in what rules cost:
+// those with them, and who differs from them in nothing else.
+func isGateWithOrWithoutRules(p *peer) bool {
+	name, _, _ := strings.Cut(p.name, "=")
+	return slices.Contains([]string{"stock", "gate", "budget", "rules"}, name)
 }
 
 func connections(n int) string {
