@@ -72,6 +72,7 @@ type caller struct {
 
 // publication is what a config says of a caller, and has it told.
 type publication struct {
+	config     configID        // that says so
 	path       string          // of the server-info file that the config claims; "" is none
 	held       bool            // the process holds that path for the config, too
 	file       *infofile.File  // nil without one
@@ -153,7 +154,7 @@ func (c *caller) abandon(config configID) error {
 	left := c.configs[config]
 	delete(c.configs, config)
 	defer left.giveBack()
-	if left == nil || !left.published || !left.saysTheSame(&c.current) {
+	if left == nil || !left.published || c.current.config != config {
 		return nil
 	}
 	for _, remaining := range c.configs {
@@ -265,6 +266,7 @@ func (c *caller) publish(config configID, p publication) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	claimed := c.configs[config]
+	p.config = config
 	p.path, p.held, p.started, p.adminGuard = claimed.path, claimed.held, claimed.started, claimed.adminGuard
 	*claimed = p
 	c.publishLocked(claimed)

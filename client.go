@@ -120,7 +120,7 @@ func (h *Handler) openCallers() error {
 		return errSameGate
 	}
 	h.rotation = plan
-	rotatable, seen := plan == nil, &openedCallers{fixed: make(map[secret.Digest]string), sweep: new(infofile.Sweep)}
+	rotatable, seen := plan == nil, &openedCallers{fixed: make(map[secret.Digest]string), sweep: new(infofile.Sweep), validating: process.IsValidating()}
 	for _, client := range h.clients() {
 		c, err := h.openCaller(client, seen)
 		if err != nil {
@@ -144,8 +144,9 @@ func (h *Handler) openCallers() error {
 
 // openedCallers is what opening one caller needs to know of the others.
 type openedCallers struct {
-	fixed map[secret.Digest]string // whose fixed tokens there are already
-	sweep *infofile.Sweep
+	fixed      map[secret.Digest]string // whose fixed tokens there are already
+	sweep      *infofile.Sweep
+	validating bool // the config is only validated
 }
 
 // openCaller finds one caller's state.
@@ -177,7 +178,7 @@ func (h *Handler) openCaller(client Client, seen *openedCallers) (*configuredCal
 		} else if err != nil {
 			return nil, err
 		}
-		if !process.IsValidating() {
+		if !seen.validating {
 			if err := state.hold(h.config, file, h.logger); err != nil {
 				return nil, err
 			}
@@ -200,11 +201,7 @@ func openServerInfoFile(option *ServerInfo, sweep *infofile.Sweep) (*infofile.Fi
 	if err != nil {
 		return nil, err
 	}
-	file, err := infofile.New(path, option.Owner)
-	if err == nil {
-		file.ShareSweep(sweep)
-	}
-	return file, err
+	return sweep.New(path, option.Owner)
 }
 
 // fixToken reads a caller's fixed token.

@@ -136,7 +136,10 @@ func (f *File) TakeOver(from *File) {
 
 // New takes the server_info option and its owner as written by the
 // operator. It looks the owner up and leaves the path alone: see check.
-func New(path, owner string) (*File, error) {
+func New(path, owner string) (*File, error) { return new(Sweep).New(path, owner) }
+
+// New is the function New for one of the files of a config.
+func (s *Sweep) New(path, owner string) (*File, error) {
 	if err := checkPathSyntax(path); err != nil {
 		return nil, err
 	}
@@ -151,10 +154,10 @@ func New(path, owner string) (*File, error) {
 	// Not filepath.Clean: it turns link/../x into x, which is another file
 	// than the one that a reader of the same path opens.
 	dir, base := filepath.Split(abs)
-	if owner == "" {
+	if owner == "" && s.isValidating() {
 		o = whoWillRun(dir)
 	}
-	return &File{path: abs, dir: dir, base: base, owner: o, sweep: new(Sweep)}, nil
+	return &File{path: abs, dir: dir, base: base, owner: o, sweep: s}, nil
 }
 
 func checkPathSyntax(path string) error {

@@ -125,11 +125,11 @@ func TestFilesOfOneGateLookForLeftoversOnceInADirectory(t *testing.T) {
 		return path
 	}
 	write := func(dir, name string, sweep *Sweep) {
-		f, err := New(filepath.Join(dir, name), "")
-		must(t, err)
-		if sweep != nil {
-			f.ShareSweep(sweep)
+		if sweep == nil {
+			sweep = new(Sweep)
 		}
+		f, err := sweep.New(filepath.Join(dir, name), "")
+		must(t, err)
 		must(t, f.Write(sampleInfo()))
 	}
 	gone := func(path string) bool {

@@ -170,10 +170,11 @@ func (p *place) resolve(path string) (resolved string, found fs.FileInfo, err er
 	return "", nil, errors.New("the path leads through too many symbolic links; name another path")
 }
 
-// whoWillRun is whose directory it is, or the nearest above that is there, where
-// root only validates a config: that user will run Caddy. Else it is ourselves.
+// whoWillRun is whose directory it is, or the nearest above that is there, for a
+// config that is only validated: where root does that, that user will run Caddy.
+// Else it is ourselves.
 func whoWillRun(dir string) fileOwner {
-	if currentUID() != 0 || !process.IsValidating() {
+	if currentUID() != 0 {
 		return fileOwner{}
 	}
 	for {

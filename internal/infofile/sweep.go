@@ -1,12 +1,25 @@
 package infofile
 
-import "sync"
+import (
+	"sync"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
+)
 
 // Sweep has files that share a directory look for leftovers in it once, and not
 // once each: a gate with thousands of clients may have all of their files in one.
+// Its files are of one config, of which it also finds out once whether it is
+// only validated.
 type Sweep struct {
-	mu   sync.Mutex
-	done map[swept]bool
+	mu         sync.Mutex
+	done       map[swept]bool
+	look       sync.Once
+	validating bool
+}
+
+func (s *Sweep) isValidating() bool {
+	s.look.Do(func() { s.validating = process.IsValidating() })
+	return s.validating
 }
 
 // swept is a directory, and for whom leftovers were looked for there.
@@ -14,10 +27,6 @@ type swept struct {
 	dir   string
 	owner fileOwner
 }
-
-// ShareSweep has the file look for leftovers only where no other file has that
-// has the same Sweep. By default, each looks for itself.
-func (f *File) ShareSweep(s *Sweep) { f.sweep = s }
 
 // begin reports whether leftovers are still to be looked for where the file is.
 func (s *Sweep) begin(f *File) bool {
