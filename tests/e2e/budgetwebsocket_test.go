@@ -1,5 +1,7 @@
 //go:build unix
 
+//lint:file-ignore SA1019 net/http's Transport sends no header ":protocol".
+
 package e2e
 
 import (
@@ -33,6 +35,7 @@ var handshakes = map[string]func(t *testing.T, g *gatetest.Gate, config *tls.Con
 		stream, _ := response.Body.(io.ReadWriter)
 		return response, stream
 	},
+	//nolint:staticcheck // net/http's Transport sends no header ":protocol"
 	"HTTP/2.0": func(t *testing.T, g *gatetest.Gate, config *tls.Config) (*http.Response, io.ReadWriter) {
 		transport := &http2.Transport{TLSClientConfig: config}
 		t.Cleanup(transport.CloseIdleConnections)
@@ -168,7 +171,7 @@ func TestAWebSocketOverHTTP2IsResetWhereCaddyDoesNotTakeIt(t *testing.T) {
 				t.Errorf("it is reset with %s", frame.ErrCode)
 			}
 			g.Up.SawNothing(t)
-			transport := &http2.Transport{TLSClientConfig: config}
+			transport := &http.Transport{TLSClientConfig: config, ForceAttemptHTTP2: true}
 			defer transport.CloseIdleConnections()
 			got := gatetest.Do(t, &http.Client{Transport: transport}, g.Post(overTLS, withBody(`{"model":"gpt-5-mini","store":false}`, false)))
 			if got.Status != 200 || got.Proto != "HTTP/2.0" {

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/net/http2"
-
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
@@ -32,7 +30,9 @@ func TestHeadersOfAgentsPassAndLongerOnesAreRefused(t *testing.T) {
 	ours := gatetest.StartGate(t, up, gatetest.Site{Global: serversOption(t)})
 	command := gatetest.StartCommand(t, up, gatetest.Site{}, gatetest.Launch{})
 	stock := gatetest.StartGate(t, up, gatetest.Site{})
-	encrypted, tlsConfig := startTLSSite(t, up, gatetest.Site{Global: serversOption(t)})
+	encrypted, tlsConfig := startTLSSite(t, up, gatetest.Site{Global: strings.Replace(serversOption(t), "protocols h1\n", "protocols h1 h2\n", 1)})
+	onlyHTTP2 := new(http.Protocols)
+	onlyHTTP2.SetHTTP2(true)
 	for name, test := range map[string]struct {
 		gate        *gatetest.Gate
 		client      http.RoundTripper
@@ -43,7 +43,7 @@ func TestHeadersOfAgentsPassAndLongerOnesAreRefused(t *testing.T) {
 		"the example's servers, HTTP/1": {ours, http.DefaultTransport, "http", 1, 60},
 		"the command":                   {command, http.DefaultTransport, "http", 1, 60},
 		"TLS, HTTP/1":                   {encrypted, &http.Transport{TLSClientConfig: tlsConfig.Clone()}, "https", 1, 60},
-		"TLS, HTTP/2":                   {encrypted, &http2.Transport{TLSClientConfig: tlsConfig.Clone()}, "https", 2, 60},
+		"TLS, HTTP/2":                   {encrypted, &http.Transport{TLSClientConfig: tlsConfig.Clone(), Protocols: onlyHTTP2}, "https", 2, 60},
 		"stock Caddy's servers":         {stock, http.DefaultTransport, "http", 1, 20}, // the control
 	} {
 		t.Run(name, func(t *testing.T) {
