@@ -7,6 +7,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -108,6 +109,47 @@ func TestGatesOfOneIdentityAndTheirReloadsShareItsExchanges(t *testing.T) {
 	second.discard()
 	if n, _ := exchangers.References(key); n != 0 {
 		t.Errorf("%d configs still have the identity", n)
+	}
+}
+
+// Whoever reloads with a new request token means it: the former may be dead.
+func TestAnotherRequestTokenForGitHubIsAnotherIdentity(t *testing.T) {
+	e := newTokenEndpoint(t)
+	var mu sync.Mutex
+	var presented []string
+	github := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		presented = append(presented, r.Header.Get("Authorization"))
+		_, _ = w.Write([]byte(`{"value": "the-jobs-token"}`))
+	}))
+	t.Cleanup(github.Close)
+	load := func(requestToken string) *Handler {
+		t.Helper()
+		t.Setenv("GATE_TEST_REQUEST_TOKEN", requestToken)
+		c := newConfiguration(t)
+		c.route("default")
+		module, err := c.ctx.LoadModuleByID("http.handlers.responses_proxy_gate", json.RawMessage(fmt.Sprintf(
+			`{"upstream_identity": {"provider": "idp", "service_account": "sa", "endpoint": %q,
+				"github_actions": {"request_url": %q, "request_token": "{env.GATE_TEST_REQUEST_TOKEN}"}}}`, e.URL, github.URL)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return module.(*Handler)
+	}
+	for i, reload := range []struct{ requestToken, presents string }{
+		{"first-request-token", "Bearer upstream-token-0"},
+		{"first-request-token", "Bearer upstream-token-0"},
+		{"second-request-token", "Bearer upstream-token-1"},
+	} {
+		if got := presents(t, load(reload.requestToken)); got != reload.presents {
+			t.Errorf("load %d presents %s, want %s", i, got, reload.presents)
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if want := []string{"Bearer first-request-token", "Bearer second-request-token"}; !slices.Equal(presented, want) {
+		t.Errorf("GitHub was asked with %q, want %q", presented, want)
 	}
 }
 

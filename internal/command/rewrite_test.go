@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
@@ -41,6 +42,27 @@ func TestACallersQueryIsNotDroppedWhereTheUpstreamHasOne(t *testing.T) {
 	} {
 		if got := rewritten(t, upstream, target); got != want {
 			t.Errorf("%s is sent as %s, want %s", target, got, want)
+		}
+	}
+}
+
+// Caddy takes the first that matches. Else a query that a route allows would be
+// dropped where a wider one stands before it.
+func TestARoutesOwnRewriteComesBeforeThatOfAWiderOne(t *testing.T) {
+	upstream, err := parseUpstream("https://example.com/some/responses")
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := []route{{Method: http.MethodGet, Path: "/v1/models", AnyQuery: true}, {Method: http.MethodPost, Path: "/v1/images/edits"}}
+	wide := []route{{Method: http.MethodGet, Path: "/v1/*"}, {Method: http.MethodPost, Path: "/v1/images/*"}}
+	want, err := upstream.rewrites([]route{own[0], own[1], wide[0], wide[1]})
+	if err != nil || len(want) != 4 {
+		t.Fatal(want, err)
+	}
+	for _, order := range [][]route{{wide[0], wide[1], own[0], own[1]}, {wide[0], own[0], wide[1], own[1]}} {
+		got, err := upstream.rewrites(order)
+		if err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%v: %s, %v, want %s", order, rawJSON(got), err, rawJSON(want))
 		}
 	}
 }

@@ -3,7 +3,10 @@
 package e2e
 
 import (
+	"fmt"
+	"net/http"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -191,6 +194,45 @@ func TestACallerWithoutATokenCannotKeepCaddyFromExiting(t *testing.T) {
 		}
 	case <-time.After(15 * time.Second):
 		t.Error("15 s after SIGTERM Caddy still waits for a caller who has no token")
+	}
+}
+
+// While the upstream's refusal of the key is waited out, a caller's body is read
+// to its end, so that the answer is seen. An exit waits for none: it goes nowhere.
+func TestABodyThatGoesNowhereDoesNotKeepCaddyFromExiting(t *testing.T) {
+	t.Parallel()
+	var asked atomic.Int32
+	up := gatetest.NewUpstream(t, func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		w.WriteHeader(http.StatusUnauthorized)
+	})
+	g := gatetest.StartGate(t, up, gatetest.Site{Global: "grace_period 5m"})
+	for asked.Load() < 4 { // the next wait is then of eight seconds
+		gatetest.Refused(t, g.RawDo(t, postLine, gatetest.RawGood(), gatetest.RawBody), 400, "upstream_unauthorized")
+		time.Sleep(50 * time.Millisecond)
+	}
+	conn := g.Dial(t)
+	gatetest.Must(t, conn.SetDeadline(time.Now().Add(2*gatetest.Patience)))
+	const length, first = 200 << 20, 16 << 20 // more than buffers hold: who has written the first is being read
+	headers := append(gatetest.Without(gatetest.RawGood(), "Content-Length"), fmt.Sprintf("Content-Length: %d", length))
+	conn.Send(g.RawRequest(postLine, headers, strings.Repeat(" ", first)))
+	go func() {
+		for {
+			if _, err := conn.Write([]byte(" ")); err != nil {
+				return
+			}
+			select {
+			case <-g.Done:
+				return
+			case <-time.After(10 * time.Millisecond):
+			}
+		}
+	}()
+	g.Signal(syscall.SIGTERM)
+	select {
+	case <-g.Done:
+	case <-time.After(gatetest.Patience):
+		t.Error("Caddy still waits for a body that goes nowhere")
 	}
 }
 
