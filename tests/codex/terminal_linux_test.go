@@ -3,6 +3,7 @@ package codex
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -133,5 +134,50 @@ func TestCtrlCAtThePromptLeavesTheTerminalAsItWas(t *testing.T) {
 	_ = tty.cmd.Wait()
 	if !tty.echoes(t) {
 		t.Error("the terminal no longer echoes")
+	}
+}
+
+// Caddy's own line has the way through the config before what is wrong.
+func TestAnErrorOnATerminalIsSaidInALineOfItsOwn(t *testing.T) {
+	ends := func(tty *terminal, line string) {
+		t.Helper()
+		tty.await(t, line)
+		_, _ = io.Copy(&tty.shown, tty) // to the end of the program, which is an error here
+		if err := tty.cmd.Wait(); err == nil {
+			t.Error("the program does not fail")
+		}
+	}
+	dir := t.TempDir()
+
+	tty := onTerminal(t, command(t, dir, caddyBinary, "responses-proxy", "--server-info", dir))
+	tty.await(t, "API key")
+	tty.awaitEcho(t, false)
+	if _, err := tty.WriteString(operatorKey + "\n"); err != nil {
+		t.Fatal(err)
+	}
+	ends(tty, "--server-info "+dir+": it is a directory")
+	if shown := tty.shown.String(); strings.Contains(shown, "http.handlers") || strings.Contains(shown, `{"level"`) || strings.Contains(shown, operatorKey) {
+		t.Errorf("it is said in the words of the config, not of the flags: %s", shown)
+	}
+
+	config := filepath.Join(dir, "Caddyfile")
+	if err := os.WriteFile(config, []byte(`{
+	admin off
+}
+http://:18080 {
+	responses_proxy_gate {
+		upstream_bearer {env.OPENAI_API_KEY}
+	}
+	reverse_proxy https://api.openai.com
+}
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := command(t, dir, caddyBinary, "run", "--config", config)
+	cmd.Env = append(cmd.Env, "OPENAI_API_KEY="+operatorKey)
+	tty = onTerminal(t, cmd)
+	ends(tty, "write bind 127.0.0.1")
+	if shown := "\n" + tty.shown.String(); !strings.Contains(shown, "\nresponses_proxy_gate: gate default: the listener \":18080\" is not loopback") {
+		t.Errorf("no line begins with what is wrong: %s", shown)
 	}
 }
