@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/adminapi"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/identity"
@@ -226,6 +227,10 @@ func (h *Handler) closeIdentity() error {
 		return nil
 	}
 	h.credential.identity.unfollow()
+	if h.metrics != nil && h.metrics.identity.Load() == nil {
+		// The gate that runs has a key: nothing renews the end of a token.
+		metrics.identityEnd.DeletePartialMatch(prometheus.Labels{"gate": h.Name})
+	}
 	_, err := exchangers.Delete(h.credential.identity.key)
 	return err
 }

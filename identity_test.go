@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // tokenEndpoint exchanges identities for tokens.
@@ -109,6 +111,23 @@ func TestGatesOfOneIdentityAndTheirReloadsShareItsExchanges(t *testing.T) {
 	second.discard()
 	if n, _ := exchangers.References(key); n != 0 {
 		t.Errorf("%d configs still have the identity", n)
+	}
+}
+
+// An alert would fire on it, and nothing could end that.
+func TestAGateThatHasAKeyInPlaceOfItsIdentityTellsOfNoTokensEnd(t *testing.T) {
+	e, file := newTokenEndpoint(t), subjectFile(t)
+	former := newConfiguration(t)
+	before, err := former.withIdentity(t, e, "a", file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	presents(t, before)
+	now := newConfiguration(t)
+	now.mustLoad(t, "a", "")
+	former.discard()
+	if left := metrics.identityEnd.DeletePartialMatch(prometheus.Labels{"gate": "a"}); left > 0 {
+		t.Error("there is still an end of a token that nobody presents")
 	}
 }
 

@@ -133,14 +133,40 @@ func TestTheDashboardAsksForWhatGatesAndBudgetsCount(t *testing.T) {
 	}
 }
 
+func TestTheDashboardTellsHowAWorkloadsIdentityIs(t *testing.T) {
+	t.Parallel()
+	asks(t, map[string][]map[string]any{
+		"Workload identity: exchanges":               {{"labels": `{gate="default", outcome="refused"}`, "value": 10}},
+		"Workload identity: time to the token's end": {{"labels": `{gate="default"}`, "value": 3000}}, // at 10m
+	}, []any{
+		map[string]string{"series": `caddy_responses_proxy_gate_identity_exchanges_total{instance="h", gate="default", outcome="refused"}`, "values": "0+1x20"},
+		map[string]string{"series": `caddy_responses_proxy_gate_identity_token_end_timestamp_seconds{instance="h", gate="default"}`, "values": "3600x20"},
+	})
+}
+
 func TestTheDashboardTellsWhatBudgetsAreSpent(t *testing.T) {
 	t.Parallel()
-	fill := strings.NewReplacer("$__rate_interval", "10m", "$instance", ".*")
 	want := map[string][]map[string]any{
 		"Tokens by client and model": {{"labels": `{client="ci", model="gpt-5"}`, "value": 1000}},
 		"Cost by client and model":   {{"labels": `{client="ci", model="gpt-5"}`, "value": 5}},
 		"Share of budget left":       {{"labels": `{budget="default", client="ci", window="1d", unit="cost"}`, "value": 0.75}},
 	}
+	series := func(name, labels, values string) map[string]string {
+		return map[string]string{"series": "caddy_responses_budget_" + name + `{instance="h", budget="default", client="ci", ` + labels + "}", "values": values}
+	}
+	asks(t, want, []any{
+		series("tokens_total", `model="gpt-5", kind="input"`, "0+60x20"), series("tokens_total", `model="gpt-5", kind="output"`, "0+40x20"),
+		series("tokens_total", `model="gpt-5", kind="reasoning"`, "0+30x20"), series("cost_total", `model="gpt-5"`, "0+0.5x20"),
+		series("spent", `window="1d", unit="cost"`, "5x20"), series("limit", `window="1d", unit="cost"`, "20x20"),
+		series("spent", `window="1d", unit="requests"`, "5x20"), // without a limit
+	})
+}
+
+// asks has Prometheus answer the first question of each of some panels, ten
+// minutes into the series.
+func asks(t *testing.T, want map[string][]map[string]any, series []any) {
+	t.Helper()
+	fill := strings.NewReplacer("$__rate_interval", "10m", "$instance", ".*", "$gate", ".*")
 	var queries []map[string]any
 	for _, panel := range panels(t) {
 		if samples := want[panel.Title]; samples != nil {
@@ -150,19 +176,7 @@ func TestTheDashboardTellsWhatBudgetsAreSpent(t *testing.T) {
 	if len(queries) != len(want) {
 		t.Fatalf("the dashboard has %d of %d panels", len(queries), len(want))
 	}
-	series := func(name, labels, values string) map[string]string {
-		return map[string]string{"series": "caddy_responses_budget_" + name + `{instance="h", budget="default", client="ci", ` + labels + "}", "values": values}
-	}
-	encoded, err := yaml.Marshal(map[string]any{"tests": []any{map[string]any{
-		"interval": "1m",
-		"input_series": []any{
-			series("tokens_total", `model="gpt-5", kind="input"`, "0+60x20"), series("tokens_total", `model="gpt-5", kind="output"`, "0+40x20"),
-			series("tokens_total", `model="gpt-5", kind="reasoning"`, "0+30x20"), series("cost_total", `model="gpt-5"`, "0+0.5x20"),
-			series("spent", `window="1d", unit="cost"`, "5x20"), series("limit", `window="1d", unit="cost"`, "20x20"),
-			series("spent", `window="1d", unit="requests"`, "5x20"), // without a limit
-		},
-		"promql_expr_test": queries,
-	}}})
+	encoded, err := yaml.Marshal(map[string]any{"tests": []any{map[string]any{"interval": "1m", "input_series": series, "promql_expr_test": queries}}})
 	gatetest.Must(t, err)
 	path := filepath.Join(t.TempDir(), "panels.yml")
 	gatetest.WriteFile(t, path, string(encoded))

@@ -187,6 +187,9 @@ func TestPrometheusAnswersEveryPanelAndFiresTheBudgetsAlerts(t *testing.T) {
 	defer socket.CloseNow()
 
 	for _, panel := range panels(t) {
+		if strings.HasPrefix(panel.Title, "Workload identity") {
+			continue // this gate has a key: TestTheDashboardTellsHowAWorkloadsIdentityIs
+		}
 		for _, target := range panel.Targets {
 			expr := fill.Replace(target.Expr)
 			if strings.Contains(expr, "$") {
