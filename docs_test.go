@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/identity"
 )
 
 // read is a file of this repository.
@@ -61,6 +62,9 @@ func TestAlertsDashboardAndDocsAskForWhatIsCounted(t *testing.T) {
 		}
 	}
 	values := map[string][]string{"kind": {"input", "output"}, "code": append(outcomeCodes(), ofBudgets...), "class": statusClasses[:], "outcome": {"ok", "error"}}
+	for _, outcome := range identity.Outcomes {
+		values["outcome"] = append(values["outcome"], string(outcome))
+	}
 	names := metricNames(t)
 	for _, file := range []string{
 		"docs/observability.md", "examples/monitoring/alerts.yml", "examples/monitoring/alerts_test.yml", "examples/monitoring/dashboard.json",
