@@ -149,7 +149,7 @@ func TestAnErrorOnATerminalIsSaidInALineOfItsOwn(t *testing.T) {
 	}
 	dir := t.TempDir()
 
-	tty := onTerminal(t, command(t, dir, caddyBinary, "responses-proxy", "--server-info", dir))
+	tty := onTerminal(t, command(t, dir, gatetest.CaddyBinary, "responses-proxy", "--server-info", dir))
 	tty.await(t, "API key")
 	tty.awaitEcho(t, false)
 	if _, err := tty.WriteString(operatorKey + "\n"); err != nil {
@@ -173,7 +173,7 @@ http://:18080 {
 `), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := command(t, dir, caddyBinary, "run", "--config", config)
+	cmd := command(t, dir, gatetest.CaddyBinary, "run", "--config", config)
 	cmd.Env = append(cmd.Env, "OPENAI_API_KEY="+operatorKey)
 	tty = onTerminal(t, cmd)
 	ends(tty, "write bind 127.0.0.1")
