@@ -68,6 +68,7 @@ func (u *fakeUpstream) serve(w http.ResponseWriter, r *http.Request) {
 	case err != nil:
 		http.Error(w, "the body broke off", http.StatusBadRequest)
 	case answer != nil:
+		r.Body = io.NopCloser(bytes.NewReader(body))
 		answer(w, r)
 	case strings.EqualFold(r.Header.Get("Upgrade"), "websocket"):
 		u.serveWebSocket(w, r, request)
