@@ -150,6 +150,21 @@ func TestTheNodeSDKAsksOnceForWhatARuleRefuses(t *testing.T) {
 	}
 }
 
+// The SDK repeats a 429 up to the number of times that it is told, here five.
+func TestTheNodeSDKAsksASpentBudgetOnce(t *testing.T) {
+	printed, up := underRunWith(t, []string{"--budget", "1 requests per 24h", "--budget-dir", gatetest.TempDir(t), "--access-log"}, "budget.mjs")
+	wantLines(t, printed, "first: "+say+"\n", "second: 429 budget_exhausted usage_limit_reached ")
+	if !strings.Contains(printed, "This caller's budget of 1 requests per 1d is spent. It is new at ") {
+		t.Errorf("the program does not see why, and until when:\n%s", printed)
+	}
+	if n := len(up.Requests()); n != 1 {
+		t.Errorf("%d requests reached the upstream, want 1", n)
+	}
+	if n := strings.Count(printed, `"status":429`); n != 1 {
+		t.Errorf("the SDK was refused %d times, want once:\n%s", n, printed)
+	}
+}
+
 func TestTheAgentsSDKSendsItsTracesWithTheTokenUnlessToldNotTo(t *testing.T) {
 	printed, _ := underRun(t, "agents.mjs")
 	wantLines(t, printed, "answer: "+say+"\n")
