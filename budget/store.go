@@ -60,6 +60,8 @@ type book struct {
 	handlersMu sync.Mutex
 	handlers   []*Handler // of the configs that have this budget, the newest last
 
+	before readBefore // readAll's alone
+
 	stop   chan struct{}
 	done   chan struct{}
 	failed bool // the last attempt; so that an outage is logged once
@@ -85,6 +87,13 @@ func parseKey(key string) (s slot, launch string, ok bool) {
 type found struct {
 	slot     slot
 	spending spending
+}
+
+// readBefore is what was read last, and the states in which it need not be read
+// again. Most records are of launches that have ended.
+type readBefore struct {
+	values map[string]found
+	states map[string]storage.State
 }
 
 // openBook reads what the storage has. Without that, nobody knows what is
@@ -233,15 +242,26 @@ func (b *book) loadAll(ctx context.Context, keys []string, now time.Time) (value
 		slots = make(chan struct{}, maxLoads)
 	)
 	values, unread = make(map[string]found), make(map[string]bool)
+	states := make(map[string]storage.State)
+	same, err := b.storage.AsTheyWere(ctx, b.before.states)
+	if err != nil {
+		errs = append(errs, err)
+	}
 	for _, key := range keys {
 		s, _, ok := parseKey(key)
 		if !ok || s.isOver(now) {
 			continue // (or a file that a storage is about to put in place)
 		}
+		if same[key] {
+			mu.Lock()
+			values[key], states[key] = b.before.values[key], b.before.states[key]
+			mu.Unlock()
+			continue
+		}
 		slots <- struct{}{}
 		group.Go(func() {
 			defer func() { <-slots }()
-			spent, err := b.load(ctx, key)
+			spent, state, err := b.load(ctx, key)
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
@@ -251,10 +271,14 @@ func (b *book) loadAll(ctx context.Context, keys []string, now time.Time) (value
 				errs = append(errs, fmt.Errorf("%s: %w", key, err))
 			default:
 				values[key] = found{s, spent}
+				if state != (storage.State{}) {
+					states[key] = state
+				}
 			}
 		})
 	}
 	group.Wait()
+	b.before = readBefore{values, states}
 	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return values, unread, errs
 }
@@ -263,24 +287,24 @@ func (b *book) loadAll(ctx context.Context, keys []string, now time.Time) (value
 var errDamaged = errors.New("the record is damaged")
 
 // load reads one value.
-func (b *book) load(ctx context.Context, key string) (spending, error) {
+func (b *book) load(ctx context.Context, key string) (spending, storage.State, error) {
 	ctx, cancel := context.WithTimeout(ctx, keyTimeout)
 	defer cancel()
-	value, err := b.storage.Get(ctx, key, maxValue)
+	value, state, err := b.storage.Read(ctx, key, maxValue)
 	if err != nil {
-		return nil, err
+		return nil, state, err
 	}
 	var spent spending
 	if len(value) > maxValue {
-		return nil, fmt.Errorf("%w: it has more than %d bytes", errDamaged, maxValue)
+		return nil, state, fmt.Errorf("%w: it has more than %d bytes", errDamaged, maxValue)
 	}
 	if err := json.Unmarshal(value, &spent); err != nil {
-		return nil, fmt.Errorf("%w: %w", errDamaged, err)
+		return nil, state, fmt.Errorf("%w: %w", errDamaged, err)
 	}
 	for _, s := range spent {
 		if !s.valid() {
-			return nil, fmt.Errorf("%w: it has a number that no budget writes", errDamaged)
+			return nil, state, fmt.Errorf("%w: it has a number that no budget writes", errDamaged)
 		}
 	}
-	return spent, nil
+	return spent, state, nil
 }

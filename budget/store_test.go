@@ -361,3 +361,60 @@ func TestEveryRecordIsForItsOwnerAlone(t *testing.T) {
 		}
 	})
 }
+
+func TestARecordIsReadAgainOnceItIsAnother(t *testing.T) {
+	folder := t.TempDir()
+	storage := &certmagic.FileStorage{Path: folder}
+	day := window{"1d", day}
+	record := (&book{name: "default", launch: "FORMER"}).key(day.slot(time.Now()))
+	write := func(tokens int, age time.Duration) {
+		t.Helper()
+		path := storage.Filename(record)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, fmt.Appendf(nil, `{"ci":{"input_tokens":%d}}`, tokens), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, time.Time{}, time.Now().Truncate(time.Hour).Add(-age)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(111, time.Hour)
+	b, err := openBook(storage, "default", zap.NewNop())
+	if err != nil {
+		t.Fatal(err)
+	}
+	close(b.stop) // the test reads in its place
+	<-b.done
+	read := func() int64 {
+		t.Helper()
+		if err := b.readAll(); err != nil {
+			t.Fatal(err)
+		}
+		return b.spent(day.slot(time.Now()), "ci").Tokens()
+	}
+	// What has the time and the size of before is taken for it: so it is known
+	// that nothing is read that need not be.
+	write(222, time.Hour)
+	if got := read(); got != 111 {
+		t.Errorf("a record that looks as before is read: %d tokens", got)
+	}
+	write(333, 30*time.Minute)
+	if got := read(); got != 333 {
+		t.Errorf("a record with another time counts %d tokens, want 333", got)
+	}
+	write(4444, 30*time.Minute)
+	if got := read(); got != 4444 {
+		t.Errorf("a record with another size counts %d tokens, want 4444", got)
+	}
+	// On a file system that counts seconds, two states can have one time.
+	write(5555, -2*time.Hour)
+	if got := read(); got != 5555 {
+		t.Errorf("a new record counts %d tokens, want 5555", got)
+	}
+	write(6666, -2*time.Hour)
+	if got := read(); got != 6666 {
+		t.Errorf("a record that is as new as it was counts %d tokens, want 6666", got)
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/caddyserver/certmagic"
 
@@ -54,25 +55,73 @@ func (s *Storage) Names(ctx context.Context, folder string) (keys []string, err 
 // Get reads one key. In a folder, it looks first at what is there: a pipe would
 // never end, and a file of any size would be read whole.
 func (s *Storage) Get(ctx context.Context, key string, limit int64) ([]byte, error) {
-	return Within(ctx, s.Calls, key, func() ([]byte, error) {
-		if path, err := s.File(key); err != nil {
-			return nil, err
-		} else if path != "" {
+	content, _, err := s.Read(ctx, key, limit)
+	return content, err
+}
+
+// State is how a key's file was when it was read; zero if a later one cannot be
+// told from it.
+type State struct{ file fs.FileInfo }
+
+// settled is how old a file must be for its time to tell it from a later one:
+// some file systems count whole seconds.
+const settled = 10 * time.Second
+
+// is reports whether a file is as it was.
+func (s State) is(file fs.FileInfo) bool {
+	return s.file != nil && os.SameFile(s.file, file) &&
+		s.file.ModTime().Equal(file.ModTime()) && s.file.Size() == file.Size() && s.file.Mode() == file.Mode()
+}
+
+// AsTheyWere are those keys that need not be read again, because their files are
+// as they were. There are none in storages that are no folder.
+func (s *Storage) AsTheyWere(ctx context.Context, were map[string]State) (map[string]bool, error) {
+	return Within(ctx, s.Calls, "look", func() (map[string]bool, error) {
+		same := make(map[string]bool)
+		for key, was := range were {
+			path, err := s.File(key)
+			if err != nil || path == "" {
+				continue
+			}
+			if file, err := os.Lstat(path); err == nil && was.is(file) {
+				same[key] = true
+			}
+		}
+		return same, nil
+	}, nil)
+}
+
+// Read is Get, and tells the state of what it has read.
+func (s *Storage) Read(ctx context.Context, key string, limit int64) ([]byte, State, error) {
+	type value struct {
+		content []byte
+		state   State
+	}
+	got, err := Within(ctx, s.Calls, key, func() (got value, err error) {
+		path, err := s.File(key)
+		if err != nil {
+			return got, err
+		}
+		if path != "" {
 			if err := infofile.CheckPlace(path); err != nil {
-				return nil, err // another user could have written it
+				return got, err // another user could have written it
 			}
 			info, err := os.Stat(path)
 			switch {
 			case err != nil:
-				return nil, err
+				return got, err
 			case !info.Mode().IsRegular():
-				return nil, errors.New("it is not a file")
+				return got, errors.New("it is not a file")
 			case info.Size() > limit:
-				return nil, fmt.Errorf("it is larger than %d bytes", limit)
+				return got, fmt.Errorf("it is larger than %d bytes", limit)
+			case time.Since(info.ModTime()) > settled:
+				got.state.file = info
 			}
 		}
-		return s.Load(ctx, key)
+		got.content, err = s.Load(ctx, key)
+		return got, err
 	}, nil)
+	return got.content, got.state, err
 }
 
 // Put writes one key.
