@@ -153,7 +153,7 @@ func adminSocket(t *testing.T) string {
 // wantCounted compares what the verb and the metrics tell with what the upstream said.
 func wantCounted(t *testing.T, socket string, model *toolTurns) {
 	t.Helper()
-	verb := run(t, command(t, t.TempDir(), caddyBinary, "responses-proxy", "usage", "--json", "--address", "unix/"+socket))
+	verb := run(t, command(t, t.TempDir(), gatetest.CaddyBinary, "responses-proxy", "usage", "--json", "--address", "unix/"+socket))
 	var told adminapi.Budgets
 	if err := json.Unmarshal([]byte(verb.stdout), &told); err != nil || len(told.Budgets) != 1 || len(told.Budgets[0].Clients) != 1 {
 		t.Fatalf("usage --json: %v, exit code %d\n%s%s", err, verb.code, verb.stdout, verb.stderr)
