@@ -101,6 +101,6 @@ func TestWrongTokensCannotBeToldApartInProcess(t *testing.T) {
 			return took
 		}
 	}
-	report(t, "gate, in process", measure(t, info.AuthToken, refuse(false)), false)
-	report(t, "control, in process", measure(t, info.AuthToken, refuse(true)), true)
+	report(t, "gate, in process", false, func() []sample { return measure(t, info.AuthToken, refuse(false)) })
+	report(t, "control, in process", true, func() []sample { return measure(t, info.AuthToken, refuse(true)) })
 }

@@ -31,8 +31,19 @@ type verdict struct {
 const threshold = 4.5
 
 // toldApart reports whether answers betray how much of a token was right.
-func (v verdict) toldApart() bool {
-	return math.Abs(v.slopeT) > threshold || math.Abs(v.rankZ) > threshold
+func (v verdict) toldApart() bool { return v.side() != 0 }
+
+// side is 1 if they take longer the more is right, -1 if they take less long,
+// and 0 if that cannot be told.
+func (v verdict) side() int {
+	for _, deviations := range []float64{v.slopeT, v.rankZ} {
+		if deviations > threshold {
+			return 1
+		} else if deviations < -threshold {
+			return -1
+		}
+	}
+	return 0
 }
 
 func (v verdict) String() string {
