@@ -88,10 +88,10 @@ the server-info file, which only its owner can read; without --server-info the
 token is printed once to stderr.
 
 The process is hardened: it leaves no core dumps, other processes of its user
-cannot read its memory, and it has no admin endpoint. With --admin-socket it has
-one on a unix socket, for the operator's verbs (clients, rotate, usage …;
---address unix/PATH). Other programs of the same user can then reconfigure the
-proxy, and so read the key.
+cannot read its memory (on Windows, they can), and it has no admin endpoint.
+With --admin-socket it has one on a unix socket, for the operator's verbs
+(clients, rotate, usage …; --address unix/PATH). Other programs of the same user
+can then reconfigure the proxy, and so read the key.
 `,
 		CobraFunc: func(cmd *cobra.Command) {
 			addGateFlags(cmd)
@@ -128,7 +128,7 @@ func addGateFlags(cmd *cobra.Command) {
 	flags.Bool("websocket", false, "Allow WebSocket on /v1/responses")
 	flags.Bool("access-log", false, "Log every request to stderr, without its secrets")
 	flags.String("rotate-every", "", "Replace the token regularly, as \"INTERVAL\" or \"INTERVAL GRACE\", such as \"12h 5m\" (needs --server-info)")
-	flags.String("admin-socket", "", "Unix socket for the operator's verbs (clients, rotate, usage …); only the proxy's own user can use it")
+	flags.String("admin-socket", "", "Unix socket for the operator's verbs (clients, rotate, usage …); only the proxy's own user can use it (on Windows, whoever can use its folder)")
 	flags.StringArray("insecure-allow", nil, "Risk that you take knowingly: plaintext_upstream lets the key go to another host without TLS (repeatable)")
 }
 

@@ -53,7 +53,7 @@ func InContext(ctx context.Context, conn net.Conn) context.Context {
 	if ctx.Value(connName{}) != nil || !isKey(conn) {
 		return ctx // another gate in this server has done it, or it cannot be
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(ctx) //nolint:gosec // its parent is the server's, which is never canceled: it goes with the connection
 	return context.WithValue(ctx, connName{}, &known{conn, cancel})
 }
 
