@@ -4,22 +4,39 @@ import (
 	"errors"
 	"net"
 	"syscall"
+	"time"
+
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 )
 
-// claimAddress keeps other processes with a gate from an address from now on, so
-// that two that look for it in the same instant do not both find it free. It is
-// a name in the abstract namespace of sockets, which belongs to the network
-// namespace as the ports do, and ends with the process. Whoever takes it first
-// keeps a gate from starting, as with the port itself.
+// claimAddress keeps this user's other processes with a gate from an address
+// from now on, so that two that look for it in the same instant do not both find
+// it free. It listens at a name in the abstract namespace of sockets, which
+// belongs to the network namespace as the ports do, and ends with the process.
 //
-// It returns nil where there are no such names.
-func claimAddress(address string) (*net.UnixConn, error) {
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: "@responses_proxy_gate/" + address, Net: "unixgram"})
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, err
+// Any user can take such a name. That of another user is no reason to refuse a
+// start: only processes of one user can share a port or replace a socket.
+//
+// It returns nil where it has no claim.
+func claimAddress(address string) (net.Listener, error) {
+	name := &net.UnixAddr{Name: "@responses_proxy_gate/" + address, Net: "unix"}
+	listener, err := net.ListenUnix(name.Net, name)
+	if err == nil {
+		return listener, nil
 	}
-	if err != nil {
+	if !errors.Is(err, syscall.EADDRINUSE) {
 		return nil, nil // a sandbox without unix sockets, or a path that is too long
 	}
-	return conn, nil
+	for range 10 {
+		conn, dialErr := net.DialUnix(name.Net, nil, name)
+		if dialErr == nil {
+			defer conn.Close()
+			if infofile.CheckPeer(conn) != nil {
+				return nil, nil
+			}
+			return nil, err
+		}
+		time.Sleep(time.Millisecond) // it has the name, and does not listen yet
+	}
+	return nil, nil
 }

@@ -43,14 +43,14 @@ func RefuseAdminInUse(config Config) error {
 var claims = caddy.NewUsagePool()
 
 // claim is that on one address.
-type claim struct{ conn *net.UnixConn }
+type claim struct{ listener net.Listener }
 
 // Destruct implements caddy.Destructor.
 func (c claim) Destruct() error {
-	if c.conn == nil {
+	if c.listener == nil {
 		return nil
 	}
-	return c.conn.Close()
+	return c.listener.Close()
 }
 
 // Claims are those of one config.
@@ -88,8 +88,8 @@ func ClaimListeners(server *caddyhttp.Server) (claimed Claims, err error) {
 		}
 		address := addr.String()
 		_, _, err = claims.LoadOrNew(address, func() (caddy.Destructor, error) {
-			conn, err := claimAddress(address)
-			return claim{conn}, err
+			listener, err := claimAddress(address)
+			return claim{listener}, err
 		})
 		if err != nil {
 			return claimed, fmt.Errorf("the listener: %s is in use by another process (%w), which has started in the same instant; %s", address, err, endTheOther)
