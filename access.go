@@ -25,6 +25,8 @@ type access struct {
 	caller  *configuredCaller
 	token   tokenMark   // that the request came with
 	ended   atomic.Bool // the request is given up
+
+	abort atomic.Pointer[context.CancelFunc] // ends an attempt over HTTP/3; nil without one
 }
 
 // check gives the request up if the caller has no access any more: it is not
@@ -34,7 +36,18 @@ func (a *access) check() error {
 		return nil
 	}
 	a.ended.Store(true)
+	if abort := a.abort.Load(); abort != nil {
+		(*abort)()
+	}
 	return errEnded
+}
+
+// abortable is a context of one attempt that check cancels. It ends with r at the
+// latest, which net/http sees to.
+func (a *access) abortable(r context.Context) context.Context {
+	ctx, cancel := context.WithCancel(r)
+	a.abort.Store(&cancel)
+	return ctx
 }
 
 // stillAdmits reports whether a token is still the caller's. Once a later

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"maps"
 	"net"
 	"net/http"
@@ -69,8 +70,7 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 		return err
 	}
 	leaveDeadConnections(t.Transport, keepAlive)
-	overQUIC := len(t.Versions) == 1 && t.Versions[0] == "3"
-	if overQUIC || t.verifies() && len(t.TLS.ExceptPorts) == 0 {
+	if t.overQUIC() || t.verifies() && len(t.TLS.ExceptPorts) == 0 {
 		return nil
 	}
 	local, err := t.NewTransport(ctx)
@@ -110,6 +110,10 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	held.taken.Store(true)
 	t.SetScheme(r)
+	with := held.addTo(r)
+	if t.overQUIC() && held.access != nil {
+		with = with.WithContext(held.access.abortable(r.Context())) // there, a body that fails does not end the request
+	}
 	transport, err := t.wayFor(r, held)
 	if err == nil {
 		err = held.check()
@@ -120,12 +124,18 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	answer, err := transport.RoundTrip(held.addTo(r))
+	answer, err := transport.RoundTrip(with)
+	if err != nil && held.access != nil && held.access.ended.Load() {
+		err = fmt.Errorf("%w: %w", errEnded, err) // whatever the upstream made of it
+	}
 	if answer != nil {
 		answer.Request = r // whoever looks there must not find the key
 	}
 	return answer, held.redact(err)
 }
+
+// overQUIC reports whether upstreams are spoken to in HTTP/3.
+func (t *Transport) overQUIC() bool { return len(t.Versions) == 1 && t.Versions[0] == "3" }
 
 // verifies reports whether upstreams must have a certificate that is valid for them.
 func (t *Transport) verifies() bool { return t.TLS != nil && !t.TLS.InsecureSkipVerify }
