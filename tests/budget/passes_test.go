@@ -135,7 +135,7 @@ func TestABudgetWorksBehindCaddysOwnAuthentication(t *testing.T) {
 	t.Parallel()
 	b := newBill(t)
 	dir, port := gatetest.TempDir(t), gatetest.FreePort(t)
-	hash, _ := gatetest.Run(t, gatetest.Launch{Dir: dir, Args: []string{"hash-password", "--plaintext", "hello"}})
+	hash, _ := gatetest.Run(t, gatetest.Launch{Dir: dir, Args: []string{"hash-password", "--bcrypt-cost", "4", "--plaintext", "hello"}})
 	lines := strings.Fields(hash)
 	config := fmt.Sprintf(`{
 	admin off
