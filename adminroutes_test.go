@@ -120,6 +120,20 @@ func TestTheAdminEndpointTakesNothingThatItDoesNotUnderstand(t *testing.T) {
 	}
 }
 
+// Caddy logs the errors of its admin endpoint.
+func TestAnErrorOfTheAdminEndpointHasNoSecretThatWasSentByMistake(t *testing.T) {
+	c := rotating(t, publication{})
+	for _, body := range []string{
+		`"SECRET"`, `["SECRET"]`, `{"grace":["SECRET"]}`, `{"grace":{"":"SECRET"}}`, `SECRET`, `"SECRET`, `{"grace":SECRET}`, `{"grace":"0s"}"SECRET"`, `{"grace":"0s"} SECRET`,
+		`{"SECRET`, `{"grace":"\ud800SECRET"}`,
+	} {
+		got := newAdminEndpoint().do(http.MethodPost, clientAt(c)+"/rotate", strings.ReplaceAll(body, "SECRET", testToken))
+		if got.Code != http.StatusBadRequest || strings.Contains(got.Body.String(), testToken[:8]) {
+			t.Errorf("%s: got %d %s", body, got.Code, got.Body)
+		}
+	}
+}
+
 func TestARotationByTheAdminEndpointHasTheGraceThatWasAskedFor(t *testing.T) {
 	for name, a := range map[string]struct {
 		rotation *rotation
