@@ -254,7 +254,7 @@ func (a *answerWriter) refuse(refused *refusal) {
 func (a *answerWriter) observe() {
 	if !a.whole && a.withheld == nil {
 		a.outcome = outcomeCutOff
-		if a.request.Context().Err() != nil {
+		if a.access.ended.Load() || a.request.Context().Err() != nil {
 			a.outcome = outcomeClientGone
 		}
 	}

@@ -258,6 +258,11 @@ func TestEveryRequestIsCountedOnceForWhatBecameOfIt(t *testing.T) {
 		"the caller left early":     {nil, failing(499), "ci client_gone", ""},
 		"the answer broke off":      {nil, breakingOff, "ci cut_off", "error"},
 		"the caller left midway":    {leave, breakingOff, "ci client_gone", "2xx"},
+		"its access ended midway": {nil, func(w http.ResponseWriter, r *http.Request) error {
+			w.WriteHeader(http.StatusOK)
+			heldKeyOf(r.Context()).access.ended.Store(true) // as the body's reader does
+			return errEnded
+		}, "ci client_gone", "2xx"},
 		"a 401 that broke off": {nil, func(w http.ResponseWriter, r *http.Request) error {
 			takeKey(r)
 			w.WriteHeader(401)

@@ -53,7 +53,7 @@ var (
 	outcomeOverBudget = newOutcome(stageKnown, "over_budget")  // a budget behind the gate refused it: spent, or not to be counted
 	outcomeForwarded  = newOutcome(stageBehind, "forwarded")   // what is behind the gate answered, to the end
 	outcomeCutOff     = newOutcome(stageBehind, "cut_off")     // what is behind the gate began to answer, and broke off
-	outcomeClientGone = newOutcome(stageBehind, "client_gone") // the caller left, or Caddy stopped, before the end
+	outcomeClientGone = newOutcome(stageBehind, "client_gone") // the caller left or lost its access, or Caddy stopped, before the end
 )
 
 // codeHeaderName carries the code of an answer of the gate's own, so that a
