@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 	"github.com/quic-go/quic-go/http3"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
@@ -73,7 +74,9 @@ func TestARequestWhoseAccessEndsDoesNotWaitForTheUpstream(t *testing.T) {
 					upstream(w, r)
 				})
 				transport := &Transport{HTTPTransport: reverseproxy.HTTPTransport{
-					Versions: []string{version}, TLS: &reverseproxy.TLSConfig{RootCAPEMFiles: []string{certificate}},
+					Versions: []string{version}, TLS: &reverseproxy.TLSConfig{
+						CARaw: caddyconfig.JSONModuleObject(map[string]any{"pem_files": []string{certificate}}, "provider", "file", nil),
+					},
 				}}
 				ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
 				t.Cleanup(cancel)

@@ -112,7 +112,7 @@ func checkCache(escaped, version, archive string) error {
 	}
 	hash, err := dirhash.HashZip(archive, dirhash.DefaultHash)
 	if err == nil && hash != strings.TrimSpace(string(kept)) {
-		err = fmt.Errorf("Go's module cache has %s of another commit, and would build that; take another version", version)
+		err = fmt.Errorf("%s is in Go's module cache of another commit, and Go would build that; take another version", version)
 	}
 	return err
 }
