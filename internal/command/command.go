@@ -83,9 +83,9 @@ In PowerShell:
 
 	$env:OPENAI_API_KEY | caddy responses-proxy --server-info gate.json
 
-On a terminal, it is asked for without echo. Callers find port and token in
-the server-info file, which only its owner can read; without --server-info the
-token is printed once to stderr.
+On a terminal, the command asks for the key and does not show what you type.
+Callers find port and token in the server-info file, which only its owner can
+read. Without --server-info, the token is printed once to stderr.
 
 The process is hardened: it leaves no core dumps, other processes of its user
 cannot read its memory (on Windows, they can), and it has no admin endpoint.

@@ -32,10 +32,10 @@ Never a token.
 			cmd.Flags().Bool("json", false, "Print the admin endpoint's answer, for programs")
 		}, runClients},
 		{"refusals [--gate NAME] [--json]", "Lists whom a gate has refused lately", `
-Lists the last refusals, as the audit trail has them: when, whose token it was
-if it was anybody's, from where, what was asked for, and the code. It is kept in
-memory: the last 20 of each code; and of a flood, ten lines in ten seconds. The
-metrics count them all.
+Lists the last refusals, as the audit trail has them: the time, the client if
+its token was known, the address, method and path of the request, and the code.
+The gate keeps the last 20 of each code in memory; of a flood, it keeps ten in
+ten seconds. The metrics count them all.
 `, func(cmd *cobra.Command) {
 			cmd.Flags().String("gate", "default", "The gate's name")
 			cmd.Flags().Bool("json", false, "Print the admin endpoint's answer, for programs")
@@ -44,11 +44,11 @@ metrics count them all.
 Gives a client a new token, in its server-info file; the former one is accepted
 for as long as --grace says. Without --client, it is the gate's own token.
 
-For a token that has leaked: --grace 0s. It ends at once, and so do the
+For a token that has leaked: --grace 0s. The token ends at once, and so do the
 WebSockets of its client.
 
 A revoked client gets its access back, a disabled one does not. --all leaves
-out the revoked, and fixed tokens.
+out revoked clients and fixed tokens.
 `, func(cmd *cobra.Command) {
 			cmd.Flags().String("gate", "default", "The gate's name")
 			cmd.Flags().String("client", "", "The client's name (default: the gate's own token)")

@@ -49,15 +49,16 @@ characters is no more than a word: then, only a variable that is just the key.)
 The command gets stdin, stdout and stderr, and no other open file. It cannot
 read the proxy's memory.
 
-What your shell has in its environment, the command can read all the same: it is
-the same user's. Use --key-file with a file that the command cannot read, or
---as, as root: the command then runs as another user, with that user's HOME and
-of your environment only PATH, TERM, COLORTERM, TZ, LANG, LC_* and the variables
-for proxies, but none with a user or a password (an @) in it.
+The command runs as your user, so it can still read your shell's environment.
+Use --key-file with a file that the command cannot read. Or, as root, use --as:
+the command then runs as another user, with that user's HOME. Of your
+environment it gets only PATH, TERM, COLORTERM, TZ, LANG, LC_* and the variables
+for proxies, but none of these with a user or a password (an @) in it.
 
 Signals are passed on. The exit code is the command's; 128 and more, if a signal
 ended it; 126 or 127, if it cannot be run or found. All other flags of "caddy
-responses-proxy" mean the same here, but for --admin-socket and --rotate-every.
+responses-proxy" mean the same here, but --admin-socket and --rotate-every are
+refused, and there is no --github-oidc.
 `,
 		Args: cobra.MinimumNArgs(1),
 		RunE: caddycmd.WrapCommandFuncForCobra(runCommand),

@@ -59,8 +59,8 @@ for as long as --grace says.
 The file keeps the former token unless there is a new one. (With "> ci.token",
 the shell empties it before this command begins.)
 
-For a token that has leaked: --grace 0s. It ends on this replica at once, and
-so do the WebSockets of its client.
+For a token that has leaked: --grace 0s. The token ends on this replica at once,
+and so do the WebSockets of its client.
 `, func(cmd *cobra.Command) {
 			cmd.Flags().String("grace", "", "How long former tokens are still accepted, such as 5m; 0s ends them at once (default 5m)")
 			out(cmd)
