@@ -371,7 +371,7 @@ func (h *Handler) Cleanup() error {
 		_, err := gates.Delete(h.Name)
 		errs = append(errs, err)
 	}
-	h.callers, h.roster, h.addresses = nil, nil, nil // (the policy keeps its own: requests may still be under way)
+	h.callers, h.roster = nil, nil // (the policy keeps its own: requests may still be under way)
 	return errors.Join(errs...)
 }
 

@@ -35,7 +35,7 @@ type startedHook struct{ handler *Handler }
 
 // Handle implements caddyevents.Handler.
 func (s startedHook) Handle(context.Context, caddy.Event) error {
-	return s.handler.publish()
+	return errors.Join(s.handler.addresses.GiveBack(), s.handler.publish())
 }
 
 // stoppingHook is startedHook for the event that comes before the ports close.

@@ -2,15 +2,34 @@ package surroundings
 
 import (
 	"errors"
+	"fmt"
 	"net"
+	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 )
 
+// claimName names an address. A unix socket is named by its directory's device
+// and number, not by its path: containers that share a network, as those of a pod
+// do, can each have a file of their own at one path.
+func claimName(addr caddy.NetworkAddress) string {
+	path, _, _ := strings.Cut(addr.Host, "|")
+	if addr.IsUnixNetwork() && filepath.IsAbs(path) {
+		if dir, err := os.Stat(filepath.Dir(path)); err == nil {
+			stat := dir.Sys().(*syscall.Stat_t)
+			return fmt.Sprintf("%s/%d:%d/%s", addr.Network, stat.Dev, stat.Ino, filepath.Base(path))
+		}
+	}
+	return addr.String()
+}
+
 // claimAddress keeps this user's other processes with a gate from an address
-// from now on, so that two that look for it in the same instant do not both find
+// while this one starts, so that two that look for it in the same instant do not both find
 // it free. It listens at a name in the abstract namespace of sockets, which
 // belongs to the network namespace as the ports do, and ends with the process.
 //

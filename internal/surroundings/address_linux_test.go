@@ -4,10 +4,12 @@ import (
 	"errors"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime"
 	"syscall"
 	"testing"
 
+	"github.com/caddyserver/caddy/v2"
 	"golang.org/x/sys/unix"
 )
 
@@ -28,6 +30,28 @@ func TestAnAddressIsClaimedByOneGateUntilItIsGivenBack(t *testing.T) {
 		t.Fatalf("given back, and not to be had: %v", err)
 	}
 	_ = again.Close()
+}
+
+// Containers that share a network can each have a gate.sock of their own at one path.
+func TestAClaimOnASocketIsOnItsDirectoryAndNotOnItsPath(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	name := func(dir string) string {
+		t.Helper()
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		return claimName(caddy.NetworkAddress{Network: "unix", Host: filepath.Join(dir, "gate.sock|0600")})
+	}
+	first := name(dir)
+	if err := os.Rename(dir, dir+"-of-another"); err != nil {
+		t.Fatal(err)
+	}
+	if other := name(dir); other == first {
+		t.Errorf("another directory at the same path has the same name %s", other)
+	}
+	if same := name(dir + "-of-another"); same != first {
+		t.Errorf("the directory has the names %s and %s", first, same)
+	}
 }
 
 func TestAnotherUserCannotKeepAGateFromStartingByItsClaim(t *testing.T) {

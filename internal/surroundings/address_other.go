@@ -2,7 +2,13 @@
 
 package surroundings
 
-import "net"
+import (
+	"net"
+
+	"github.com/caddyserver/caddy/v2"
+)
+
+func claimName(addr caddy.NetworkAddress) string { return addr.String() }
 
 // claimAddress does nothing: there is no name that goes with the port.
 func claimAddress(string) (net.Listener, error) { return nil, nil }

@@ -39,7 +39,7 @@ func RefuseAdminInUse(config Config) error {
 	return nil
 }
 
-// claims are the addresses that gates of this process have, over reloads.
+// claims are the addresses at which gates of this process are about to listen.
 var claims = caddy.NewUsagePool()
 
 // claim is that on one address.
@@ -53,14 +53,17 @@ func (c claim) Destruct() error {
 	return c.listener.Close()
 }
 
-// Claims are those of one config.
+// Claims are those of one gate.
 type Claims []string
 
-// GiveBack lets another process have the addresses, unless another config has
-// them, too. Until their listeners are closed, it finds them in use.
-func (c Claims) GiveBack() error {
+// GiveBack ends the claims: once its listeners are open, others find the addresses
+// in use. An exit that waits for streams, with its listeners closed, then keeps no
+// next launch from them.
+func (c *Claims) GiveBack() error {
 	var errs []error
-	for _, address := range c {
+	given := *c
+	*c = nil
+	for _, address := range given {
 		_, err := claims.Delete(address)
 		errs = append(errs, err)
 	}
@@ -70,7 +73,7 @@ func (c Claims) GiveBack() error {
 // ClaimListeners keeps two processes from sharing a gate's port. An admin
 // endpoint that is off keeps nobody from starting a second one. A config that is
 // only validated may be that of a Caddy that runs. Claims are to be given back
-// with an error, too.
+// when the server listens; with an error, too.
 func ClaimListeners(server *caddyhttp.Server) (claimed Claims, err error) {
 	if process.IsValidating() {
 		return nil, nil
@@ -80,21 +83,21 @@ func ClaimListeners(server *caddyhttp.Server) (claimed Claims, err error) {
 		if err != nil {
 			return claimed, fmt.Errorf("listener %s: %w", listen, err)
 		}
+		if addr.IsUnixNetwork() || addr.StartPort != 0 { // (0: the system picks one that is free)
+			address := claimName(addr)
+			_, _, err = claims.LoadOrNew(address, func() (caddy.Destructor, error) {
+				listener, err := claimAddress(address)
+				return claim{listener}, err
+			})
+			if err != nil {
+				return claimed, fmt.Errorf("the listener: %s is in use by another process (%w), which starts in the same instant; %s", addr, err, endTheOther)
+			}
+			claimed = append(claimed, address)
+		}
+		// After the claim: whoever had it before listens by now.
 		if err := refuseInUse(addr); err != nil {
 			return claimed, fmt.Errorf("the listener: %w", err)
 		}
-		if !addr.IsUnixNetwork() && addr.StartPort == 0 {
-			continue // the system picks one that is free
-		}
-		address := addr.String()
-		_, _, err = claims.LoadOrNew(address, func() (caddy.Destructor, error) {
-			listener, err := claimAddress(address)
-			return claim{listener}, err
-		})
-		if err != nil {
-			return claimed, fmt.Errorf("the listener: %s is in use by another process (%w), which has started in the same instant; %s", address, err, endTheOther)
-		}
-		claimed = append(claimed, address)
 	}
 	return claimed, nil
 }

@@ -354,3 +354,30 @@ func TestOneOfTheGatesWithoutAFileThatStartInTheSameInstantRuns(t *testing.T) {
 		startAtOnce(t, s).Kill()
 	}
 }
+
+// The ports are closed then, and the file is gone.
+func TestAnExitThatWaitsForAStreamLeavesItsPortToTheNextLaunch(t *testing.T) {
+	t.Parallel()
+	stream := gatetest.NewEventStream()
+	up := gatetest.NewUpstream(t, stream.Serve)
+	first := gatetest.StartGate(t, up, gatetest.Site{Address: fmt.Sprintf("http://:%d", gatetest.FreePort(t))})
+	response, reader := gatetest.OpenStream(t, first.HTTP, first.Post())
+	defer response.Body.Close()
+	stream.Send(t)
+	gatetest.ReadEvent(t, reader, 1)
+	first.Signal(syscall.SIGTERM)
+	gatetest.Until(t, "the port to be closed", func() bool {
+		conn, err := net.Dial("tcp", first.Addr)
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err != nil
+	})
+	gatetest.StartGate(t, up, first.Site)
+	stream.Send(t)
+	gatetest.ReadEvent(t, reader, 2)
+	close(stream.Next)
+	if code := first.Wait(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
