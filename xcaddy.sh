@@ -106,7 +106,8 @@ build() {
 	build_pid=
 	./caddy list-modules >"$tmp/modules" 2>&1 || die "./caddy does not run: $(<"$tmp/modules")"
 	grep -qx "$handler" "$tmp/modules" || die "./caddy was built, but has no $handler"
-	printf 'built ./caddy: Caddy %s with %s%s\n' "$caddy_version" "$handler" "${*:+ (${*//$'\n'/ })}"
+	local IFS=' '
+	printf 'built ./caddy: Caddy %s with %s%s\n' "$caddy_version" "$handler" "${*:+ ($*)}"
 }
 
 # show_progress tells how far the build is until it has ended: on a terminal in
