@@ -14,6 +14,8 @@ func TestOnlyCaddysOwnRaceIsForgiven(t *testing.T) {
 		answer   = frame + "(*Handler).finalizeResponse()"
 		request  = frame + "(*Handler).ServeHTTP()"
 		transfer = frame + "Handler.copyResponse()"
+		written  = "github.com/caddyserver/caddy/v2/modules/caddyhttp.(*hijackedConn).Write()"
+		copied   = "github.com/caddyserver/caddy/v2/modules/caddyhttp.(*hijackedConn).ReadFrom()"
 		gate     = "github.com/responses-proxy-gate/caddy-responses-proxy-gate.(*Handler).forward()"
 	)
 	report := func(first, one, second, other string) string {
@@ -28,6 +30,9 @@ func TestOnlyCaddysOwnRaceIsForgiven(t *testing.T) {
 		"a reload and an answer":                 {report("Write", cleanup, "Previous read", answer), false},
 		"a reload and a request":                 {report("Write", cleanup, "Previous read", request), false},
 		"a reload and a transfer, the other way": {report("Read", transfer, "Previous write", cleanup), false},
+		"an exit and a WebSocket's last message": {report("Read", written, "Previous write", copied), false},
+		"a WebSocket and the gate":               {report("Read", written, "Previous write", gate), true},
+		"a WebSocket and a reload":               {report("Read", written, "Previous write", cleanup), true},
 		"a reload and the gate":                  {report("Write", cleanup, "Previous read", gate), true},
 		"two answers":                            {report("Write", answer, "Previous read", answer), true},
 		"the gate alone":                         {report("Write", gate, "Previous write", gate), true},
