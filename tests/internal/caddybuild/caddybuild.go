@@ -17,8 +17,9 @@ type Build struct {
 	Env  []string // beside the tests' own
 }
 
-// Find puts a Caddy into dir, under the name caddy: a link to the one that
-// CADDY_BINARY names, or one that it builds from cmd/caddy.
+// Find puts a Caddy into dir, under the name caddy: a copy of the one that
+// CADDY_BINARY names (which other users may not be able to reach where it is),
+// or one that it builds from cmd/caddy.
 // A relative CADDY_BINARY begins at the repository's
 // root or, if nothing is there, in the working directory.
 func Find(ctx context.Context, dir string, how Build) (string, error) {
@@ -34,10 +35,11 @@ func Find(ctx context.Context, dir string, how Build) (string, error) {
 		if binary, err = filepath.Abs(binary); err != nil {
 			return "", err
 		}
-		if !exists(binary) {
-			return "", fmt.Errorf("CADDY_BINARY: there is no %s", binary)
+		content, err := os.ReadFile(binary)
+		if err != nil {
+			return "", fmt.Errorf("CADDY_BINARY: %w", err)
 		}
-		return caddy, os.Symlink(binary, caddy)
+		return caddy, os.WriteFile(caddy, content, 0o755)
 	}
 	build := exec.CommandContext(ctx, "go", append(append([]string{"build", "-o", caddy}, how.Args...), "./cmd/caddy")...)
 	build.Dir, build.Env = root, append(os.Environ(), how.Env...)
