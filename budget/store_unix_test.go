@@ -16,21 +16,22 @@ import (
 )
 
 func TestCountsThatOthersCouldChangeAreNotBelieved(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Log("not root: nothing is given to another user")
-	}
 	const nobody = 65534
 	for name, loosen := range map[string]func(folder, record string) error{
 		"the folder is everybody's":   func(folder, _ string) error { return os.Chmod(folder, 0o777) },
 		"the budget's is":             func(_, record string) error { return os.Chmod(filepath.Dir(record), 0o777) },
 		"the record is":               func(_, record string) error { return os.Chmod(record, 0o666) },
-		"the folder is another's":     func(folder, _ string) error { return asRoot(os.Chown(folder, nobody, nobody)) },
-		"the budget's is another's":   func(_, record string) error { return asRoot(os.Chown(filepath.Dir(record), nobody, nobody)) },
-		"the record is another's":     func(_, record string) error { return asRoot(os.Chown(record, nobody, nobody)) },
+		"the folder is another's":     func(folder, _ string) error { return os.Chown(folder, nobody, nobody) },
+		"the budget's is another's":   func(_, record string) error { return os.Chown(filepath.Dir(record), nobody, nobody) },
+		"the record is another's":     func(_, record string) error { return os.Chown(record, nobody, nobody) },
 		"the record is a pipe":        func(_, record string) error { return errors.Join(os.Remove(record), syscall.Mkfifo(record, 0o600)) },
 		"the record leads to another": func(_, record string) error { return errors.Join(os.Remove(record), os.Symlink("/dev/zero", record)) },
 	} {
 		t.Run(name, func(t *testing.T) {
+			// (Here: what is skipped in a bubble counts as passed.)
+			if os.Getuid() != 0 && strings.HasSuffix(name, "is another's") {
+				t.Skip("only root gives files to others")
+			}
 			synctest.Test(t, func(t *testing.T) {
 				folder := filepath.Join(t.TempDir(), "caddy")
 				h := open(t, folder, daily)
@@ -40,10 +41,7 @@ func TestCountsThatOthersCouldChangeAreNotBelieved(t *testing.T) {
 				if got := spentBy(t, again, "codex", "1d").Tokens(); got != 3 {
 					t.Fatalf("%d are known", got)
 				}
-				switch err := loosen(folder, records(t, folder)[0]); {
-				case errors.Is(err, errNotRoot):
-					t.Skip(err)
-				case err != nil:
+				if err := loosen(folder, records(t, folder)[0]); err != nil {
 					t.Fatal(err)
 				}
 				saved() // the running one goes on with what it knows
@@ -57,13 +55,4 @@ func TestCountsThatOthersCouldChangeAreNotBelieved(t *testing.T) {
 			})
 		})
 	}
-}
-
-var errNotRoot = errors.New("only root gives files to others")
-
-func asRoot(err error) error {
-	if os.Getuid() != 0 {
-		return errNotRoot
-	}
-	return err
 }
