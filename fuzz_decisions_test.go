@@ -162,9 +162,10 @@ func FuzzOnlyNamedHostsAreAnswered(f *testing.F) {
 
 // serializedOrigin is what the HTML and URL standards make of a tuple origin:
 // lower case, no path, no user, no default port.
-var serializedOrigin = regexp.MustCompile(`^[a-z][a-z0-9+.-]*://([^A-Z/?#@:\[\]\\ *]+|\[[0-9a-f:.%a-z-]+\])(:[0-9]+)?$`)
+var serializedOrigin = regexp.MustCompile(`^[a-z][a-z0-9+.-]*://([^A-Z/?#@:\[\]\\^|<>% *\x00-\x20\x7f-\x{10ffff}]+|\[[0-9a-f:]+\])(:(0|[1-9][0-9]*))?$`)
 
 func FuzzOnlyNamedOriginsAreAnswered(f *testing.F) {
+	f.Add("https://app.exa8]3mple", "https://attacker.example", "https://app.example", "cross-site", "none", uint8(0b000_001))
 	f.Add("https://app.example", "https://attacker.example", "https://app.example", "cross-site", "none", uint8(0b000_001))
 	f.Fuzz(func(t *testing.T, allowed, first, second, site1, site2 string, mask uint8) {
 		p, r := testPolicy(), goodRequest()

@@ -1,12 +1,15 @@
 package responsesproxygate
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
@@ -57,21 +60,66 @@ func validateOrigin(origin string) error {
 		return errors.New("any page can have the origin \"null\" (a sandboxed frame); name a real origin")
 	}
 	u, err := url.Parse(origin)
-	if err != nil || u.Scheme == "" || u.Hostname() == "" || strings.HasSuffix(u.Host, ":") || u.Opaque != "" || u.User != nil || strings.Contains(origin, "*") {
+	if err != nil || u.Scheme == "" || u.Hostname() == "" || u.Opaque != "" || u.User != nil {
 		return errors.New("write an origin, such as https://app.example")
-	}
-	serialized := strings.ToLower(u.Scheme + "://" + u.Host)
-	switch {
-	case u.Scheme == "https" && u.Port() == "443", u.Scheme == "http" && u.Port() == "80":
-		serialized = strings.TrimSuffix(serialized, ":"+u.Port())
 	}
 	if !isVisible(origin, "") {
 		return errors.New("browsers send international names in their xn-- form; write that")
 	}
-	if origin != serialized {
+	host, err := serializedHost(u.Hostname())
+	if err != nil {
+		return err
+	}
+	port, err := serializedPort(u)
+	if err != nil {
+		return err
+	}
+	if serialized := strings.ToLower(u.Scheme) + "://" + host + port; origin != serialized {
 		return fmt.Errorf("browsers write it %s; write it so", serialized)
 	}
 	return nil
+}
+
+// endsInNumber is the URL standard's "ends in a number checker".
+var endsInNumber = regexp.MustCompile(`(?i)(^|\.)([0-9]+|0x[0-9a-f]*)\.?$`)
+
+// serializedHost is a host as a browser writes it: URL standard, "host
+// serializing". That standard knows no zones, and no name with these characters.
+func serializedHost(name string) (string, error) {
+	addr, err := netip.ParseAddr(name)
+	switch {
+	case err == nil && addr.Zone() != "":
+		return "", errors.New("browsers know no zones; write the address without one")
+	case err == nil && addr.Is4In6():
+		four := addr.As4()
+		return fmt.Sprintf("[::ffff:%x:%x]", binary.BigEndian.Uint16(four[:2]), binary.BigEndian.Uint16(four[2:])), nil
+	case err == nil && addr.Is6():
+		return "[" + addr.String() + "]", nil
+	case err == nil:
+		return addr.String(), nil
+	case endsInNumber.MatchString(name):
+		return "", errors.New("browsers take a name that ends in a number for an address; write the address in full, such as http://127.0.0.1:8080")
+	case strings.ContainsAny(name, " #%/:<>?@[\\]^|*"):
+		return "", errors.New("write an origin, such as https://app.example")
+	}
+	return strings.ToLower(name), nil
+}
+
+// serializedPort is the port of u as a browser writes it: not at all, if it is
+// the default of the scheme.
+func serializedPort(u *url.URL) (string, error) {
+	switch port := u.Port(); {
+	case port == "" && !strings.HasSuffix(u.Host, ":"):
+		return "", nil
+	case u.Scheme == "https" && port == "443", u.Scheme == "http" && port == "80":
+		return "", nil
+	default:
+		number, err := strconv.ParseUint(port, 10, 16)
+		if err != nil {
+			return "", errors.New("its port is none; write an origin, such as https://app.example:8443")
+		}
+		return fmt.Sprintf(":%d", number), nil
+	}
 }
 
 // validateHosts refuses what cannot be the name in a Host header.
