@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -159,6 +161,23 @@ func TestWhoSetsTheClockBackGetsNoWindowTwice(t *testing.T) {
 	} {
 		if got := spend(step.now); got != step.want {
 			t.Errorf("step %d: %d, want %d", i, got, step.want)
+		}
+	}
+}
+
+func TestARefusalNamesWhatItIsAbout(t *testing.T) {
+	for member, wrong := range map[string]string{"max_output_tokens": `"5"`, "store": `1`, "background": `"no"`, "tools": `{}`} {
+		if _, err := readAsked([]byte(`{"`+member+`":`+wrong+`}`), false); err == nil || !strings.Contains(string(errBody.Body), member) {
+			t.Errorf("%s of a wrong type: %v, and a caller is told %s", member, err, errBody.Body)
+		}
+		if _, err := readAsked([]byte(`{"`+member+`":null}`), false); err != nil {
+			t.Errorf("%s may be null, and gets %v", member, err)
+		}
+	}
+	for _, path := range []string{"/v1/responses", "/v1/responses/compact"} {
+		r := httptest.NewRequest(http.MethodPost, path, nil)
+		if !isCounted(r) || !regexp.MustCompile(path+`[ ,]`).Match(errRoute.Body) {
+			t.Errorf("%s is counted (%v), and a caller is told %s", path, isCounted(r), errRoute.Body)
 		}
 	}
 }

@@ -18,11 +18,11 @@ var (
 	errWebSocket = refusal.New(codeHeaderName, http.StatusUpgradeRequired, "websocket_not_counted",
 		"This server limits what requests ask for and cost, and cannot see that in a WebSocket. Use HTTP.")
 	errRoute = refusal.NewFinal(codeHeaderName, http.StatusBadRequest, "route_not_counted",
-		"This server limits what requests ask for and cost, and cannot see that on this path. It allows POST /v1/responses, and requests that cost nothing.")
+		"This server limits what requests ask for and cost, and cannot see that on this path. It allows POST /v1/responses and /v1/responses/compact, and requests that cost nothing.")
 	errEncoding = refusal.NewFinal(codeHeaderName, http.StatusBadRequest, "encoding_not_readable",
 		"This server limits what requests ask for, so it must read their bodies. Send application/json in UTF-8, without a Content-Encoding.")
 	errBody = refusal.NewFinal(codeHeaderName, http.StatusBadRequest, "body_not_readable",
-		"This server limits what requests ask for, so it must read their bodies. Send one JSON object, nested 256 times at most. Write each name once, and as the API does. If max_output_tokens is there, it must be a whole number of 1 or more.")
+		"This server limits what requests ask for, so it must read their bodies. Send one JSON object, nested 256 times at most. Write each name once, and as the API does. If they are there, max_output_tokens must be a whole number of 1 or more, store and background true or false, and tools a list.")
 	errTooLarge = refusal.NewFinal(codeHeaderName, http.StatusBadRequest, "request_too_large",
 		"The request's body is larger than this server allows. Send a smaller one.")
 	errBrokenBody = refusal.New(codeHeaderName, http.StatusBadRequest, "body_broken_off",

@@ -5,7 +5,6 @@ package budget
 import (
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -134,7 +133,7 @@ func TestTheVerbListsAndForgives(t *testing.T) {
 func TestABudgetWorksBehindCaddysOwnAuthentication(t *testing.T) {
 	t.Parallel()
 	b := newBill(t)
-	dir, port := gatetest.TempDir(t), gatetest.FreePort(t)
+	dir, port, open := gatetest.TempDir(t), gatetest.FreePort(t), gatetest.FreePort(t)
 	hash, _ := gatetest.Run(t, gatetest.Launch{Dir: dir, Args: []string{"hash-password", "--bcrypt-cost", "4", "--plaintext", "hello"}})
 	lines := strings.Fields(hash)
 	config := fmt.Sprintf(`{
@@ -166,29 +165,40 @@ http://:%[5]d {
 	}
 	reverse_proxy %[4]s
 }
-`, dir, port, lines[len(lines)-1], b.URL, gatetest.FreePort(t))
+`, dir, port, lines[len(lines)-1], b.URL, open)
 	gatetest.WriteFile(t, filepath.Join(dir, "Caddyfile"), config)
 	p := gatetest.Start(t, gatetest.Launch{Dir: dir, Args: []string{"run", "--config", filepath.Join(dir, "Caddyfile")}})
 	p.WaitOutput(gatetest.ReadyLog, 1)
-	for i, c := range []struct {
-		user string
-		want string
-	}{{"alice", ""}, {"alice", "budget_exhausted"}, {"bob", ""}, {"bob", ""}, {"bob", "budget_exhausted"}} {
-		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://"+net.JoinHostPort("127.0.0.1", fmt.Sprint(port))+"/v1/responses", strings.NewReader(body))
+	post := func(port int, user, password string) gatetest.Answer {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, fmt.Sprintf("http://127.0.0.1:%d/v1/responses", port), strings.NewReader(body))
 		gatetest.Must(t, err)
-		r.SetBasicAuth(c.user, "hello")
-		if got := gatetest.Do(t, gatetest.NewClient(t), r); code(got) != c.want {
+		if user != "" {
+			r.SetBasicAuth(user, password)
+		}
+		return gatetest.Do(t, gatetest.NewClient(t), r)
+	}
+	for i, c := range []struct {
+		user, password string
+		status         int
+		code           string
+	}{
+		{"alice", "wrong", 401, ""}, // is nobody's request
+		{"alice", "hello", 200, ""},
+		{"alice", "hello", 429, "budget_exhausted"},
+		{"bob", "hello", 200, ""},
+		{"bob", "hello", 200, ""},
+		{"bob", "hello", 429, "budget_exhausted"},
+		{"alice", "hello", 429, "budget_exhausted"},
+	} {
+		if got := post(port, c.user, c.password); got.Status != c.status || code(got) != c.code {
 			t.Errorf("request %d, of %s, gets %d %s", i, c.user, got.Status, got.Body)
 		}
 	}
-	open := strings.LastIndex(config, "http://:")
-	var openPort int
-	_, err := fmt.Sscanf(config[open:], "http://:%d", &openPort)
-	gatetest.Must(t, err)
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, fmt.Sprintf("http://127.0.0.1:%d/v1/responses", openPort), strings.NewReader(body))
-	gatetest.Must(t, err)
-	if got := gatetest.Do(t, gatetest.NewClient(t), r); got.Status != 500 || code(got) != "no_user" {
+	if got := post(open, "", ""); got.Status != 500 || code(got) != "no_user" {
 		t.Errorf("without an authentication, it gets %d %s", got.Status, got.Body)
+	}
+	if seen := b.Requests(); len(seen) != 3 {
+		t.Errorf("the upstream saw %d requests", len(seen))
 	}
 }
 

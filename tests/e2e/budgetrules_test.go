@@ -187,6 +187,58 @@ func TestSDKsDoNotRepeatWhatARuleRefuses(t *testing.T) {
 	g.Up.SawNothing(t)
 }
 
+func TestABodyThatGrowsBeyondTheServersLimitIsRefusedOnce(t *testing.T) {
+	t.Parallel()
+	g := gatetest.StartGate(t, gatetest.NewUpstream(t, nil), gatetest.Site{Before: "request_body {\n\tmax_size 1KB\n}", Gate: behind(rules)})
+	tried := &counting{RoundTripper: g.HTTP.Transport}
+	g.HTTP.Transport = tried
+	client, question := sdk(g, g.Info.AuthToken), sdkQuestion
+	question.Model = "gpt-5-mini"
+	ask := func(length int, says bool) error {
+		tried.times = 0
+		_, err := client.Responses.New(t.Context(), question, option.WithMaxRetries(5), option.WithJSONSet("store", false),
+			option.WithJSONSet("instructions", strings.Repeat("x", length)),
+			option.WithMiddleware(func(r *http.Request, next option.MiddlewareNext) (*http.Response, error) {
+				if !says {
+					r.ContentLength = -1
+				}
+				return next(r)
+			}))
+		return err
+	}
+	for name, c := range map[string]struct {
+		length int
+		says   bool
+		status int // 0: it is answered
+	}{
+		"too large, and does not say so":   {2000, false, 400},
+		"too large, and says so":           {2000, true, 413}, // by request_body itself
+		"small enough":                     {500, false, 0},
+		"small enough, and says how large": {500, true, 0},
+	} {
+		g.Up.Forget()
+		err := ask(c.length, c.says)
+		if tried.times != 1 {
+			t.Errorf("%s: it tried %d times", name, tried.times)
+		}
+		if c.status == 0 {
+			if err != nil || !strings.Contains(g.Up.Only(t).Body, strings.Repeat("x", c.length)) {
+				t.Errorf("%s: %v", name, err)
+			}
+			continue
+		}
+		g.Up.SawNothing(t)
+		failed := (*openai.Error)(nil)
+		if !errors.As(err, &failed) || failed.StatusCode != c.status || failed.Code != "request_too_large" {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if answer := failed.Response.Header; (answer.Get("X-Responses-Budget") == "request_too_large") != !c.says ||
+			(answer.Get("X-Should-Retry") == "false") != !c.says {
+			t.Errorf("%s: %v", name, answer)
+		}
+	}
+}
+
 // counting counts requests.
 type counting struct {
 	http.RoundTripper
