@@ -1,10 +1,12 @@
 package responsesproxygate
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -17,6 +19,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/budget"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/tcp"
@@ -124,7 +127,14 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
+	small, err := inOnePiece(with)
+	if err != nil {
+		return nil, err
+	}
 	answer, err := transport.RoundTrip(with)
+	if small != nil && errors.As(err, &reverseproxy.DialError{}) {
+		small.Rewind() // reverse_proxy may try another upstream
+	}
 	if err != nil && held.access != nil && held.access.ended.Load() {
 		err = fmt.Errorf("%w: %w", errEnded, err) // whatever the upstream made of it
 	}
@@ -132,6 +142,24 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		answer.Request = r // whoever looks there must not find the key
 	}
 	return answer, held.redact(err)
+}
+
+// inOnePiece gives r the body of a small request, which a budget has in memory,
+// in a form in which net/http knows that. It sends it together with the header
+// then: in one packet, with one system call.
+func inOnePiece(r *http.Request) (*budget.HeldBody, error) {
+	held := budget.SmallBody(r)
+	if held == nil {
+		return nil, nil
+	}
+	content := make([]byte, r.ContentLength+1) // (net/http finds out if there is more than is said)
+	n, err := io.ReadFull(r.Body, content)
+	if err == nil || err == io.EOF || err == io.ErrUnexpectedEOF {
+		r.Body = io.NopCloser(bytes.NewReader(content[:n]))
+		return held, nil
+	}
+	_ = r.Body.Close()
+	return nil, err
 }
 
 // overQUIC reports whether upstreams are spoken to in HTTP/3.

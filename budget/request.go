@@ -212,7 +212,7 @@ func (b *countedBody) hold(r *http.Request, pieces [][]byte) {
 	for _, piece := range pieces {
 		b.length += int64(len(piece))
 	}
-	r.Body = &piecesReader{pieces}
+	holdBody(r, b.length, pieces)
 	if r.ContentLength == b.length {
 		return
 	}
@@ -226,25 +226,3 @@ func (b *countedBody) Read(p []byte) (int, error) {
 	b.passed.Add(int64(n))
 	return n, err
 }
-
-// piecesReader reads pieces, and lets go of each that has been read to its end:
-// an answer can take many minutes.
-type piecesReader struct{ left [][]byte }
-
-// Read implements io.Reader.
-func (p *piecesReader) Read(to []byte) (int, error) {
-	for len(p.left) > 0 && len(p.left[0]) == 0 {
-		p.left[0] = nil
-		p.left = p.left[1:]
-	}
-	if len(p.left) == 0 {
-		p.left = nil
-		return 0, io.EOF
-	}
-	n := copy(to, p.left[0])
-	p.left[0] = p.left[0][n:]
-	return n, nil
-}
-
-// Close implements io.Closer.
-func (p *piecesReader) Close() error { return nil }

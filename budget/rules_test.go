@@ -353,7 +353,7 @@ func TestAClientsRulesStandInPlaceOfThoseOfAll(t *testing.T) {
 
 func TestABodyIsLetGoWhenItIsSent(t *testing.T) {
 	first, second := bytes.Repeat([]byte("a"), 100), bytes.Repeat([]byte("b"), 100)
-	reader := &piecesReader{[][]byte{first, nil, second}}
+	reader := &HeldBody{left: [][]byte{first, nil, second}}
 	all := reader.left
 	if got, err := io.ReadAll(iotest.OneByteReader(reader)); err != nil || string(got) != string(first)+string(second) {
 		t.Errorf("it reads %q, %v", got, err)
