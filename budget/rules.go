@@ -90,8 +90,8 @@ type Rules struct {
 	//   files, run code and cost fees. `mcp` is among them.
 	// - `mcp`: tools of other servers, which the API calls in the caller's stead,
 	//   with what the caller gives it to log in.
-	// - `files`: files, vector stores and containers at the API, of any caller;
-	//   also their routes, and those of batches, fine-tuning and evals.
+	// - `files`: files, vector stores, containers and skills at the API, of any
+	//   caller; also their routes, and those of batches, fine-tuning and evals.
 	// - `urls`: addresses of images, files and servers, which the API fetches.
 	//
 	// With `models`, `cost` or `refuse`, also `prompt`, `service_tier` and
@@ -224,7 +224,10 @@ func (r *rules) judgePath(method, path string) *refusal.Answer {
 	if r.refused&(openPreviousResponse|openConversation|openFiles) == 0 {
 		return nil
 	}
-	segments := strings.Split(path, "/")
+	if strings.ContainsAny(path, `%;\`) {
+		return errRoute // some servers read another path there
+	}
+	segments := strings.Split(strings.ToLower(path), "/") // (and some in any case)
 	for i, segment := range segments {
 		var opens opening
 		switch segment {
@@ -238,7 +241,7 @@ func (r *rules) judgePath(method, path string) *refusal.Answer {
 			}
 		case "conversations", "threads":
 			opens = openConversation
-		case "files", "uploads", "vector_stores", "containers", "batches", "fine_tuning", "evals":
+		case "files", "uploads", "vector_stores", "containers", "batches", "fine_tuning", "evals", "skills":
 			opens = openFiles
 		}
 		if opens&r.refused != 0 {
@@ -258,7 +261,7 @@ func (r *rules) judge(asked *asked, found *request) *refusal.Answer {
 	}
 	if len(r.models) > 0 || r.costs {
 		switch {
-		case !asked.modelIsPlain():
+		case !asked.modelIsPlain(), strings.Contains(asked.model, ".."): // (some gateways make a path of it)
 			return errNoModel
 		case asked.others:
 			return errOtherModels
@@ -298,7 +301,7 @@ func (r *rules) judge(asked *asked, found *request) *refusal.Answer {
 // allowModels reports whether all of these models may be asked for.
 func (r *rules) allowModels(models []string) bool {
 	for _, model := range models {
-		if !isModel(model) || !slices.ContainsFunc(r.models, func(pattern string) bool { return matches(pattern, model) }) {
+		if !isModel(model) || strings.Contains(model, "..") || !slices.ContainsFunc(r.models, func(pattern string) bool { return matches(pattern, model) }) {
 			return false
 		}
 	}

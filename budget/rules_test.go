@@ -145,6 +145,13 @@ func TestABodyThatAsksForMoreThanItMayReachesNoUpstream(t *testing.T) {
 		"another's response, ended":          {``, at("POST", "/v1/responses/resp_1/cancel"), 400, "previous_response_id_refused"},
 		"another's conversation, read":       {``, at("GET", "/v1/conversations/conv_1/items"), 400, "conversation_refused"},
 		"another's file, read":               {``, at("GET", "/v1/files/file_1/content"), 400, "files_refused"},
+		"another's response, other case":     {``, at("GET", "/v1/Responses/resp_1"), 400, "previous_response_id_refused"},
+		"another's response, parameters":     {``, at("GET", "/v1/responses;v=1/resp_1"), 400, "route_not_counted"},
+		"another's response, backslashes":    {``, at("GET", `/v1\responses\resp_1`), 400, "route_not_counted"},
+		"another's response, escaped twice":  {``, at("GET", "/v1/responses%2Fresp_1"), 400, "route_not_counted"},
+		"another's conversation, other case": {``, at("GET", "/v1/CONVERSATIONS/conv_1"), 400, "conversation_refused"},
+		"another's skill":                    {``, at("GET", "/v1/skills/skill_1/content"), 400, "files_refused"},
+		"a path in the model's name":         {`{"model":"o4/../gpt-5-pro",` + rest, nil, 400, "model_missing"},
 		"an address":                         {`{"model":"gpt-5-mini","input":[{"role":"user","content":[{"type":"input_image","image_url":"https://example.com/x.png"}]}],` + rest, nil, 400, "urls_refused"},
 		"an address in an object":            {`{"model":"gpt-5-mini","input":[{"role":"user","content":[{"type":"input_image","image_url":{"url":"https://example.com","type":"data:"}}]}],` + rest, nil, 400, "urls_refused"},
 	} {
