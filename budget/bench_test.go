@@ -20,7 +20,7 @@ func (d *discards) Write(p []byte) (int, error) { return len(p), nil }
 func BenchmarkAnEventOfAStream(b *testing.B) {
 	e := &exchange{}
 	e.ResponseWriter = &discards{}
-	e.status, e.events = 200, newEventScanner()
+	e.status, e.events = 200, new(eventScanner)
 	event := []byte("event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"item_id\":\"msg_1234567890\",\"output_index\":0,\"content_index\":0,\"delta\":\"hello\"}\n\n")
 	b.SetBytes(int64(len(event)))
 	b.ReportAllocs()
@@ -62,6 +62,7 @@ func BenchmarkAnOpenStream(b *testing.B) {
 		for range b.N {
 			ended.Go(func() {
 				r := newRequest("codex", "")
+				r.Header["Content-Type"] = []string{"application/json"} // (a header has room for some more then)
 				r.Body, r.ContentLength = io.NopCloser(strings.NewReader(body)), int64(len(body))
 				through(&discards{http.Header{}}, r, next)
 			})

@@ -62,32 +62,48 @@ var (
 	}
 )
 
-// decoders are used again: one has room for the names of an object, and more.
-var (
-	decoders = sync.Pool{New: func() any { return jsontext.NewDecoder(nothing) }}
-	nothing  = strings.NewReader("")
-)
+// bodyReader reads a body. It is used again: the decoder has room for the names
+// of an object, and more.
+type bodyReader struct {
+	decoder *jsontext.Decoder
+	content bytes.Buffer // (from which the decoder reads without a copy)
+}
+
+var bodyReaders = sync.Pool{New: func() any {
+	r := new(bodyReader)
+	r.decoder = jsontext.NewDecoder(&r.content)
+	return r
+}}
+
+// open begins to read a body. Half of a surrogate pair, which texts that were
+// cut have, is no harm in a value.
+func (r *bodyReader) open(content []byte) {
+	r.content = *bytes.NewBuffer(content)
+	r.decoder.Reset(&r.content, jsontext.AllowInvalidUTF8(true))
+}
+
+// letGo forgets the body.
+func (r *bodyReader) letGo() {
+	r.open(nil)
+	bodyReaders.Put(r)
+}
 
 // readAsked reads a body. It is strict, so that no other parser can read
 // something else: one object, in which no name stands twice, at any depth.
-func readAsked(content []byte, compact bool) (*asked, error) {
-	// Half of a surrogate pair, which texts that were cut have, is no harm in a
-	// value. (From a bytes.Buffer, the decoder reads without a copy.)
-	decoder := decoders.Get().(*jsontext.Decoder)
-	decoder.Reset(bytes.NewBuffer(content), jsontext.AllowInvalidUTF8(true))
-	defer func() {
-		decoder.Reset(nothing) // (it must not keep the body)
-		decoders.Put(decoder)
-	}()
-	a := &asked{compact: compact, keepsQuiet: true, hasNoMembers: true}
+func readAsked(content []byte, compact bool) (asked, error) {
+	reader := bodyReaders.Get().(*bodyReader)
+	defer reader.letGo()
+	reader.open(content)
+	decoder := reader.decoder
+	a := asked{compact: compact, keepsQuiet: true, hasNoMembers: true}
 	if decoder.PeekKind() != '{' {
-		return nil, errNotStrict
+		return a, errNotStrict
 	}
 	if _, err := a.object(decoder, bodyRoot); err != nil {
-		return nil, err
+		return a, err
 	}
 	if _, err := decoder.ReadToken(); err != io.EOF {
-		return nil, errNotStrict // a second value
+		return a, errNotStrict // a second value
 	}
 	if a.keepsQuiet && !compact {
 		a.opens |= openStore
@@ -407,16 +423,16 @@ func (a *asked) modelIsPlain() bool {
 
 // withCeiling is the body with max_output_tokens in it, in pieces; everything
 // else is as it was.
-func (a *asked) withCeiling(content []byte, n int64) [][]byte {
+func (a *asked) withCeiling(content []byte, n int64) bodyPieces {
 	number := strconv.FormatInt(n, 10)
 	if at := a.noCeilingAt; at > 0 {
-		return [][]byte{content[:at], []byte(number), content[at+len("null"):]}
+		return bodyPieces{content[:at], []byte(number), content[at+len("null"):]}
 	}
 	member := `"max_output_tokens":` + number
 	if !a.hasNoMembers {
 		member += ","
 	}
-	return [][]byte{content[:a.firstAt], []byte(member), content[a.firstAt:]}
+	return bodyPieces{content[:a.firstAt], []byte(member), content[a.firstAt:]}
 }
 
 // isAmbiguous reports whether another parser may take a name for one that

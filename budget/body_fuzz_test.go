@@ -171,7 +171,7 @@ func FuzzWhatAnyOtherReaderFindsInABodyWasJudgedOrRefused(f *testing.F) {
 		}
 		// and what is sent on is read alike
 		if asked.maxOutput == 0 {
-			sent := bytes.Join(asked.withCeiling(body, 7), nil)
+			sent := joined(asked.withCeiling(body, 7))
 			again, err := readAsked(sent, false)
 			if err != nil || again.maxOutput != 7 || again.model != asked.model || again.opens != asked.opens {
 				t.Errorf("%q became %q, which reads %+v, %v", body, sent, again, err)
@@ -179,3 +179,5 @@ func FuzzWhatAnyOtherReaderFindsInABodyWasJudgedOrRefused(f *testing.F) {
 		}
 	})
 }
+
+func joined(pieces bodyPieces) []byte { return bytes.Join(pieces[:], nil) }

@@ -14,15 +14,15 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 )
 
-// exchange is an admitted request and its answer, which it passes on as it
-// comes, and reads meanwhile.
+// exchange is a request and, once it is admitted, its answer, which it passes on
+// as it comes, and reads meanwhile.
 type exchange struct {
 	caddyhttp.ResponseWriterWrapper
 	handler     *Handler
 	user        string
 	limits      *limits
-	request     *request
-	reservation *reservation
+	request     request
+	reservation reservation
 	began       time.Time
 
 	err    error // what the next handler returned
@@ -34,16 +34,13 @@ type exchange struct {
 	told   string // and the model's name
 }
 
-// begin wraps an admitted request.
-func (h *Handler) begin(w http.ResponseWriter, r *http.Request, user string, limits *limits, request *request, reservation *reservation) *exchange {
-	e := &exchange{
-		ResponseWriterWrapper: caddyhttp.ResponseWriterWrapper{ResponseWriter: w},
-		handler:               h, user: user, limits: limits, request: request, reservation: reservation, began: time.Now(),
-	}
+// begin begins the answer to a request that is admitted.
+func (e *exchange) begin(w http.ResponseWriter, r *http.Request) {
+	e.ResponseWriter, e.began = w, time.Now()
+	e.handler.note(e.user, e.limits, e.began)
 	if replacer := replacerOf(r); replacer != nil {
 		replacer.Map(e.placeholder)
 	}
-	return e
 }
 
 // WriteHeader implements http.ResponseWriter.
@@ -76,9 +73,9 @@ func (e *exchange) choose(header http.Header) {
 	}
 	switch mediaType {
 	case "text/event-stream":
-		e.events = newEventScanner()
+		e.events = new(eventScanner)
 	case "application/json":
-		e.json = newAnswerScanner()
+		e.json = newScanner(placeResponse)
 	}
 }
 
@@ -140,8 +137,11 @@ func (e *exchange) end() {
 	if !e.booked {
 		count(e.handler.Name, e.user, "free")
 	}
+	if e.events != nil {
+		e.events.letGo()
+	}
 	if e.json != nil {
-		answerScanners.Put(e.json)
+		scanners.Put(e.json)
 		e.json = nil
 	}
 }

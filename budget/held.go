@@ -3,7 +3,7 @@ package budget
 import (
 	"io"
 	"net/http"
-	"slices"
+	"strconv"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
@@ -18,9 +18,14 @@ const maxHeldWhole = 2 << 10
 // HeldBody is a request's body that a budget has in memory: reading it never
 // waits.
 type HeldBody struct {
-	whole [][]byte // the pieces of a small body; nil for any other
-	left  [][]byte
+	pieces bodyPieces
+	at     int  // in which piece reading is
+	from   int  // where in it
+	small  bool // the pieces stay when they are read
 }
+
+// bodyPieces are a body, with what the budget writes into it in the middle.
+type bodyPieces [3][]byte
 
 // SmallBody is the body of r, if a budget has it in memory, and if it is small;
 // else nil. Handlers between the budget and the caller of SmallBody may have
@@ -30,39 +35,43 @@ func SmallBody(r *http.Request) *HeldBody {
 		return nil
 	}
 	body, _ := caddyhttp.GetVar(r.Context(), heldBodyKey).(*HeldBody)
-	if body == nil || body.whole == nil {
-		return nil
-	}
 	return body
 }
 
-// holdBody gives r its body of a length back, in pieces.
-func holdBody(r *http.Request, length int64, pieces [][]byte) {
-	body := &HeldBody{left: pieces}
-	r.Body = body
-	if length <= maxHeldWhole {
-		body.whole = slices.Clone(pieces)
-		caddyhttp.SetVar(r.Context(), heldBodyKey, body)
+// give gives r its body back, and says how long it is now, in bytes.
+func (b *HeldBody) give(r *http.Request, pieces bodyPieces) (length int64) {
+	for _, piece := range pieces {
+		length += int64(len(piece))
 	}
+	b.pieces, b.small = pieces, length <= maxHeldWhole
+	r.Body = b
+	if b.small {
+		caddyhttp.SetVar(r.Context(), heldBodyKey, b)
+	}
+	if r.ContentLength != length {
+		r.ContentLength, r.TransferEncoding = length, nil
+		r.Header["Content-Length"] = []string{strconv.FormatInt(length, 10)}
+	}
+	return length
 }
 
 // Rewind lets a small body be read again from its beginning.
-func (b *HeldBody) Rewind() { b.left = slices.Clone(b.whole) }
+func (b *HeldBody) Rewind() { b.at, b.from = 0, 0 }
 
-// Read implements io.Reader. It lets go of each piece that has been read to its
-// end: an answer can take many minutes.
+// Read implements io.Reader. It lets go of each piece of a large body that has
+// been read to its end: an answer can take many minutes.
 func (b *HeldBody) Read(to []byte) (int, error) {
-	for len(b.left) > 0 && len(b.left[0]) == 0 {
-		b.left[0] = nil
-		b.left = b.left[1:]
+	for ; b.at < len(b.pieces); b.at, b.from = b.at+1, 0 {
+		if piece := b.pieces[b.at]; b.from < len(piece) {
+			n := copy(to, piece[b.from:])
+			b.from += n
+			return n, nil
+		}
+		if !b.small {
+			b.pieces[b.at] = nil
+		}
 	}
-	if len(b.left) == 0 {
-		b.left = nil
-		return 0, io.EOF
-	}
-	n := copy(to, b.left[0])
-	b.left[0] = b.left[0][n:]
-	return n, nil
+	return 0, io.EOF
 }
 
 // Close implements io.Closer.

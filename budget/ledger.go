@@ -86,20 +86,20 @@ type verdict struct {
 
 // enter takes a place for a caller's request whose cost is not known yet, or
 // says why not.
-func (l *ledger) enter(user string, limits *limits, now time.Time) (*reservation, verdict) {
+func (l *ledger) enter(user string, limits *limits, now time.Time) (reservation, verdict) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	said := l.exhausted(user, limits, l.clock(now))
 	if said.reason != admitted {
-		return nil, said
+		return reservation{}, said
 	}
 	open := l.held[user]
 	if limits.concurrent > 0 && open.requests >= limits.concurrent {
 		said.reason = tooManyOpen
-		return nil, said
+		return reservation{}, said
 	}
 	l.held[user] = held{open.requests + 1, open.amount}
-	return &reservation{ledger: l, user: user}, said
+	return reservation{ledger: l, user: user}, said
 }
 
 // admit counts the request and reserves what it may cost, or says why not. Only

@@ -153,21 +153,20 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.refuse(w, r, "", errNoUser)
 	}
 	limits := h.limitsOf(user)
+	exchange := &exchange{handler: h, user: user, limits: limits}
 	// A place comes first: what is under way bounds the bodies that are held.
-	reservation, said := h.book.enter(user, limits, time.Now())
-	if said.reason != admitted {
+	var said verdict
+	if exchange.reservation, said = h.book.enter(user, limits, time.Now()); said.reason != admitted {
 		return h.refuse(w, r, user, said.answer())
 	}
-	defer reservation.end()
-	request, refused := h.inspect(r, limits)
-	if refused != nil {
+	defer exchange.reservation.end()
+	if refused := exchange.request.inspect(r, limits); refused != nil {
 		return h.refuse(w, r, user, refused)
 	}
-	if said := reservation.admit(limits, request.reserve, time.Now()); said.reason != admitted {
+	if said := exchange.reservation.admit(limits, exchange.request.reserve, time.Now()); said.reason != admitted {
 		return h.refuse(w, r, user, said.answer())
 	}
-	exchange := h.begin(w, r, user, limits, request, reservation)
-	h.note(user, limits, exchange.began)
+	exchange.begin(w, r)
 	defer exchange.end()
 	exchange.err = next.ServeHTTP(exchange, r)
 	return exchange.err

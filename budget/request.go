@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 
@@ -44,6 +43,7 @@ type request struct {
 	reserve   amount
 	maxOutput int64 // tokens
 	body      countedBody
+	held      HeldBody
 	free      bool // the API takes nothing for it, whatever its answer tells
 
 	price   *Price           // nil: none is needed
@@ -58,7 +58,7 @@ func (r *request) input() int64 {
 
 // inspect finds out what a request may cost. Where tokens are limited, it
 // reads the body whole, and refuses what cannot be counted.
-func (h *Handler) inspect(r *http.Request, limits *limits) (*request, *refusal.Answer) {
+func (found *request) inspect(r *http.Request, limits *limits) *refusal.Answer {
 	// What is compressed cannot be read as it passes. (Set, not deleted: the
 	// transport would ask for gzip by itself.)
 	r.Header["Accept-Encoding"] = []string{"identity"}
@@ -66,43 +66,43 @@ func (h *Handler) inspect(r *http.Request, limits *limits) (*request, *refusal.A
 	if !webSocket {
 		delete(r.Header, "Upgrade") // nor what is not HTTP
 	}
-	found := &request{maxOutput: defaultOutput, free: webSocket || isFree(r)}
+	found.maxOutput, found.free = defaultOutput, webSocket || isFree(r)
 	if refused := limits.rules.judgePath(r.Method, r.URL.Path); refused != nil {
-		return nil, refused
+		return refused
 	}
 	if !limits.capsTokens() && !limits.rules.judges() {
 		found.body.watch(r)
-		return found, nil
+		return nil
 	}
 	switch {
 	case webSocket:
-		return nil, errWebSocket
+		return errWebSocket
 	case found.free:
 		found.body.watch(r)
-		return found, nil
+		return nil
 	case !isCounted(r):
-		return nil, errRoute
+		return errRoute
 	case !isPlain(r.Header):
-		return nil, errEncoding
+		return errEncoding
 	}
 	content, refused := readBody(r)
 	if refused != nil {
-		return nil, refused
+		return refused
 	}
 	asked, err := readAsked(content, isCompact(r))
 	if err != nil {
-		return nil, errBody
+		return errBody
 	}
-	if refused := limits.rules.judge(asked, found); refused != nil {
-		return nil, refused
+	if refused := limits.rules.judge(&asked, found); refused != nil {
+		return refused
 	}
-	pieces := [][]byte{content}
+	pieces := bodyPieces{content}
 	if limit := limits.rules.maxOutput; limit > 0 && asked.maxOutput == 0 && !asked.compact {
 		pieces = asked.withCeiling(content, limit)
 	}
-	found.body.hold(r, pieces)
+	found.body.length = found.held.give(r, pieces)
 	found.reserve = found.estimate(found.maxOutput)
-	return found, nil
+	return nil
 }
 
 // isPlain reports whether a body is what its bytes say: neither compressed nor
@@ -204,20 +204,6 @@ func (b *countedBody) watch(r *http.Request) {
 	if r.ContentLength < 0 && r.Body != nil && r.Body != http.NoBody {
 		b.ReadCloser, r.Body = r.Body, b
 	}
-}
-
-// hold gives the body back that was read, in pieces.
-func (b *countedBody) hold(r *http.Request, pieces [][]byte) {
-	b.length = 0
-	for _, piece := range pieces {
-		b.length += int64(len(piece))
-	}
-	holdBody(r, b.length, pieces)
-	if r.ContentLength == b.length {
-		return
-	}
-	r.ContentLength, r.TransferEncoding = b.length, nil
-	r.Header["Content-Length"] = []string{strconv.FormatInt(b.length, 10)}
 }
 
 // Read implements io.Reader.

@@ -360,12 +360,11 @@ func TestAClientsRulesStandInPlaceOfThoseOfAll(t *testing.T) {
 
 func TestABodyIsLetGoWhenItIsSent(t *testing.T) {
 	first, second := bytes.Repeat([]byte("a"), 100), bytes.Repeat([]byte("b"), 100)
-	reader := &HeldBody{left: [][]byte{first, nil, second}}
-	all := reader.left
+	reader := &HeldBody{pieces: bodyPieces{first, nil, second}}
 	if got, err := io.ReadAll(iotest.OneByteReader(reader)); err != nil || string(got) != string(first)+string(second) {
 		t.Errorf("it reads %q, %v", got, err)
 	}
-	if reader.left != nil || all[0] != nil || all[1] != nil {
+	if reader.pieces[0] != nil || reader.pieces[2] != nil {
 		t.Error("it still holds what was sent")
 	}
 }

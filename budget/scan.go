@@ -21,7 +21,6 @@ type usage struct {
 // twice, the last counts. What is no JSON may be read in any way: the upstream
 // is trusted, and a parser that refused would only estimate.
 type jsonScanner struct {
-	root    place // what the outermost object is
 	state   scanState
 	within  [maxWithin]place // the objects that are of interest, from the outside in
 	depth   int              // how many of them are open
@@ -33,7 +32,7 @@ type jsonScanner struct {
 	long    bool             // it is longer than that
 	buffer  [maxText]byte
 
-	kind  string    // the "type" of an event
+	kind  eventKind
 	calls toolCalls // of the list of items
 	begun toolCalls // of the event's own item
 	item  string    // the type of the item at hand
@@ -130,19 +129,34 @@ func (p place) below(key []byte) place {
 	return placeOther
 }
 
-// newAnswerScanner reads a whole answer, where newEventScanner reads a stream.
-// Most last but a moment, so that they are used again.
-func newAnswerScanner() *jsonScanner {
-	s := answerScanners.Get().(*jsonScanner)
-	s.root = placeResponse
-	s.reset()
+// newScanner reads one value, which is an event or a whole answer. Most last
+// but a moment, so that they are used again.
+func newScanner(root place) *jsonScanner {
+	s := scanners.Get().(*jsonScanner)
+	*s = jsonScanner{at: root}
 	return s
 }
 
-var answerScanners = sync.Pool{New: func() any { return new(jsonScanner) }}
+var scanners = sync.Pool{New: func() any { return new(jsonScanner) }}
 
-// reset makes the scanner ready for the next value.
-func (s *jsonScanner) reset() { *s = jsonScanner{root: s.root, at: s.root} }
+// eventKind is what an event is, as far as that matters here.
+type eventKind int8
+
+const (
+	kindOther eventKind = iota
+	kindItem            // an item of the answer has begun
+	kindEnd             // the answer has ended
+)
+
+func kindOf(text []byte) eventKind {
+	switch string(text) {
+	case "response.output_item.added":
+		return kindItem
+	case "response.completed", "response.incomplete", "response.failed":
+		return kindEnd
+	}
+	return kindOther
+}
 
 // usage is what has been found once the value has ended.
 func (s *jsonScanner) usage() usage {
@@ -366,7 +380,7 @@ func (s *jsonScanner) inString(c byte) {
 func (s *jsonScanner) string() {
 	switch s.at {
 	case placeType:
-		s.kind = string(s.short())
+		s.kind = kindOf(s.short())
 	case placeModel:
 		s.found.model = string(s.short())
 	case placeItemType:
@@ -430,7 +444,7 @@ func (s *jsonScanner) forget(at place) {
 	case placeItemType:
 		s.item = ""
 	case placeType:
-		s.kind = ""
+		s.kind = kindOther
 	case placeModel:
 		s.found.model = ""
 	case placeInput, placeCached, placeOutput, placeReasoning:

@@ -55,7 +55,7 @@ func FuzzAnswersCostWhatEncodingJSONReads(f *testing.F) {
 		f.Add(answer, uint8(i))
 	}
 	f.Fuzz(func(t *testing.T, answer string, step uint8) {
-		s := newAnswerScanner()
+		s := newScanner(placeResponse)
 		feed([]byte(answer), step, s.feed)
 		var value any
 		if err := json.Unmarshal([]byte(answer), &value); err != nil {

@@ -5,8 +5,8 @@ import "bytes"
 // eventScanner finds the usage in a stream of events (WHATWG HTML §9.2.6) that
 // is fed to it in pieces, in constant memory.
 type eventScanner struct {
-	json jsonScanner // of the event at hand
-	bom  int         // bytes of a byte order mark that have come; -1: it is over
+	json *jsonScanner // of the event at hand; nil between events, which is where most streams are
+	bom  int          // bytes of a byte order mark that have come; -1: it is over
 	line lineState
 	name []byte // of the field at hand, so far
 	room [len("data") + 1]byte
@@ -28,13 +28,6 @@ const (
 )
 
 const byteOrderMark = "\xef\xbb\xbf"
-
-func newEventScanner() *eventScanner {
-	s := &eventScanner{}
-	s.json.root = placeEvent
-	s.json.reset()
-	return s
-}
 
 // feed takes the next piece, and reports whether the usage is known now and
 // was not before.
@@ -103,18 +96,31 @@ func (s *eventScanner) inLine(p []byte) {
 		}
 		s.line = lineData
 	}
-	if s.line == lineData {
-		s.json.feed(p)
-		s.look()
+	if s.line == lineData && s.json != nil {
+		if s.json.feed(p); s.json.done {
+			s.look()
+			s.letGo()
+		}
 	}
 }
 
 // startData begins a line of data; several make one text, with line feeds between.
 func (s *eventScanner) startData() {
-	if s.data {
+	switch {
+	case !s.data:
+		s.json = newScanner(placeEvent)
+	case s.json != nil:
 		s.json.feed([]byte{'\n'})
 	}
 	s.data = true
+}
+
+// letGo ends the JSON of the event at hand.
+func (s *eventScanner) letGo() {
+	if s.json != nil {
+		scanners.Put(s.json)
+		s.json = nil
+	}
 }
 
 // endLine ends a line; an empty one ends the event.
@@ -123,22 +129,19 @@ func (s *eventScanner) endLine() {
 	s.line, s.name = lineName, nil
 	if empty {
 		s.data = false
-		s.json.reset()
+		s.letGo()
 	}
 }
 
 // look takes the usage from an event whose JSON is complete.
 func (s *eventScanner) look() {
-	if !s.json.done || s.final {
-		return
-	}
 	if model := s.json.found.model; model != "" {
 		s.found.model = model // of a response that has begun
 	}
 	switch s.json.kind {
-	case "response.output_item.added":
+	case kindItem:
 		s.calls.plus(&s.json.begun)
-	case "response.completed", "response.incomplete", "response.failed":
+	case kindEnd:
 		s.found, s.final = s.json.usage(), true
 		s.found.calls.atLeast(&s.calls)
 	}

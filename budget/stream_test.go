@@ -63,7 +63,7 @@ func FuzzStreamsCostWhatASlowReaderFinds(f *testing.F) {
 		f.Add(stream, uint8(i))
 	}
 	f.Fuzz(func(t *testing.T, stream string, step uint8) {
-		s, times := newEventScanner(), 0
+		s, times := new(eventScanner), 0
 		feed([]byte(stream), step, func(p []byte) {
 			if s.feed(p) {
 				times++
@@ -85,9 +85,9 @@ func FuzzStreamsCostWhatASlowReaderFinds(f *testing.F) {
 func TestAnEventOfMegabytesIsReadInConstantMemory(t *testing.T) {
 	piece := []byte(strings.Repeat("x", 1<<20))
 	head, tail := []byte(`data: {"type":"response.completed","response":{"output":[{"text":"`), []byte(`"}],"usage":{"input_tokens":1,"output_tokens":2}}}`)
-	s := newEventScanner()
+	s := new(eventScanner)
 	allocated := testing.AllocsPerRun(3, func() {
-		*s = *newEventScanner()
+		*s = eventScanner{}
 		s.feed(head)
 		for range 8 {
 			s.feed(piece)
