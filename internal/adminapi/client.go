@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
+	"go.uber.org/zap"
 
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
 )
@@ -87,7 +88,7 @@ func addressOf(flags caddycmd.Flags) (string, error) {
 		}
 		return address, nil
 	}
-	config, file, _, err := caddycmd.LoadConfig(flags.String("config"), flags.String("adapter"))
+	config, file, err := loadQuietly(flags)
 	if err != nil {
 		return "", err
 	}
@@ -106,6 +107,15 @@ func addressOf(flags caddycmd.Flags) (string, error) {
 		return "", fmt.Errorf("%s: it has \"admin off\", so there is nothing to speak to; write \"admin unix//path/of/a/socket\" in its global options and restart Caddy", file)
 	}
 	return caddycmd.DetermineAdminAPIAddress("", config, file, flags.String("adapter"))
+}
+
+// loadQuietly loads the config. What Caddy says of it in its log ("using config
+// from file", "not formatted") is for those who run it; errors are returned.
+func loadQuietly(flags caddycmd.Flags) (config []byte, file string, err error) {
+	_, log, _ := caddy.BufferedLog()
+	defer caddy.UnbufferDefaultLogger(log.WithOptions(zap.IncreaseLevel(zap.ErrorLevel)))
+	config, file, _, err = caddycmd.LoadConfig(flags.String("config"), flags.String("adapter"))
+	return config, file, err
 }
 
 // checkAnswers connects to the admin endpoint once, to say plainly why

@@ -3,6 +3,7 @@
 package admin
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -54,6 +55,20 @@ func TestAnOperatorListsRotatesAndRevokesFromTheCommandLine(t *testing.T) {
 	for _, want := range []string{`"msg":"token rotated","gate":"default","client":"codex"`, `"msg":"access revoked","gate":"default","client":"ci"`} {
 		if !strings.Contains(g.Output.String(), want) {
 			t.Errorf("Caddy's log does not say %s:\n%s", want, g.Output)
+		}
+	}
+}
+
+// Caddy says on stderr which config it reads, and that it is not formatted.
+// A job that mails what it prints would mail that.
+func TestAVerbThatReadsTheConfigPrintsNothingButItsOwn(t *testing.T) {
+	t.Parallel()
+	g := start(t, gatetest.NewUpstream(t, nil), twoClients)
+	where := []string{"--config", g.Site.ConfigPath(), "--adapter", "caddyfile"}
+	for _, verb := range [][]string{{"clients", "--json"}, {"refusals", "--json"}} {
+		found, code := run(t, append(verb, where...)...)
+		if code != 0 || !json.Valid([]byte(found)) {
+			t.Errorf("%s: exit code %d, want 0 and JSON alone:\n%s", verb[0], code, found)
 		}
 	}
 }

@@ -3,6 +3,7 @@
 package clients
 
 import (
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -29,6 +30,8 @@ func terminalClient(t *testing.T, module, script string) (printed string, up *ga
 	args := []string{"responses-proxy", "run", "--upstream-url", up.URL + "/v1/responses", "--", "sh", "-c", script}
 	env := []string{
 		"OPENAI_API_KEY=" + gatetest.OperatorKey, "MODULES=" + modules, "PATH=" + os.Getenv("PATH"), "TERM=dumb",
+		// Cline's server in the background: else one port for all users of the machine.
+		fmt.Sprintf("CLINE_HUB_PORT=%d", gatetest.FreePort(t)),
 		"HTTP_PROXY=http://127.0.0.1:1", "HTTPS_PROXY=http://127.0.0.1:1", "http_proxy=http://127.0.0.1:1", "https_proxy=http://127.0.0.1:1",
 	}
 	p := gatetest.Start(t, gatetest.Launch{Dir: gatetest.TempDir(t), Args: args, Env: env})

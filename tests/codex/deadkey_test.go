@@ -14,15 +14,27 @@ import (
 // back-off, when it answered 502: 30 upstream requests for one turn.)
 func TestADeadKeyCostsOneUpstreamRequestAndEndsTheTurnAtOnce(t *testing.T) {
 	gatetest.CodexBinary(t)
-	for name, settings := range map[string][]string{
-		"over HTTP":          {"model_provider=gate-command", overHTTP},
-		"over the WebSocket": {"model_provider=gate-command"},
+	for name, test := range map[string]struct{ method, settings string }{
+		"over HTTP":          {http.MethodPost, overHTTP},
+		"over the WebSocket": {http.MethodGet, overWebSocket[0]},
 	} {
 		t.Run(name, func(t *testing.T) {
 			upstream := newUpstream(t)
-			upstream.forget(replies(http.StatusUnauthorized, "Www-Authenticate: Bearer"))
 			gate := startOurs(t, upstream.responsesURL(), "--websocket")
-			got := codexExec(t, codexHome(t, gate), nil, settings)
+			home, settings := codexHome(t, gate), []string{"model_provider=gate-command", test.settings}
+			// With a key that lives, the turn goes the way that is meant.
+			wantTurn(t, upstream, codexExec(t, home, nil, settings))
+			websockets := 0
+			for _, request := range upstream.all() {
+				if len(request.frames) > 0 {
+					websockets++
+				}
+			}
+			if opens := test.method == http.MethodGet; opens != (websockets > 0) || len(upstream.matching(test.method, "/v1/responses")) == 0 {
+				t.Fatalf("the turn of before opened %d WebSockets: %v", websockets, upstream.all())
+			}
+			upstream.forget(replies(http.StatusUnauthorized, "Www-Authenticate: Bearer"))
+			got := codexExec(t, home, nil, settings)
 			if got.code == 0 {
 				t.Errorf("the turn succeeds: %s", got.stdout)
 			}
@@ -33,7 +45,7 @@ func TestADeadKeyCostsOneUpstreamRequestAndEndsTheTurnAtOnce(t *testing.T) {
 			// the next ones.
 			requests, refused := len(upstream.all()), strings.Count(gate.printed(), `refused the operator's credential`)
 			t.Logf("%d requests reached the upstream in %d waits", requests, refused)
-			if requests != refused || requests > 2 {
+			if tried := len(upstream.matching(test.method, "/v1/responses")); tried == 0 || requests != refused || requests > 2 {
 				t.Errorf("%d requests reached the upstream in %d waits: %v", requests, refused, upstream.all())
 			}
 		})
