@@ -56,6 +56,7 @@ func (h *Handler) checkSurroundings(ctx caddy.Context) error {
 	if !h.allows(riskLoggedToken) {
 		err = errors.Join(err, surroundings.AuditLogs(ctx, server, config))
 	}
+	surroundings.WarnOfRootsLogFiles(config, h.logger)
 	err = errors.Join(err, h.checkOrder(surroundings.OrderOf(config, server)))
 	h.trustsUnixAddr = surroundings.AddressesAreReal(config, server)
 	if err == nil {

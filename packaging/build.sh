@@ -93,10 +93,7 @@ deb() {
 	cp -r "$work/man" "$stage/man"
 	cp LICENSE "$stage/doc/copyright"
 	cp README.md CHANGELOG.md examples/systemd/launch-token.conf "$stage/doc/"
-	# The example says how to install by hand; of the package, the comments on its options hold.
-	sed -e '/^# The \.deb of a release/,/^# A token that is new/{/^# A token that is new/!d}' \
-		-e 's,/usr/local/bin/caddy,/usr/lib/caddy-responses-proxy-gate/caddy,' \
-		examples/systemd/responses-proxy-gate.service >"$stage/responses-proxy-gate.service"
+	sed -f packaging/unit.sed examples/systemd/responses-proxy-gate.service >"$stage/responses-proxy-gate.service"
 	find "$stage" -exec touch --date="$modified" {} +
 	(cd "$stage" && GATE_ARCH=$1 GATE_VERSION=$version SOURCE_DATE_EPOCH=$(date -d "$modified" +%s) \
 		go run "$nfpm" package --config "$OLDPWD/packaging/nfpm.yaml" --packager deb --target "$out/")

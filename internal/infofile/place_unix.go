@@ -253,6 +253,18 @@ func secretPlace(path string) *place {
 	return p
 }
 
+// RootsInAnothersDirectory reports whether only root can write to a file, though
+// its directory belongs to another user, and who that is.
+func RootsInAnothersDirectory(path string) (uid uint32, found bool) {
+	file, err := os.Lstat(path)
+	dir, dirErr := os.Stat(filepath.Dir(path))
+	if err != nil || dirErr != nil || statOf(file).Uid != 0 || file.Mode().Perm()&0o022 != 0 {
+		return 0, false
+	}
+	uid = statOf(dir).Uid
+	return uid, uid != 0
+}
+
 // refuseOpenSecret refuses a file with a secret that others could have written,
 // or that everybody can read.
 func refuseOpenSecret(path string, found fs.FileInfo, p *place) error {

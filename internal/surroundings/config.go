@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/caddyserver/caddy/v2/modules/logging"
 	"go.uber.org/zap/zapcore"
 )
 
@@ -133,6 +134,18 @@ func (c Config) logs(ctx caddy.Context) ([]configuredLog, error) {
 	}
 	slices.SortFunc(logs, func(a, b configuredLog) int { return strings.Compare(a.name, b.name) })
 	return logs, nil
+}
+
+// logFiles are the files of the config's logs, by the logs' names.
+func (c Config) logFiles() map[string]string {
+	files := make(map[string]string)
+	for entry := c.value.FieldByName("Logging").Elem().FieldByName("Logs").MapRange(); entry.Next(); {
+		writer := entry.Value().Elem().FieldByName("writerOpener")
+		if writer.IsValid() && writer.Elem().IsValid() && writer.Elem().Type() == reflect.TypeFor[*logging.FileWriter]() {
+			files[entry.Key().String()] = writer.Elem().Elem().FieldByName("Filename").String()
+		}
+	}
+	return files
 }
 
 // coresOf are a logger's core and, if that is several, each of them.

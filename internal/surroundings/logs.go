@@ -3,11 +3,15 @@ package surroundings
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/infofile"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
+	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
@@ -41,6 +45,22 @@ func AuditLogs(ctx caddy.Context, server *caddyhttp.Server, config Config) error
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// WarnOfRootsLogFiles tells root, who only validates a config, of log files that
+// the user who will run Caddy could not write. Caddy opens the logs of a config
+// that it validates, and so makes those that are missing.
+func WarnOfRootsLogFiles(config Config, logger *zap.Logger) {
+	if !process.IsValidating() {
+		return
+	}
+	for log, file := range config.logFiles() {
+		if uid, found := infofile.RootsInAnothersDirectory(file); found {
+			logger.Warn("a log file belongs to root, and its directory to another user, who could not write it (\"caddy validate\" as root makes log files that are missing). "+
+				fmt.Sprintf("If that user will run Caddy, run: chown --reference=%s %s", filepath.Dir(file), file),
+				zap.String("log", log), zap.Uint32("uid", uid))
+		}
+	}
 }
 
 const tokenHeader = "X-Proxy-Token"

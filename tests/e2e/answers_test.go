@@ -5,6 +5,7 @@ package e2e
 import (
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -246,4 +247,45 @@ func TestNothingBehindTheGateIsA502OfTheGates(t *testing.T) {
 	got := g.Do(t)
 	gatetest.Refused(t, got, http.StatusBadGateway, "upstream_missing")
 	up.SawNothing(t)
+}
+
+// Over TCP, it looks like one that is gone (docs/compatibility.md).
+func TestACallerThatHalfClosesIsTakenForOneThatIsGone(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ begins, wants string }{
+		"before the answer":          {"", "HTTP/1.1 499 "},
+		"after the answer has begun": {"data: 1\n\n", "HTTP/1.1 200 "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			arrived, givenUp := make(chan struct{}), make(chan struct{})
+			up := gatetest.NewUpstream(t, func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body)
+				if test.begins != "" {
+					_, _ = io.WriteString(w, test.begins)
+					_ = http.NewResponseController(w).Flush()
+				}
+				close(arrived)
+				<-r.Context().Done()
+				close(givenUp)
+			})
+			g := gatetest.StartGate(t, up, gatetest.Site{})
+			conn := g.Dial(t)
+			conn.Send("POST /v1/responses HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Proxy-Token: " + g.Token + "\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}")
+			gatetest.AwaitClosed(t, "the request at the upstream", arrived)
+			got := ""
+			for !strings.Contains(got, test.begins) {
+				line, err := conn.Reader.ReadString('\n')
+				gatetest.Must(t, err)
+				got += line
+			}
+			gatetest.Must(t, conn.Conn.(*net.TCPConn).CloseWrite())
+			rest, err := io.ReadAll(conn.Reader)
+			gatetest.Must(t, err)
+			if got += string(rest); !strings.HasPrefix(got, test.wants) || strings.HasSuffix(got, "\r\n0\r\n\r\n") {
+				t.Errorf("the caller gets %q, want %q and nothing that looks whole", got, test.wants)
+			}
+			gatetest.AwaitClosed(t, "the end of the request at the upstream", givenUp)
+		})
+	}
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/user"
 	"path/filepath"
 	"strconv"
@@ -318,4 +319,45 @@ func TestRootCanValidateTheConfigOfTheUserWhoWillRunIt(t *testing.T) {
 	gatetest.Must(t, os.Chmod(site.Info, 0o600))
 	gatetest.Must(t, os.Chmod(home, 0o777))
 	answers(site, "validate", "others can write to directory "+home)
+}
+
+// "caddy validate" makes log files that are missing. As root, it makes them
+// root's, and the user who runs Caddy could not write them.
+func TestALogFileThatRootHasMadeByValidatingIsNamedWithItsRemedy(t *testing.T) {
+	t.Parallel()
+	user := gatetest.AsNobody(t)
+	dir := gatetest.NobodysDir(t)
+	file := filepath.Join(dir, "audit.log")
+	site := gatetest.Site{
+		Dir: dir, Admin: "unix",
+		Global: "log audit {\ninclude http.handlers.responses_proxy_gate.audit\noutput file " + file + "\n}",
+	}.With(t, gatetest.NewUpstream(t, nil))
+	validate := func() string {
+		l := site.Launch(t)
+		l.Args = append([]string{"validate"}, l.Args[1:]...)
+		out, code := gatetest.Run(t, l)
+		if code != 0 {
+			t.Errorf("caddy validate: exit code %d: %s", code, out)
+		}
+		return out
+	}
+	const warning = "a log file belongs to root"
+	remedy := fmt.Sprintf("chown --reference=%s %s", dir, file)
+	if said := validate(); !strings.Contains(said, warning) || !strings.Contains(said, remedy) {
+		t.Errorf("it does not say %q and %q: %s", warning, remedy, said)
+	}
+	asUser := site.Launch(t)
+	asUser.User = user
+	gatetest.Must(t, os.Chmod(site.ConfigPath(), 0o644))
+	if said := gatetest.LastError(gatetest.StartRefused(t, asUser)); !strings.Contains(said, file+": permission denied") {
+		t.Errorf("the user's Caddy: %s", said)
+	}
+	words := strings.Fields(remedy)
+	if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if said := validate(); strings.Contains(said, warning) {
+		t.Errorf("it still says it: %s", said)
+	}
+	gatetest.Start(t, asUser).WaitOutput("serving initial configuration", 1)
 }

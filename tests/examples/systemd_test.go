@@ -38,6 +38,21 @@ func bothUnits(t *testing.T, test func(t *testing.T, withDropIn bool)) {
 	t.Run("with the drop-in", func(t *testing.T) { test(t, true) })
 }
 
+func TestThePackagedUnitIsTheExampleButForHowToInstallIt(t *testing.T) {
+	example := readExample(t, "systemd", unitName)
+	made, err := exec.Command("sed", "-f", filepath.Join(gatetest.RepoRoot, "packaging", "unit.sed"), filepath.Join(gatetest.RepoRoot, "examples", "systemd", unitName)).Output()
+	must(t, err)
+	packaged := strings.ReplaceAll(string(made), "/usr/lib/caddy-responses-proxy-gate/caddy", "/usr/local/bin/caddy")
+	before, _, found := strings.Cut(example, "# The .deb of a release")
+	_, after, foundEnd := strings.Cut(example, "systemctl enable --now responses-proxy-gate\n")
+	if !found || !foundEnd || packaged != before+after {
+		t.Errorf("the packaged unit is not the example without the steps of an installation:\n%s", made)
+	}
+	if strings.Contains(string(made), "/usr/local/") {
+		t.Error("the packaged unit runs another Caddy than the package's")
+	}
+}
+
 func TestSystemdVerifiesTheUnit(t *testing.T) {
 	analyze := needsTool(t, "systemd-analyze")
 	bothUnits(t, func(t *testing.T, withDropIn bool) {
