@@ -262,7 +262,7 @@ func (c *credential) await(ctx context.Context) *refusal {
 	switch {
 	case err == nil:
 		return nil
-	case errors.As(err, &failure) && !failure.MayPass():
+	case errors.As(err, &failure) && failure.Outcome == identity.Refused:
 		return errUpstreamUnauthorized
 	}
 	return errIdentityUnavailable

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/identity"
 )
 
 // tokenEndpoint exchanges identities for tokens.
@@ -255,5 +256,23 @@ func TestAnEndpointThatFailsRefusesNobodyWhileTheTokenLives(t *testing.T) {
 	}
 	if e.exchanges() < 2 {
 		t.Error("the endpoint was not asked")
+	}
+}
+
+func TestOnlyAnEndpointThatRefusesTheIdentityEndsACallersTries(t *testing.T) {
+	for status, want := range map[int]*refusal{
+		http.StatusForbidden: errUpstreamUnauthorized, http.StatusServiceUnavailable: errIdentityUnavailable,
+		http.StatusFound: errIdentityUnavailable, http.StatusCreated: errIdentityUnavailable, // as a proxy's page answers
+	} {
+		e := newTokenEndpoint(t)
+		e.fails(status)
+		exchanger := identity.Start(identity.Config{
+			Endpoint: e.URL, Provider: "idp", ServiceAccount: "sa", Source: identity.TokenFile{Path: subjectFile(t)},
+		})
+		t.Cleanup(exchanger.Stop)
+		c := &credential{identity: &followedIdentity{Exchanger: exchanger}}
+		if got := c.await(t.Context()); got != want {
+			t.Errorf("while the endpoint answers %d, a caller gets %v, want %v", status, got, want)
+		}
 	}
 }
