@@ -3,6 +3,7 @@ package responsesproxygate
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -58,6 +59,43 @@ func TestRotatingWithAGraceAgainAndAgainIsBounded(t *testing.T) {
 		if !errors.Is(err, errManyTokens) {
 			t.Error(err)
 		}
+	})
+}
+
+// (In a bubble, because reading so many takes a busy machine longer than a
+// replica waits for its storage.)
+func TestMoreClientsThanMayBeAddedLockNobodyOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		storage := newMemoryStorage()
+		a := newReplica(t, storage)
+		a.adds(t, "first", 0)
+		for i := range maxSharedClients + 14 {
+			name := fmt.Sprint("client", i)
+			record := &sharedstore.Record{
+				Version: sharedstore.Version, Gate: sharingGate, Client: name, Created: a.clients()[0].began,
+				Tokens: []sharedstore.Token{sharedstore.NewToken(secret.DigestOf("token of " + name))},
+			}
+			content, err := record.Encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			storage.put(name, string(content))
+		}
+		b := newReplica(t, storage)
+		for _, i := range []int{0, 1000, maxSharedClients + 13} {
+			b.wants(t, "on a replica that starts", fmt.Sprint("token of client", i), fmt.Sprint("client", i))
+		}
+		if err := b.add(t.Context(), "new", secret.DigestOf("new"), 0); !errors.Is(err, errManyClients) {
+			t.Errorf("adding one more: %v", err)
+		}
+		if err := b.rotate(t.Context(), "client7", secret.DigestOf("next"), 0); err != nil {
+			t.Error(err)
+		}
+		b.wants(t, "after it was rotated", "next", "client7")
+		if err := b.remove(t.Context(), "client7"); err != nil {
+			t.Error(err)
+		}
+		b.wants(t, "after it was removed", "next", "")
 	})
 }
 

@@ -4,7 +4,6 @@ package responsesproxygate
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/caddyserver/certmagic"
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/secret"
-	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/sharedstore"
 	"golang.org/x/sys/unix"
 )
 
@@ -73,39 +71,4 @@ func TestOneBadEntryOfTheFolderIsAnOutageOfItsClientAndOfNoOther(t *testing.T) {
 			})
 		}
 	}
-}
-
-func TestMoreClientsThanMayBeAddedLockNobodyOut(t *testing.T) {
-	storage := &certmagic.FileStorage{Path: t.TempDir()}
-	a := newReplica(t, storage)
-	a.adds(t, "first", 0)
-	for i := range maxSharedClients + 14 {
-		name := fmt.Sprint("client", i)
-		record := &sharedstore.Record{
-			Version: sharedstore.Version, Gate: sharingGate, Client: name, Created: a.clients()[0].began,
-			Tokens: []sharedstore.Token{sharedstore.NewToken(secret.DigestOf("token of " + name))},
-		}
-		content, err := record.Encode()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(storage.Filename(a.config.store.Key(name)), content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	b := newReplica(t, storage)
-	for _, i := range []int{0, 1000, maxSharedClients + 13} {
-		b.wants(t, "on a replica that starts", fmt.Sprint("token of client", i), fmt.Sprint("client", i))
-	}
-	if err := b.add(t.Context(), "new", secret.DigestOf("new"), 0); !errors.Is(err, errManyClients) {
-		t.Errorf("adding one more: %v", err)
-	}
-	if err := b.rotate(t.Context(), "client7", secret.DigestOf("next"), 0); err != nil {
-		t.Error(err)
-	}
-	b.wants(t, "after it was rotated", "next", "client7")
-	if err := b.remove(t.Context(), "client7"); err != nil {
-		t.Error(err)
-	}
-	b.wants(t, "after it was removed", "next", "")
 }
