@@ -5,7 +5,6 @@ package codex
 import (
 	"encoding/base64"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -65,10 +64,7 @@ func TestACodexThatIsSignedInDrawsAndChangesImagesByThePresetsRoutes(t *testing.
 				case 2:
 					toolCall(w, `"namespace":"image_gen","name":"imagegen"`, `{"prompt":"a wider gate","num_last_images_to_include":1}`, 1)
 				default:
-					w.Header().Set("Content-Type", "text/event-stream")
-					for _, event := range upstream.turn() {
-						_, _ = fmt.Fprintf(w, "event: %s\ndata: %s\n\n", event.kind, event.data)
-					}
+					upstream.writeTurn(w)
 				}
 			})
 			gate := startOurs(t, upstream.responsesURL(), "--allow-route", "codex")

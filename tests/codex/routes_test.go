@@ -42,10 +42,7 @@ func TestTheRoutesOfThePresetAreThoseThatCodexCalls(t *testing.T) {
 				case !searched:
 					toolCall(w, `"namespace":"web","name":"run"`, `{"search_query":[{"q":"gate"}]}`, 1)
 				default:
-					w.Header().Set("Content-Type", "text/event-stream")
-					for _, event := range upstream.turn() {
-						_, _ = fmt.Fprintf(w, "event: %s\ndata: %s\n\n", event.kind, event.data)
-					}
+					upstream.writeTurn(w)
 				}
 			})
 			gate := startOurs(t, upstream.responsesURL(), "--allow-route", "codex")
@@ -80,10 +77,7 @@ func TestCodexHasTheAPICompactAConversation(t *testing.T) {
 		case calls == 1: // in the middle of a turn, more is used than Codex was told to keep
 			toolCall(w, `"name":"update_plan"`, `{"plan":[]}`, 500_000)
 		default:
-			w.Header().Set("Content-Type", "text/event-stream")
-			for _, event := range upstream.turn() {
-				_, _ = fmt.Fprintf(w, "event: %s\ndata: %s\n\n", event.kind, event.data)
-			}
+			upstream.writeTurn(w)
 		}
 	})
 	gate := startOurs(t, upstream.responsesURL(), "--allow-route", "codex")

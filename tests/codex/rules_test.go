@@ -3,7 +3,6 @@
 package codex
 
 import (
-	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -86,10 +85,7 @@ func TestCodexRepeatsNothingThatABudgetCannotReadOrCount(t *testing.T) {
 					toolCall(w, `"namespace":"web","name":"run"`, `{"search_query":[{"q":"gate"}]}`, 1)
 					return
 				}
-				w.Header().Set("Content-Type", "text/event-stream")
-				for _, event := range upstream.turn() {
-					_, _ = fmt.Fprintf(w, "event: %s\ndata: %s\n\n", event.kind, event.data)
-				}
+				upstream.writeTurn(w)
 			})
 			gate, got := turn(t, upstream, []string{
 				overHTTP, "model_providers.gate-command.supports_standalone_web_search=true", "features.standalone_web_search=true", "web_search=live",

@@ -76,11 +76,16 @@ func (u *fakeUpstream) serve(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = io.WriteString(w, `{"models":[]}`)
 	default:
-		w.Header().Set("Content-Type", "text/event-stream")
-		for _, event := range u.turn() {
-			_, _ = fmt.Fprintf(w, "event: %s\ndata: %s\n\n", event.kind, event.data)
-			_ = http.NewResponseController(w).Flush()
-		}
+		u.writeTurn(w)
+	}
+}
+
+// writeTurn answers with a whole turn as an event stream.
+func (u *fakeUpstream) writeTurn(w http.ResponseWriter) {
+	w.Header().Set("Content-Type", "text/event-stream")
+	for _, event := range u.turn() {
+		_, _ = fmt.Fprintf(w, "event: %s\ndata: %s\n\n", event.kind, event.data)
+		_ = http.NewResponseController(w).Flush()
 	}
 }
 
