@@ -127,13 +127,13 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		return nil, err
 	}
-	small, err := inOnePiece(with)
+	small, err := held.inOnePiece(with)
 	if err != nil {
 		return nil, err
 	}
 	answer, err := transport.RoundTrip(with)
 	if small != nil && errors.As(err, &reverseproxy.DialError{}) {
-		small.Rewind() // reverse_proxy may try another upstream
+		held.unsent = small // reverse_proxy may try another upstream
 	}
 	if err != nil && held.access != nil && held.access.ended.Load() {
 		err = fmt.Errorf("%w: %w", errEnded, err) // whatever the upstream made of it
@@ -146,20 +146,23 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // inOnePiece gives r the body of a small request, which a budget has in memory,
 // in a form in which net/http knows that. It sends it together with the header
-// then: in one packet, with one system call.
-func inOnePiece(r *http.Request) (*budget.HeldBody, error) {
-	held := budget.SmallBody(r)
-	if held == nil {
-		return nil, nil
+// then: in one packet, with one system call. It returns the body; nil if it is
+// none of these.
+func (k *heldKey) inOnePiece(r *http.Request) (content []byte, err error) {
+	if content = k.unsent; content == nil || int64(len(content)) != r.ContentLength {
+		if !budget.HoldsSmallBody(r) {
+			return nil, nil
+		}
+		content = make([]byte, r.ContentLength+1) // (net/http finds out if there is more than is said)
+		n, err := io.ReadFull(r.Body, content)
+		if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+			_ = r.Body.Close()
+			return nil, err
+		}
+		content = content[:n]
 	}
-	content := make([]byte, r.ContentLength+1) // (net/http finds out if there is more than is said)
-	n, err := io.ReadFull(r.Body, content)
-	if err == nil || err == io.EOF || err == io.ErrUnexpectedEOF {
-		r.Body = io.NopCloser(bytes.NewReader(content[:n]))
-		return held, nil
-	}
-	_ = r.Body.Close()
-	return nil, err
+	r.Body = io.NopCloser(bytes.NewReader(content))
+	return content, nil
 }
 
 // overQUIC reports whether upstreams are spoken to in HTTP/3.
@@ -292,6 +295,11 @@ type heldKey struct {
 	anyWay bool          // insecure_allow plaintext_upstream
 	access *access
 	taken  atomic.Bool // a Transport has had it
+
+	// unsent is the small body of an attempt that reached no upstream; else nil.
+	// The next attempt takes it: handlers behind the budget may have given the
+	// request a body that can be read once only.
+	unsent []byte
 }
 
 // heldKeyContext is a request's context that has the key.

@@ -8,45 +8,43 @@ import (
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// heldBodyKey is Caddy's variable in a request's context for its held body.
-const heldBodyKey = "responses_budget.body"
+// heldBodyKey is Caddy's variable in a request's context that says that its body is held.
+const heldBodyKey = "responses_budget.body_is_held"
 
-// maxHeldWhole is how long a body may be that stays in memory while it is
-// answered, in bytes. With a header it fits into what net/http sends at once.
-const maxHeldWhole = 2 << 10
+// maxSmall is how long a small body may be, in bytes. With a header it fits
+// into what net/http sends at once.
+const maxSmall = 2 << 10
 
-// HeldBody is a request's body that a budget has in memory: reading it never
+// heldBody is a request's body that a budget has in memory: reading it never
 // waits.
-type HeldBody struct {
+type heldBody struct {
 	pieces bodyPieces
-	at     int  // in which piece reading is
-	from   int  // where in it
-	small  bool // the pieces stay when they are read
+	at     int // in which piece reading is
+	from   int // where in it
 }
 
 // bodyPieces are a body, with what the budget writes into it in the middle.
 type bodyPieces [3][]byte
 
-// SmallBody is the body of r, if a budget has it in memory, and if it is small;
-// else nil. Handlers between the budget and the caller of SmallBody may have
-// replaced r.Body: so read that one, and nothing else.
-func SmallBody(r *http.Request) *HeldBody {
-	if r.ContentLength <= 0 || r.ContentLength > maxHeldWhole {
-		return nil
+// HoldsSmallBody reports whether the body of r is small, and a budget had it in
+// memory. (Handlers between the budget and the caller may have replaced r.Body.)
+func HoldsSmallBody(r *http.Request) bool {
+	if r.ContentLength <= 0 || r.ContentLength > maxSmall {
+		return false
 	}
-	body, _ := caddyhttp.GetVar(r.Context(), heldBodyKey).(*HeldBody)
-	return body
+	held, _ := caddyhttp.GetVar(r.Context(), heldBodyKey).(bool)
+	return held
 }
 
 // give gives r its body back, and says how long it is now, in bytes.
-func (b *HeldBody) give(r *http.Request, pieces bodyPieces) (length int64) {
+func (b *heldBody) give(r *http.Request, pieces bodyPieces) (length int64) {
 	for _, piece := range pieces {
 		length += int64(len(piece))
 	}
-	b.pieces, b.small = pieces, length <= maxHeldWhole
+	b.pieces = pieces
 	r.Body = b
-	if b.small {
-		caddyhttp.SetVar(r.Context(), heldBodyKey, b)
+	if length <= maxSmall {
+		caddyhttp.SetVar(r.Context(), heldBodyKey, true)
 	}
 	if r.ContentLength != length {
 		r.ContentLength, r.TransferEncoding = length, nil
@@ -55,24 +53,19 @@ func (b *HeldBody) give(r *http.Request, pieces bodyPieces) (length int64) {
 	return length
 }
 
-// Rewind lets a small body be read again from its beginning.
-func (b *HeldBody) Rewind() { b.at, b.from = 0, 0 }
-
-// Read implements io.Reader. It lets go of each piece of a large body that has
-// been read to its end: an answer can take many minutes.
-func (b *HeldBody) Read(to []byte) (int, error) {
+// Read implements io.Reader. It lets go of each piece that has been read to its
+// end: an answer can take many minutes.
+func (b *heldBody) Read(to []byte) (int, error) {
 	for ; b.at < len(b.pieces); b.at, b.from = b.at+1, 0 {
 		if piece := b.pieces[b.at]; b.from < len(piece) {
 			n := copy(to, piece[b.from:])
 			b.from += n
 			return n, nil
 		}
-		if !b.small {
-			b.pieces[b.at] = nil
-		}
+		b.pieces[b.at] = nil
 	}
 	return 0, io.EOF
 }
 
 // Close implements io.Closer.
-func (b *HeldBody) Close() error { return nil }
+func (b *heldBody) Close() error { return nil }

@@ -43,7 +43,7 @@ type request struct {
 	reserve   amount
 	maxOutput int64 // tokens
 	body      countedBody
-	held      HeldBody
+	held      heldBody
 	free      bool // the API takes nothing for it, whatever its answer tells
 
 	price   *Price           // nil: none is needed

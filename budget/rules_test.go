@@ -360,7 +360,7 @@ func TestAClientsRulesStandInPlaceOfThoseOfAll(t *testing.T) {
 
 func TestABodyIsLetGoWhenItIsSent(t *testing.T) {
 	first, second := bytes.Repeat([]byte("a"), 100), bytes.Repeat([]byte("b"), 100)
-	reader := &HeldBody{pieces: bodyPieces{first, nil, second}}
+	reader := &heldBody{pieces: bodyPieces{first, nil, second}}
 	if got, err := io.ReadAll(iotest.OneByteReader(reader)); err != nil || string(got) != string(first)+string(second) {
 		t.Errorf("it reads %q, %v", got, err)
 	}
