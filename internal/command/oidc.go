@@ -27,7 +27,7 @@ var oidcFlags = []struct{ name, usage string }{
 }
 
 func addOIDCFlags(flags *pflag.FlagSet) {
-	flags.Bool(oidcFlag, false, "No key: authenticate to OpenAI as the job of GitHub Actions that this runs in. Stdin has the job's request token")
+	flags.Bool(oidcFlag, false, "No key: authenticate to OpenAI as the job of GitHub Actions that this runs in. Stdin has the job's request token (run: its environment)")
 	for _, flag := range oidcFlags {
 		flags.String(flag.name, "", flag.usage+" (with --"+oidcFlag+")")
 	}

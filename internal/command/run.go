@@ -42,9 +42,11 @@ long as the command does; both end together, and nothing is left.
 	caddy responses-proxy run --key-file /run/secrets/key -- python agent.py
 	caddy responses-proxy run --codex -- codex
 
-The key is read from --key-file, or else from OPENAI_API_KEY. The command's
-environment has OPENAI_BASE_URL, the proxy's token in OPENAI_API_KEY, and
-NO_PROXY; a variable with the key in it is left out. (A key of fewer than 16
+The key is read from --key-file, or else from OPENAI_API_KEY; with --github-oidc
+there is none, and the request token is read from ACTIONS_ID_TOKEN_REQUEST_TOKEN.
+The command's environment has OPENAI_BASE_URL, the proxy's token in
+OPENAI_API_KEY, and NO_PROXY; a variable with the key in it, or with the request
+token, is left out. (A key of fewer than 16
 characters is no more than a word: then, only a variable that is just the key.)
 The command gets stdin, stdout and stderr, and no other open file. It cannot
 read the proxy's memory.
@@ -58,7 +60,7 @@ for proxies, but none of these with a user or a password (an @) in it.
 Signals are passed on. The exit code is the command's; 128 and more, if a signal
 ended it; 126 or 127, if it cannot be run or found. All other flags of "caddy
 responses-proxy" mean the same here, but --admin-socket and --rotate-every are
-refused, and there is no --github-oidc.
+refused.
 `,
 		Args: cobra.MinimumNArgs(1),
 		RunE: caddycmd.WrapCommandFuncForCobra(runCommand),
@@ -66,6 +68,7 @@ refused, and there is no --github-oidc.
 	flags := cmd.Flags()
 	flags.SetInterspersed(false) // what follows the command's name is the command's
 	addGateFlags(cmd)
+	addOIDCFlags(flags)
 	flags.String("key-file", "", "File with the key, which others must not be able to read (default: the key is in OPENAI_API_KEY)")
 	flags.String("as", "", "User whom the command runs as (needs root)")
 	flags.Bool("codex", false, "The command is Codex: add the provider for this proxy to its arguments")
@@ -133,32 +136,43 @@ func runOptions(flags caddycmd.Flags) (*proxyOptions, error) {
 		return nil, errors.New("--rotate-every: the command's environment has one token for as long as it runs; leave it out")
 	}
 	options.keyFile, options.fixedToken = flagPath(flags.String("key-file")), true
+	if options.oidc, err = oidcFrom(flags, options.upstreamURL); err != nil {
+		return nil, err
+	}
+	if options.oidc != nil && options.keyFile != "" {
+		return nil, errors.New("--github-oidc needs no key, and --key-file has one; leave one of the two out")
+	}
 	// When the command has ended, what still uses the gate is none of anybody's.
 	options.grace = time.Millisecond
 	return options, nil
 }
 
-// takeKeys takes the key out of the environment, and hands it to the gate if no
-// file has one. It returns the keys that the command must not find in its
-// environment: the inherited one and the file's.
+// takeKeys takes the key, or GitHub's request token, out of the environment, and
+// hands it to the gate if no file has one. It returns what the command must not
+// find in its environment: these, and the file's key.
 func (o *proxyOptions) takeKeys() ([]string, error) {
-	inherited := os.Getenv(keyVariable)
-	if err := os.Unsetenv(keyVariable); err != nil {
+	wanted := o.wanted()
+	inherited, key := os.Getenv(wanted.variable), os.Getenv(keyVariable)
+	if err := errors.Join(os.Unsetenv(wanted.variable), os.Unsetenv(keyVariable)); err != nil {
 		return nil, err
 	}
 	if o.keyFile != "" {
-		key, err := gate.ReadKeyFile("--key-file", o.keyFile)
-		return []string{strings.TrimSpace(inherited), key.Reveal()}, err
+		inFile, err := gate.ReadKeyFile("--key-file", o.keyFile)
+		return []string{strings.TrimSpace(key), inFile.Reveal()}, err
 	}
 	if inherited == "" {
-		return nil, fmt.Errorf("there is no key: %s is not set (is it exported?); set it, or name a file: --key-file", keyVariable)
+		other := "set it, or name a file: --key-file"
+		if o.oidc != nil {
+			other = "the job needs the permission id-token: write"
+		}
+		return nil, fmt.Errorf("there is no %s: %s is not set (is it exported?); %s", strings.TrimPrefix(wanted.name, "the "), wanted.variable, other)
 	}
 	parsed, err := secret.Parse(inherited)
 	if err != nil {
-		return nil, fmt.Errorf("the key in %s is not usable: %w", keyVariable, err)
+		return nil, fmt.Errorf("%s in %s is not usable: %w", wanted.name, wanted.variable, err)
 	}
 	gate.UseKey(parsed)
-	return []string{parsed.Reveal()}, nil
+	return []string{parsed.Reveal(), strings.TrimSpace(key)}, nil
 }
 
 // shortestFound is how long a key is that no other text has in it by chance, in

@@ -231,6 +231,64 @@ func TestBothAskGitHubAndOpenAIForTheSameAndSendTheSame(t *testing.T) {
 	}
 }
 
+func TestTheCommandOfRunHasNoIdentityOfTheJob(t *testing.T) {
+	n := newInternet(t)
+	scripts := map[string][]string{
+		"curl":  {"--", "sh", "-c", "env; " + curlTurn},
+		"Codex": {"--codex", "--", "sh", "-c", `env; exec "$0" "$@"`, gatetest.CodexBinary(t), "exec", "--skip-git-repo-check", "-m", "gpt-5", "hi"},
+	}
+	if os.Geteuid() == 0 {
+		scripts["curl as another user"] = append([]string{"--as", "nobody"}, scripts["curl"]...)
+	}
+	for name, script := range scripts {
+		t.Run(name, func(t *testing.T) {
+			n.upstream.forget(nil)
+			cmd := command(t, t.TempDir(), gatetest.CaddyBinary, slices.Concat([]string{"responses-proxy", "run"}, oidcArgs, script)...)
+			cmd.Env = append(cmd.Env, n.env...)
+			cmd.Env = append(cmd.Env, "ACTIONS_ID_TOKEN_REQUEST_TOKEN="+gatetest.RequestToken, "COPY=bearer "+gatetest.RequestToken, "OPENAI_API_KEY="+operatorKey, "KEY="+operatorKey)
+			got := run(t, cmd)
+			says := "\n200\n"
+			if name == "Codex" {
+				says = n.upstream.say
+			}
+			if got.code != 0 || !strings.Contains(got.stdout, says) {
+				t.Fatalf("exit code %d, %s%s", got.code, got.stdout, got.stderr)
+			}
+			for _, secret := range []string{gatetest.RequestToken, gatetest.SubjectToken, "oai-short-lived-", operatorKey} {
+				if strings.Contains(got.stdout+got.stderr, secret) {
+					t.Errorf("the command has %s:\n%s", secret, got.stdout)
+				}
+			}
+			turns := n.upstream.matching(http.MethodPost, "/v1/responses")
+			for _, request := range turns {
+				if got := request.header.Get("Authorization"); !strings.HasPrefix(got, "Bearer oai-short-lived-") {
+					t.Errorf("the upstream got %q", got)
+				}
+			}
+			if len(turns) == 0 {
+				t.Error("nothing reached the upstream")
+			}
+		})
+	}
+}
+
+func TestRunWithoutTheJobsIdentitySaysWhatIsMissing(t *testing.T) {
+	keyFile := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(keyFile, []byte(operatorKey), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for says, args := range map[string][]string{
+		"id-token: write": oidcArgs,
+		"--key-file":      append(slices.Clone(oidcArgs), "--key-file", keyFile),
+		"the following required arguments were not provided: --oidc-audience": oidcArgsWithout("--oidc-audience"),
+	} {
+		args = slices.Concat([]string{"responses-proxy", "run"}, args, []string{"--", "true"})
+		if got := run(t, command(t, t.TempDir(), gatetest.CaddyBinary, args...)); got.code == 0 || !strings.Contains(got.stderr, says) {
+			t.Errorf("exit code %d, and it says\n%s\nwant %q", got.code, got.stderr, says)
+		}
+	}
+}
+
 // oidcArgsWithout is oidcArgs without a flag and its value, and with others.
 func oidcArgsWithout(flag string, others ...string) []string {
 	args := slices.Clone(oidcArgs)
