@@ -9,8 +9,11 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
@@ -97,7 +100,7 @@ func writeUsage(out io.Writer, found adminapi.Budgets, models bool, now time.Tim
 	for _, b := range found.Budgets {
 		for _, c := range b.Clients {
 			for _, w := range c.Windows {
-				fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%s\n", b.Name, c.Name, w.Window,
+				fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%s\n", b.Name, visible(c.Name), w.Window,
 					ofLimit(w.Requests, w.RequestsLimit), ofLimit(w.Tokens, w.TokensLimit), costOf(w.Cost, w.CostLimit),
 					w.Input, w.Cached, w.Output, w.Reasoning, w.Estimated, c.UnderWay, relative(&w.Resets, now))
 				for _, m := range w.Models {
@@ -109,6 +112,17 @@ func writeUsage(out io.Writer, found adminapi.Budgets, models bool, now time.Tim
 		}
 	}
 	return table.Flush()
+}
+
+// visible is text that a terminal only shows: a caller's name may come from any
+// authentication, and so from the caller.
+func visible(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return utf8.RuneError
+	}, text)
 }
 
 // costOf is what is spent, and of how much; "-" where no cost is counted.
