@@ -20,7 +20,7 @@ type goal struct {
 var goals = func() []goal {
 	goals := []goal{
 		{"json-16", cpuPerRequest, "gate", "stock", 0, 1.05},
-		{"json-16", cpuPerRequest, "budget", "gate", 0, 1.15},
+		{"json-16", cpuPerRequest, "budget", "gate", 0, 1.05},
 		{"events-1000", cpuPerEvent, "budget", "gate", 0, 1.03},
 		{"json-16", perSecond, "command", "stock", 1.30, 0},
 		{"json-64", perSecond, "command", "stock", 1.50, 0},
