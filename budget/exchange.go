@@ -204,15 +204,19 @@ func (e *exchange) book(told usage) {
 }
 
 // estimatedOutput is what an answer is taken to have that did not tell. A
-// stream that was seen to begin grew as long as it was seen. Of any other,
+// stream that was seen to begin grew as long as it was seen, and has a token or
+// more in each piece that was. Of any other,
 // nobody saw how far the API came, which may go on when its caller has left: so
 // what is reserved counts, where anything is.
 func (e *exchange) estimatedOutput(now time.Time) int64 {
 	if e.events == nil && e.request.reserve != (amount{}) {
 		return e.request.maxOutput
 	}
-	seconds := int64(now.Sub(e.began)/time.Second) + 1
-	return min(seconds*tokensPerSecond, e.request.maxOutput)
+	grown := (int64(now.Sub(e.began)/time.Second) + 1) * tokensPerSecond
+	if e.events != nil {
+		grown = max(grown, e.events.deltas)
+	}
+	return min(grown, e.request.maxOutput)
 }
 
 // placeholders is what the names of all placeholders begin with.

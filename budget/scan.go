@@ -1,6 +1,7 @@
 package budget
 
 import (
+	"bytes"
 	"math"
 	"strconv"
 	"sync"
@@ -145,6 +146,7 @@ type eventKind int8
 const (
 	kindOther eventKind = iota
 	kindItem            // an item of the answer has begun
+	kindDelta           // a piece of it: a token or more
 	kindEnd             // the answer has ended
 )
 
@@ -154,6 +156,9 @@ func kindOf(text []byte) eventKind {
 		return kindItem
 	case "response.completed", "response.incomplete", "response.failed":
 		return kindEnd
+	}
+	if bytes.HasSuffix(text, []byte(".delta")) {
+		return kindDelta
 	}
 	return kindOther
 }

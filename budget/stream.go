@@ -13,9 +13,10 @@ type eventScanner struct {
 	cr   bool // the last line ended with CR: an LF belongs to it
 	data bool // the event at hand has a line of data
 
-	found usage
-	calls toolCalls // that have begun
-	final bool      // an event that ends the response has come
+	found  usage
+	calls  toolCalls // that have begun
+	deltas int64     // pieces of the answer that have come
+	final  bool      // an event that ends the response has come
 }
 
 type lineState int8
@@ -141,6 +142,8 @@ func (s *eventScanner) look() {
 	switch s.json.kind {
 	case kindItem:
 		s.calls.plus(&s.json.begun)
+	case kindDelta:
+		s.deltas++
 	case kindEnd:
 		s.found, s.final = s.json.usage(), true
 		s.found.calls.atLeast(&s.calls)

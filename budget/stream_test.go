@@ -2,8 +2,11 @@ package budget
 
 import (
 	"encoding/json"
+	"io"
+	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 )
 
 // streamTold is what a slow reader of the specification finds in a stream.
@@ -98,5 +101,27 @@ func TestAnEventOfMegabytesIsReadInConstantMemory(t *testing.T) {
 	})
 	if allocated > 20 {
 		t.Errorf("%v allocations", allocated)
+	}
+}
+
+// Some models write faster than is estimated, and callers can see how much.
+func TestAnAnswerThatBreaksOffCostsNoLessThanThePiecesThatCame(t *testing.T) {
+	delta := "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"x\"}\n\n"
+	for _, c := range []struct {
+		came    int
+		ceiling int64
+		want    int64
+	}{{3, 5000, tokensPerSecond}, {1000, 5000, 1000}, {1000, 500, 500}} {
+		synctest.Test(t, func(t *testing.T) {
+			h := open(t, t.TempDir(), daily)
+			call(t, h, "codex", asking(int(c.ceiling)), handlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+				w.Header().Set("Content-Type", "text/event-stream")
+				_, err := io.WriteString(w, strings.Repeat(delta, c.came))
+				return err
+			}))
+			if got := spentBy(t, h, "codex", "1d"); got.Output != c.want || got.Estimated != got.Input+c.want {
+				t.Errorf("%d of %d pieces cost %+v, want %d tokens", c.came, c.ceiling, got, c.want)
+			}
+		})
 	}
 }
