@@ -2,6 +2,7 @@ package budget
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"io"
 	"mime"
@@ -24,6 +25,7 @@ type exchange struct {
 	request     request
 	reservation reservation
 	began       time.Time
+	caller      context.Context // of the request
 
 	err    error // what the next handler returned
 	status int   // of the final answer; 0 before there is one
@@ -36,7 +38,7 @@ type exchange struct {
 
 // begin begins the answer to a request that is admitted.
 func (e *exchange) begin(w http.ResponseWriter, r *http.Request) {
-	e.ResponseWriter, e.began = w, time.Now()
+	e.ResponseWriter, e.began, e.caller = w, time.Now(), r.Context()
 	e.handler.note(e.user, e.limits, e.began)
 	if replacer := replacerOf(r); replacer != nil {
 		replacer.Map(e.placeholder)
@@ -168,9 +170,16 @@ func (e *exchange) calls() toolCalls {
 	return toolCalls{}
 }
 
+// statusCallerGone is what reverse_proxy answers in an upstream's stead if the
+// caller has left before the upstream has answered.
+const statusCallerGone = 499
+
 // costsNothing reports whether the API has taken nothing for the request: it
 // refused it, or never got it.
 func (e *exchange) costsNothing() bool {
+	if e.status == statusCallerGone && e.caller.Err() != nil {
+		return e.request.free // reverse_proxy says so itself: the upstream may be at work
+	}
 	if e.request.free || e.status >= 300 || e.status == http.StatusSwitchingProtocols {
 		return true
 	}

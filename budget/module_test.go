@@ -214,3 +214,29 @@ func TestLeavingEarlyIsNotFree(t *testing.T) {
 		})
 	}
 }
+
+// (reverse_proxy answers 499 then, in the upstream's stead.)
+func TestLeavingBeforeTheAnswerBeginsIsNotFree(t *testing.T) {
+	for name, c := range map[string]struct {
+		left   bool
+		output int64
+	}{"the caller has left": {true, defaultOutput}, "an upstream says so": {false, -3}} {
+		t.Run(name, func(t *testing.T) {
+			h := open(t, t.TempDir(), Limits{Per: []Per{{Window: "1d", Tokens: 100_000}}})
+			ctx, leave := context.WithCancel(t.Context())
+			defer leave()
+			call(t, h, "codex", `{"a":1}`, handlerFunc(func(w http.ResponseWriter, _ *http.Request) error {
+				if c.left {
+					leave()
+				}
+				w.WriteHeader(499)
+				return nil
+			}), func(r *http.Request) {
+				*r = *r.WithContext(context.WithValue(ctx, caddy.ReplacerCtxKey, replacerOf(r)))
+			})
+			if got := spentBy(t, h, "codex", "1d"); got.Tokens() != 3+c.output || got.Estimated != got.Tokens() || got.Calls() != 1 {
+				t.Errorf("it is charged %+v", got)
+			}
+		})
+	}
+}

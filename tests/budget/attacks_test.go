@@ -3,6 +3,7 @@
 package budget
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"os"
@@ -41,6 +42,12 @@ func TestNoAttackSpendsMoreThanTheFormula(t *testing.T) {
 			b.stay.Store(true)
 			for range 100 {
 				leaveEarly(t, g)
+			}
+		},
+		"gone before the answer begins, a hundred times": func(t *testing.T, b *bill, g *gatetest.Gate) {
+			b.think.Store(true)
+			for range 100 {
+				leaveAtOnce(t, b, g)
 			}
 		},
 		"compression, asked for": func(t *testing.T, _ *bill, g *gatetest.Gate) {
@@ -106,6 +113,34 @@ func leaveEarly(t *testing.T, g *gatetest.Gate) {
 		t.Error(err)
 	}
 	_ = response.Body.Close()
+}
+
+// leaveAtOnce makes a request, and leaves when the upstream has it.
+func leaveAtOnce(t *testing.T, b *bill, g *gatetest.Gate) {
+	t.Helper()
+	before := b.tokens.Load()
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	r := g.Post(func(r *http.Request) {
+		r.Body, r.ContentLength = io.NopCloser(strings.NewReader(body)), int64(len(body))
+	}).WithContext(ctx)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if response, err := g.HTTP.Do(r); err == nil {
+			_ = response.Body.Close()
+		}
+	}()
+	gatetest.Until(t, "the upstream to have the request, or the budget to refuse it", func() bool {
+		select {
+		case <-ended:
+			return true
+		default:
+			return b.tokens.Load() > before
+		}
+	})
+	leave()
+	<-ended
 }
 
 func TestAWebSocketIsNoWayAroundABudget(t *testing.T) {

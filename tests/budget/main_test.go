@@ -35,6 +35,7 @@ type bill struct {
 	*gatetest.Upstream
 	tokens atomic.Int64
 	stay   atomic.Bool // streams end only when the caller has left
+	think  atomic.Bool // there is no answer until the caller has left
 	force  atomic.Bool // answers are compressed, though nobody asked
 }
 
@@ -57,6 +58,8 @@ func (b *bill) answer(w http.ResponseWriter, r *http.Request) {
 	}
 	b.tokens.Add(cost)
 	switch {
+	case b.think.Load():
+		<-r.Context().Done()
 	case b.stay.Load():
 		w.Header().Set("Content-Type", "text/event-stream")
 		_, _ = io.WriteString(w, delta)
