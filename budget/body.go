@@ -54,7 +54,7 @@ const (
 var (
 	rootNames = []string{
 		"model", "max_output_tokens", "background", "store", "previous_response_id", "conversation", "prompt", "service_tier",
-		"tools", "input", "max_tool_calls", "models", "plugins",
+		"tools", "input", "max_tool_calls", "models", "plugins", "fallbacks",
 	}
 	innerNames = []string{
 		"type", "id", "role", "content", "encrypted_content", "result", "tools", "environment", "execution", "file_id", "file_ids", "vector_store_ids",
@@ -235,7 +235,7 @@ func (a *asked) member(d *jsontext.Decoder, name string) error {
 		return a.value(d, bodyTools)
 	case "input":
 		return a.value(d, bodyItem)
-	case "models", "plugins":
+	case "models", "plugins", "fallbacks":
 		a.others = a.others || kind != 'n'
 	}
 	return a.value(d, bodyOther)

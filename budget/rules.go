@@ -310,7 +310,7 @@ func (r *rules) allowModels(models []string) bool {
 
 var (
 	errOtherModels = refusal.NewFinal(codeHeaderName, http.StatusBadRequest, "model_not_allowed",
-		`This server limits the models. Name one as "model". Leave "models" and "plugins" out: they bring others.`)
+		`This server limits the models. Name one as "model". Leave "models", "fallbacks" and "plugins" out: they bring others.`)
 	errNoModel = refusal.NewFinal(codeHeaderName, http.StatusBadRequest, "model_missing",
 		`This server limits the models, so each request must name one. Send "model", in this spelling, with the name as a string.`)
 	errModel = refusal.NewFinal(codeHeaderName, http.StatusBadRequest, "model_not_allowed",

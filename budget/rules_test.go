@@ -123,6 +123,7 @@ func TestABodyThatAsksForMoreThanItMayReachesNoUpstream(t *testing.T) {
 		"a model in a tool, as a list":       {`{"model":"gpt-5-mini","tools":[{"type":"function","model":["gpt-5-pro"]}],` + rest, nil, 400, "model_not_allowed"},
 		"a model in a tool, another case":    {`{"model":"gpt-5-mini","tools":[{"type":"function","Model":"gpt-5-pro"}],` + rest, nil, 400, "body_not_readable"},
 		"models to fall back to":             {`{"model":"gpt-5-mini","models":["gpt-5-pro"],` + rest, nil, 400, "model_not_allowed"},
+		"fallbacks":                          {`{"model":"gpt-5-mini","fallbacks":["gpt-5-pro"],` + rest, nil, 400, "model_not_allowed"},
 		"plugins":                            {`{"model":"gpt-5-mini","plugins":[{"id":"web"}],` + rest, nil, 400, "model_not_allowed"},
 		"another's thread":                   {``, at("GET", "/v1/threads/thread_1/messages"), 400, "conversation_refused"},
 		"another's batch":                    {``, at("GET", "/v1/batches"), 400, "files_refused"},
