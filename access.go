@@ -240,8 +240,8 @@ func (s *sessions) end() {
 }
 
 const (
-	// bodyPatience is how long a body may be waited for beyond what its size takes.
-	bodyPatience = 30 * time.Second
+	// bodyTimeout is how long a body may be waited for beyond what its size takes.
+	bodyTimeout = 30 * time.Second
 
 	// minBodyRate is how fast a body has to come then, in bytes a second. The
 	// slowest of networks are faster.
@@ -262,7 +262,7 @@ type pace struct {
 func (p *pace) keeps(n int, wait time.Duration) bool {
 	p.came += int64(n)
 	p.waited += wait
-	return p.waited <= bodyPatience+time.Duration(p.came/minBodyRate)*time.Second
+	return p.waited <= bodyTimeout+time.Duration(p.came/minBodyRate)*time.Second
 }
 
 // pacedReader gives a body up that comes too slowly.

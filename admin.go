@@ -31,7 +31,7 @@ func init() {
 // clients, rotate their tokens and revoke their access.
 //
 // It also keeps an open admin endpoint from ever being opened beside a
-// gate. The gate's own audit would come too late: Caddy opens the admin
+// gate. The gate's own check would come too late: Caddy opens the admin
 // endpoint of a new config before it provisions that config's handlers, and
 // when they then refuse it, the old config goes on beside the new, open
 // endpoint. Caddy provisions the modules of admin.api before it opens it.
@@ -63,14 +63,14 @@ func (a *adminAPI) Provision(ctx caddy.Context) error {
 	}
 	if anyGuardsAdmin() {
 		process.DropOthersWriteRights()
-		if err := surroundings.AuditAdmin(config, infofile.CheckSocket); err != nil {
+		if err := surroundings.CheckAdmin(config, infofile.CheckSocket); err != nil {
 			return fmt.Errorf("a responses_proxy_gate is running: %w. To leave the gate for such an endpoint, restart Caddy", err)
 		}
 		return nil
 	}
 	if config.HasGateWithout(riskTCPAdmin) {
 		process.DropOthersWriteRights()
-		return surroundings.AuditAdmin(config, infofile.CheckSocket)
+		return surroundings.CheckAdmin(config, infofile.CheckSocket)
 	}
 	return nil
 }

@@ -86,7 +86,7 @@ func anyFormat(random *rand.Rand, depth int) object {
 	return format
 }
 
-// logsThrough audits a log of a format and, if it is admitted, writes requests
+// logsThrough checks a log of a format and, if it is admitted, writes requests
 // through it in the ways of Caddy's HTTP server and its proxy.
 func logsThrough(t *testing.T, format object, tokens []string) (admitted bool) {
 	t.Helper()
@@ -108,7 +108,7 @@ func logsThrough(t *testing.T, format object, tokens []string) (admitted bool) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if surroundings.AuditLogs(ctx, &caddyhttp.Server{Logs: new(caddyhttp.ServerLogConfig)}, around) != nil {
+	if surroundings.CheckLogs(ctx, &caddyhttp.Server{Logs: new(caddyhttp.ServerLogConfig)}, around) != nil {
 		return false
 	}
 	logger := ctx.Logger(new(Handler))
@@ -137,7 +137,7 @@ func logsThrough(t *testing.T, format object, tokens []string) (admitted bool) {
 	for _, token := range tokens {
 		for i := 0; i+8 <= len(token); i++ {
 			if strings.Contains(written.String(), token[i:i+8]) {
-				t.Fatalf("the audit admits a format that writes %q of the token %s: %s", token[i:i+8], token, rawJSON(format))
+				t.Fatalf("the check admits a format that writes %q of the token %s: %s", token[i:i+8], token, rawJSON(format))
 			}
 		}
 	}
@@ -146,7 +146,7 @@ func logsThrough(t *testing.T, format object, tokens []string) (admitted bool) {
 
 var loggedTokens = []string{"mHk0rT5uQzX2-wVb8NfJc3LsYd7_PgAe1RoKiUyBt9S", "0c5be1f28a6d4379be02f6c1a9d87354", "Rj8~pQ4!vX6=mZ2+cB9.nL5/tW7-kD3*"}
 
-// FuzzAnAdmittedLogWritesNoToken builds formats at random: whatever the audit
+// FuzzAnAdmittedLogWritesNoToken builds formats at random: whatever the check
 // admits writes no token.
 func FuzzAnAdmittedLogWritesNoToken(f *testing.F) {
 	for seed := range uint64(20) {
@@ -157,7 +157,7 @@ func FuzzAnAdmittedLogWritesNoToken(f *testing.F) {
 	})
 }
 
-func TestWhateverTheLogAuditAdmitsWritesNoToken(t *testing.T) {
+func TestWhateverTheLogCheckAdmitsWritesNoToken(t *testing.T) {
 	var admitted, nested, refused int
 	for seed := range uint64(600) {
 		format := anyFormat(rand.New(rand.NewPCG(seed, 2)), 4)

@@ -155,9 +155,9 @@ func TestTwoGatesOfOneNameAreRefused(t *testing.T) {
 	used(t, "twin", 0)
 	used(t, "sibling", 0)
 	configAround{gates: `{"handler": "responses_proxy_gate", "upstream_bearer": "{env.GATE_TEST_KEY}"},
-		{"handler": "responses_proxy_gate", "upstream_bearer": "{env.GATE_TEST_KEY}"}`}.audited(t, "gate default: another gate in this config has the same name")
+		{"handler": "responses_proxy_gate", "upstream_bearer": "{env.GATE_TEST_KEY}"}`}.checked(t, "gate default: another gate in this config has the same name")
 	configAround{gates: `{"handler": "responses_proxy_gate", "upstream_bearer": "{env.GATE_TEST_KEY}"},
-		{"handler": "responses_proxy_gate", "name": "other", "upstream_bearer": "{env.GATE_TEST_KEY}"}`}.audited(t, "")
+		{"handler": "responses_proxy_gate", "name": "other", "upstream_bearer": "{env.GATE_TEST_KEY}"}`}.checked(t, "")
 	used(t, "other", 0)
 }
 
@@ -240,7 +240,7 @@ func TestManyReloadsAtOnceLeaveNothingBehind(t *testing.T) {
 func TestValidatingLeavesNothingOnDisk(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "new", "info.json")
-	configAround{gate: fmt.Sprintf(`, "server_info": {"path": %q}`, path)}.audited(t, "")
+	configAround{gate: fmt.Sprintf(`, "server_info": {"path": %q}`, path)}.checked(t, "")
 	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 0 {
 		t.Errorf("left behind: %v, %v", entries, err)
 	}

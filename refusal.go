@@ -147,9 +147,9 @@ const (
 	// skip to keep a connection open.
 	maxRefusedBody = 256 << 10
 
-	// refusedAnswerPatience is how long a caller may take to make room for the
+	// refusedAnswerTimeout is how long a caller may take to make room for the
 	// answer to a refused request.
-	refusedAnswerPatience = 2 * time.Second
+	refusedAnswerTimeout = 2 * time.Second
 )
 
 // maxTakenBody is how much of a body is read for takeBody, in bytes: several
@@ -171,7 +171,7 @@ func takeBody(r *http.Request) {
 // for one request in minutes. Over HTTP/2, whose connections carry many requests,
 // those of callers who are known go on.
 func leave(w http.ResponseWriter, r *http.Request, known bool) {
-	deadline := time.Now().Add(refusedAnswerPatience)
+	deadline := time.Now().Add(refusedAnswerTimeout)
 	if _, answer := caddyhttp.IdleTimeoutsFromContext(r.Context()); answer != nil {
 		_ = answer.SetWriteDeadline(deadline) // it would put its own in place of another
 	} else {

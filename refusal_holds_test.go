@@ -216,7 +216,7 @@ func TestNoHandlerAroundTheGateHasARefusalWaitedForForLonger(t *testing.T) {
 		}
 		leave(writer, r, false)
 		errInvalidToken.Write(writer, r)
-		if left := time.Until(w.writing); w.writing.IsZero() || left > refusedAnswerPatience {
+		if left := time.Until(w.writing); w.writing.IsZero() || left > refusedAnswerTimeout {
 			t.Errorf("with a deadline of Caddy's, %t: the answer is waited for %v", caddys, left)
 		}
 	}

@@ -86,7 +86,7 @@ func (h *Handler) openRoster(ctx caddy.Context) error {
 	for _, client := range h.Client {
 		c.reserved[client.Name] = true
 	}
-	if err := c.store.Audit(); err != nil {
+	if err := c.store.CheckFolder(); err != nil {
 		return err
 	}
 	h.roster = joinRoster(ctx, h.config, c)

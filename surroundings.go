@@ -48,13 +48,13 @@ func (h *Handler) checkSurroundings(ctx caddy.Context) error {
 	h.server, h.config = server, config.ID()
 	err = errors.Join(process.RefuseDebugOutput(), h.refusePrintedSecrets(process.PrintsEnvironment()))
 	if !h.allows(riskRemoteListener) {
-		err = errors.Join(err, surroundings.AuditListeners(server, config, infofile.CheckSocket))
+		err = errors.Join(err, surroundings.CheckListeners(server, config, infofile.CheckSocket))
 	}
 	if !h.allows(riskTCPAdmin) {
-		err = errors.Join(err, surroundings.AuditAdmin(config, infofile.CheckSocket))
+		err = errors.Join(err, surroundings.CheckAdmin(config, infofile.CheckSocket))
 	}
 	if !h.allows(riskLoggedToken) {
-		err = errors.Join(err, surroundings.AuditLogs(ctx, server, config))
+		err = errors.Join(err, surroundings.CheckLogs(ctx, server, config))
 	}
 	surroundings.WarnOfRootsLogFiles(config, h.logger)
 	err = errors.Join(err, h.checkOrder(surroundings.OrderOf(config, server)))
@@ -223,7 +223,7 @@ func (e *equipment) equipProxy(proxy map[string]any) (changed bool) {
 	raw := rawJSON(proxy)
 	e.err = errors.Join(e.err, surroundings.RefuseCallersUpstream(raw))
 	if !e.anyWay {
-		e.err = errors.Join(e.err, surroundings.AuditUpstreams(raw, infofile.CheckUpstreamSocket))
+		e.err = errors.Join(e.err, surroundings.CheckUpstreams(raw, infofile.CheckUpstreamSocket))
 	}
 	return changed
 }

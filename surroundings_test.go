@@ -48,9 +48,9 @@ func (s configAround) config(t *testing.T) *caddy.Config {
 	return &config
 }
 
-// audited provisions and validates the config as "caddy validate" does, and
+// checked provisions and validates the config as "caddy validate" does, and
 // checks the verdict: accepted if says is "".
-func (s configAround) audited(t *testing.T, says string) {
+func (s configAround) checked(t *testing.T, says string) {
 	t.Helper()
 	err := caddy.Validate(s.config(t))
 	refusedWith(t, err, says)
@@ -115,7 +115,7 @@ func TestAGateIsNotOpenedToTheNetwork(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("GATE_TEST_LISTEN", ":8080")
-			c.s.audited(t, c.says)
+			c.s.checked(t, c.says)
 		})
 	}
 }
@@ -164,7 +164,7 @@ func TestTheAdminEndpointIsNoWayAroundTheGate(t *testing.T) {
 				caddy.DefaultAdminListen = c.otherDefault
 				defer func() { caddy.DefaultAdminListen = formerDefault }()
 			}
-			configAround{admin: strings.ReplaceAll(c.admin, "LOOSE", loose), gate: c.gate}.audited(t, c.says)
+			configAround{admin: strings.ReplaceAll(c.admin, "LOOSE", loose), gate: c.gate}.checked(t, c.says)
 		})
 	}
 }
@@ -226,7 +226,7 @@ func TestASecretDoesNotStandInTheConfig(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("GATE_TEST_SHORT", strings.Repeat("k", minTokenLength-1))
 			t.Setenv("GATE_TEST_LEAST", strings.Repeat("k", minTokenLength))
-			configAround{gate: c.gate}.audited(t, c.says)
+			configAround{gate: c.gate}.checked(t, c.says)
 		})
 	}
 }

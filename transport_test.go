@@ -199,7 +199,7 @@ func TestAGateWithoutAProxyForItsKeyIsRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			const logging = `{"logs": {"default": {"encoder": {"format": "responses_proxy_gate"}}}}`
-			configAround{handlers: c.handlers, logging: logging}.audited(t, c.says)
+			configAround{handlers: c.handlers, logging: logging}.checked(t, c.says)
 		})
 	}
 }

@@ -114,14 +114,14 @@ func runShutdown(flags caddycmd.Flags) (int, error) {
 	return awaitExit(info)
 }
 
-// shutdownPatience is how long shutdown waits for the process to end: longer
+// shutdownTimeout is how long shutdown waits for the process to end: longer
 // than the command's grace period.
-const shutdownPatience = 3 * commandGracePeriod
+const shutdownTimeout = 3 * commandGracePeriod
 
 // awaitExit waits until the gate's process is gone. There is no event to wait
 // for in a process that is not our child.
 func awaitExit(info infofile.Info) (int, error) {
-	for deadline := time.Now().Add(shutdownPatience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(shutdownTimeout); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if !process.Runs(info.PID) {
 			return caddy.ExitCodeSuccess, nil
 		}

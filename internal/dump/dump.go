@@ -26,12 +26,12 @@ import (
 // The bounds of dumps. A caller decides how much is sent and how often, so
 // each thing that is kept for a dump needs one.
 const (
-	maxBody       = 4 << 20   // of one body, in bytes
-	maxHeld       = 128 << 20 // of all bodies that are in memory for a directory
-	maxIndented   = 256 << 10 // of JSON that is indented for people to read, if that doubles it: it can make it 250 times as long
-	maxDepth      = 127       // of JSON; the original reads deeper bodies as text too
-	maxQueue      = 64        // exchanges that wait to be written
-	closePatience = 3 * time.Second
+	maxBody      = 4 << 20   // of one body, in bytes
+	maxHeld      = 128 << 20 // of all bodies that are in memory for a directory
+	maxIndented  = 256 << 10 // of JSON that is indented for people to read, if that doubles it: it can make it 250 times as long
+	maxDepth     = 127       // of JSON; the original reads deeper bodies as text too
+	maxQueue     = 64        // exchanges that wait to be written
+	closeTimeout = 3 * time.Second
 )
 
 // redacted stands in a dump wherever a secret was.

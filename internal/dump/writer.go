@@ -43,7 +43,7 @@ type directory struct {
 func newDirectory(path string) *directory {
 	return &directory{
 		path:    path,
-		timeout: closePatience,
+		timeout: closeTimeout,
 		queue:   make(chan *Exchange, maxQueue),
 		done:    make(chan struct{}),
 		quota:   quota{limit: maxDirectory, space: diskSpace},

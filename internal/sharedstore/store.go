@@ -250,9 +250,9 @@ func (s *Store) save(ctx context.Context, client string, record *Record) (mark s
 	return mark, s.storage.Put(ctx, s.MarkKey(), []byte(mark))
 }
 
-// Audit refuses a folder in which other users can put clients, as far as
+// CheckFolder refuses a folder in which other users can put clients, as far as
 // the storage is one.
-func (s *Store) Audit() error {
+func (s *Store) CheckFolder() error {
 	if err := s.storage.CheckWritable(s.MarkKey()); err != nil {
 		return fmt.Errorf("shared_clients: the storage would let others add clients, or the gate not: %w", err)
 	}

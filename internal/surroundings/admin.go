@@ -12,10 +12,10 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// AuditAdmin refuses an admin endpoint that other users can reach: whoever
+// CheckAdmin refuses an admin endpoint that other users can reach: whoever
 // can load a config there can have it answer with the key.
-func AuditAdmin(config Config, check SocketCheck) error {
-	if err := auditLoader(config); err != nil {
+func CheckAdmin(config Config, check SocketCheck) error {
+	if err := checkLoader(config); err != nil {
 		return err
 	}
 	listen, enabled := config.adminListen()
@@ -51,9 +51,9 @@ func AuditAdmin(config Config, check SocketCheck) error {
 	return nil
 }
 
-// auditLoader refuses a config that is to be loaded over plain HTTP: whoever
+// checkLoader refuses a config that is to be loaded over plain HTTP: whoever
 // takes that port, or sits on the wire, could load one that tells the key.
-func auditLoader(config Config) error {
+func checkLoader(config Config) error {
 	raw := config.loader()
 	if raw == nil {
 		return nil

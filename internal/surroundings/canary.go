@@ -15,7 +15,7 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// configuredLog is what the audit knows of a caddy.CustomLog.
+// configuredLog is what the check knows of a caddy.CustomLog.
 type configuredLog struct {
 	name    string
 	include []string
@@ -23,12 +23,12 @@ type configuredLog struct {
 	teed    bool // a log core module takes entries before they are filtered
 }
 
-// messages numbers the audit's entries: a sampler drops what repeats.
+// messages numbers the check's entries: a sampler drops what repeats.
 var messages atomic.Uint64
 
-// entry is an entry of a logger as the audit makes them. Each differs.
+// entry is an entry of a logger as the check makes them. Each differs.
 func entry(logger string, level zapcore.Level) zapcore.Entry {
-	return zapcore.Entry{LoggerName: logger, Level: level, Time: time.Unix(0, 0), Message: fmt.Sprintf("audit %d", messages.Add(1))}
+	return zapcore.Entry{LoggerName: logger, Level: level, Time: time.Unix(0, 0), Message: fmt.Sprintf("check %d", messages.Add(1))}
 }
 
 // accepts reports whether a log takes a logger's entries of a level.
@@ -117,7 +117,7 @@ func (l configuredLog) writesCanary(header, canary string) (written bool) {
 	return false
 }
 
-// entriesInARow is how many entries of one logger the audit looks at, and how
+// entriesInARow is how many entries of one logger the check looks at, and how
 // many loggers. Formats that share what they should copy leak in later ones.
 const entriesInARow = 5
 

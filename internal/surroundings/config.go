@@ -16,7 +16,7 @@ import (
 // Config reads the parts of Caddy's config that decide whether the
 // gate is safe in it. Caddy hands modules a context that has the config in an
 // unexported field; reflection reads it without unsafe. If the field is not
-// what it was, the gate refuses to start rather than run unaudited.
+// what it was, the gate refuses to start rather than run unchecked.
 type Config struct {
 	value reflect.Value // caddy.Config
 }
@@ -28,7 +28,7 @@ type ConfigID uintptr
 func ConfigOf(ctx caddy.Context) (Config, error) {
 	pointer := reflect.ValueOf(ctx).FieldByName("cfg")
 	if !pointer.IsValid() || pointer.Type() != reflect.TypeFor[*caddy.Config]() || pointer.IsNil() {
-		return Config{}, errors.New("this version of Caddy hides its config from the audit of admin endpoint and logs; use the version in the gate's go.mod, or newer releases of both")
+		return Config{}, errors.New("this version of Caddy hides its config from the gate's check of the admin endpoint and the logs; use the version in the gate's go.mod, or newer releases of both")
 	}
 	return Config{pointer.Elem()}, nil
 }
@@ -102,7 +102,7 @@ type everyLog struct{}
 // CaddyModule returns the Caddy module information.
 func (everyLog) CaddyModule() caddy.ModuleInfo { return caddy.ModuleInfo{} }
 
-var errLogsHidden = errors.New("this version of Caddy hides its logs from the audit; use the version in the gate's go.mod, or: insecure_allow logged_token")
+var errLogsHidden = errors.New("this version of Caddy hides its logs from the gate's check; use the version in the gate's go.mod, or: insecure_allow logged_token")
 
 // logs are the config's logs that write anywhere.
 func (c Config) logs(ctx caddy.Context) ([]configuredLog, error) {

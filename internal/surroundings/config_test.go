@@ -9,9 +9,9 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// TestThisVersionOfCaddyCanBeAudited fails if a Caddy upgrade moves what the
-// audit reads by reflection. The audit has to be adapted then, not this test.
-func TestThisVersionOfCaddyCanBeAudited(t *testing.T) {
+// TestThisVersionOfCaddyCanBeChecked fails if a Caddy upgrade moves what the
+// check reads by reflection. The check has to be adapted then, not this test.
+func TestThisVersionOfCaddyCanBeChecked(t *testing.T) {
 	member := func(of reflect.Type, name string, want reflect.Type) {
 		t.Helper()
 		if field, ok := of.FieldByName(name); !ok || field.Type != want {
@@ -49,6 +49,6 @@ func TestThisVersionOfCaddyCanBeAudited(t *testing.T) {
 		t.Errorf("the logs read as %+v, %v", logs, err)
 	}
 	if _, err := ConfigOf(caddy.Context{}); err == nil {
-		t.Error("a context without a config passes the audit")
+		t.Error("a context without a config passes the check")
 	}
 }

@@ -15,9 +15,9 @@ import (
 // refuses one that others could exchange.
 type SocketCheck func(path string) error
 
-// AuditListeners refuses plaintext listeners beyond loopback: the token and
+// CheckListeners refuses plaintext listeners beyond loopback: the token and
 // every prompt would cross the network for all to read.
-func AuditListeners(server *caddyhttp.Server, config Config, check SocketCheck) error {
+func CheckListeners(server *caddyhttp.Server, config Config, check SocketCheck) error {
 	httpPort := config.httpPort()
 	for _, listen := range server.Listen {
 		addr, err := caddy.ParseNetworkAddress(listen)

@@ -15,7 +15,7 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// AuditLogs refuses logs that would record callers' tokens. Caddy logs requests
+// CheckLogs refuses logs that would record callers' tokens. Caddy logs requests
 // whole, and redacts only Authorization, Proxy-Authorization, Cookie and
 // Set-Cookie. It clones the request for the log before any handler runs, so the
 // gate cannot redact its own header there; it can only see to it that the log does.
@@ -23,7 +23,7 @@ import (
 // It does not work out what a format would write: formats nest in ways that
 // nobody can foresee. It gives each log's own format a request with a made-up
 // token, and looks for that in what would be written.
-func AuditLogs(ctx caddy.Context, server *caddyhttp.Server, config Config) error {
+func CheckLogs(ctx caddy.Context, server *caddyhttp.Server, config Config) error {
 	logs, err := config.logs(ctx)
 	if err != nil {
 		return err

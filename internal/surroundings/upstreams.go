@@ -10,10 +10,10 @@ import (
 	"github.com/caddyserver/caddy/v2"
 )
 
-// AuditUpstreams refuses a reverse_proxy with an upstream to which the key would
+// CheckUpstreams refuses a reverse_proxy with an upstream to which the key would
 // go in the clear, or to a socket whose place others could take, as far as that
 // can be seen before there is a request.
-func AuditUpstreams(raw json.RawMessage, check SocketCheck) error {
+func CheckUpstreams(raw json.RawMessage, check SocketCheck) error {
 	var proxy struct {
 		Transport struct {
 			TLS *struct {

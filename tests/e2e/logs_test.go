@@ -10,9 +10,9 @@ import (
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/tests/internal/gatetest"
 )
 
-// What the audit refuses does write the token: each of these configs looks
+// What the check refuses does write the token: each of these configs looks
 // safe, and runs here with the risk taken.
-func TestFormatsThatTheAuditRefusesWriteTheToken(t *testing.T) {
+func TestFormatsThatTheCheckRefusesWriteTheToken(t *testing.T) {
 	t.Parallel()
 	up := gatetest.NewUpstream(t, nil)
 	for name, c := range map[string]struct{ format, before string }{
@@ -35,7 +35,7 @@ func TestFormatsThatTheAuditRefusesWriteTheToken(t *testing.T) {
 			g.Signal(os.Interrupt)
 			g.Wait()
 			if !strings.Contains(g.Output.String(), g.Token) {
-				t.Errorf("the audit refuses a log that does not write the token: %s", g.Output.String())
+				t.Errorf("the check refuses a log that does not write the token: %s", g.Output.String())
 			}
 		})
 	}
