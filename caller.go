@@ -54,20 +54,20 @@ type caller struct {
 	metrics      *callerMetrics
 	claimed      []string // paths, for claims
 
-	mu        sync.Mutex
-	token     secret.Shared             // the generated token that callers are told; looked at without the lock, too
-	rotated   time.Time                 // since when it is that one
-	revoked   bool                      // there is no token to tell until a rotation makes one
-	configs   map[configID]*publication // the configs that use this caller: the running one, and during a reload the next
-	current   publication               // what the caller is told
-	written   infofile.Info             // what its file says
-	failure   error                     // why it is not told anything newer
-	endTold   bool                      // its access has ended, and it was told so
-	printed   secret.Secret             // the token that was printed to stderr
-	watch     *time.Timer               // looks whether the file is still what we wrote
-	exchanged bool                      // it is not, and that was said
-	stopping  bool                      // no config goes on with this caller: it is told nothing more
-	alarm     *time.Timer               // rings for the next rotation, or the end
+	mu       sync.Mutex
+	token    secret.Shared             // the generated token that callers are told; looked at without the lock, too
+	rotated  time.Time                 // since when it is that one
+	revoked  bool                      // there is no token to tell until a rotation makes one
+	configs  map[configID]*publication // the configs that use this caller: the running one, and during a reload the next
+	current  publication               // what the caller is told
+	written  infofile.Info             // what its file says
+	failure  error                     // why it is not told anything newer
+	endTold  bool                      // its access has ended, and it was told so
+	printed  secret.Secret             // the token that was printed to stderr
+	watch    *time.Timer               // looks whether the file is still what we wrote
+	replaced bool                      // it is not, and that was said
+	stopping bool                      // no config goes on with this caller: it is told nothing more
+	alarm    *time.Timer               // rings for the next rotation, or the end
 }
 
 // publication is what a config says of a caller, and has it told.

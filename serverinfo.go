@@ -143,7 +143,7 @@ func (c *caller) watchFile() {
 	}
 }
 
-// lookAtFile says so, once, when somebody has exchanged or removed the file:
+// lookAtFile says so, once, when somebody has replaced or removed the file:
 // whoever reads it now is led elsewhere, or nowhere. The lock keeps other gates
 // away, but neither people nor older versions, which do not ask for it.
 func (c *caller) lookAtFile() {
@@ -155,13 +155,13 @@ func (c *caller) lookAtFile() {
 		return
 	}
 	told := p.published && !c.isRevokedIn(p) && !p.ended(time.Now())
-	exchanged := told && !p.file.Tells(c.written)
-	if exchanged && !c.exchanged {
+	replaced := told && !p.file.Tells(c.written)
+	if replaced && !c.replaced {
 		p.logger.Error("the server-info file is not the one that this gate wrote: somebody has replaced or removed it, "+
 			"and callers who read it do not find this gate; find out who does that, then rotate, which writes it again",
 			zap.String("gate", c.id.gate), zap.String("client", c.id.name()), zap.String("path", p.path))
 	}
-	c.exchanged = exchanged
+	c.replaced = replaced
 	c.watchFile()
 }
 

@@ -140,11 +140,11 @@ func TestWhatTheNextLaunchWroteStays(t *testing.T) {
 	}
 }
 
-func TestAGateWhoseFileWasExchangedSaysSoOnce(t *testing.T) {
+func TestAGateWhoseFileWasReplacedSaysSoOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		path := filepath.Join(t.TempDir(), "info.json")
 		core, logs := observer.New(zap.ErrorLevel)
-		h := published(t, newConfiguration(t), "exchanged", path, "")
+		h := published(t, newConfiguration(t), "replaced", path, "")
 		c := h.callers[0]
 		c.mu.Lock()
 		c.current.logger = zap.New(core)

@@ -62,7 +62,7 @@ func (s configAround) checked(t *testing.T, says string) {
 	}
 }
 
-// looseDir is a directory in which everybody can exchange files.
+// looseDir is a directory in which everybody can replace files.
 func looseDir(t *testing.T) string {
 	t.Helper()
 	if runtime.GOOS == "windows" {
@@ -93,7 +93,7 @@ func TestAGateIsNotOpenedToTheNetwork(t *testing.T) {
 		"on a range of loopback ports":            {configAround{listen: `"127.0.0.1:8080-8082"`}, ""},
 		"on tcp4 loopback":                        {configAround{listen: `"tcp4/127.0.0.1:8080"`}, ""},
 		"on a unix socket":                        {configAround{listen: `"unix/` + socket + `"`}, ""},
-		"on a unix socket others can exchange":    {configAround{listen: `"unix/` + loose + `/s"`}, "others can write to directory"},
+		"on a unix socket others can replace":     {configAround{listen: `"unix/` + loose + `/s"`}, "others can write to directory"},
 		"on such a socket, knowingly":             {configAround{listen: `"unix/` + loose + `/s"`, gate: fmt.Sprintf(allowing, riskRemoteListener)}, ""},
 		"on all interfaces":                       {configAround{listen: `":8080"`}, no},
 		"on all IPv4 interfaces":                  {configAround{listen: `"0.0.0.0:8080"`}, no},
@@ -148,7 +148,7 @@ func TestTheAdminEndpointIsNoWayAroundTheGate(t *testing.T) {
 		"on a unix socket that groups can search": {`{"listen": "unix//run/admin.sock|0210"}`, "", "", "mode 0210"},
 		"on an abstract socket":                   {`{"listen": "unix/@admin"}`, "", "", "abstract socket"},
 		"on an abstract socket with a mode":       {`{"listen": "unix/@admin|0200"}`, "", "", "abstract socket"},
-		"on a unix socket others can exchange":    {`{"listen": "unix/LOOSE/admin.sock"}`, "", "", "others can write to directory"},
+		"on a unix socket others can replace":     {`{"listen": "unix/LOOSE/admin.sock"}`, "", "", "others can write to directory"},
 		"on such a socket, knowingly":             {`{"listen": "unix/LOOSE/admin.sock"}`, fmt.Sprintf(allowing, riskTCPAdmin), "", ""},
 		"on a unix socket by CADDY_ADMIN":         {`{}`, "", "unix//run/admin.sock", ""},
 		"on loopback by CADDY_ADMIN":              {`{}`, "", "127.0.0.1:2020", no},

@@ -315,7 +315,7 @@ func rotationFlag(flag string) (object, error) {
 }
 
 // adminSocketFlag checks the place of the admin socket as that of a server-info
-// file: who could exchange the socket could answer in the proxy's name. Caddy
+// file: who could replace the socket could answer in the proxy's name. Caddy
 // removes what it finds at the path, so there must not be anything but a socket.
 func adminSocketFlag(path string) (string, error) {
 	if path == "" {

@@ -158,7 +158,7 @@ func sendDigest(flags caddycmd.Flags, method, action string, body func(digest st
 	return caddy.ExitCodeSuccess, nil
 }
 
-// outFile is the place for a token, which nobody else can read or exchange; nil
+// outFile is the place for a token, which nobody else can read or replace; nil
 // for stdout.
 func outFile(path string) (*infofile.File, error) {
 	if path == "" {

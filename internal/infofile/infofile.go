@@ -1,5 +1,5 @@
 // Package infofile publishes the server-info file, and makes sure that nobody
-// else can read or exchange it: neither the file, nor a directory, nor a socket
+// else can read or replace it: neither the file, nor a directory, nor a socket
 // of the gate's. It knows nothing of the gate's requests.
 package infofile
 
@@ -319,7 +319,7 @@ type parentDir struct {
 }
 
 // open holds the directory that was checked. From here on every access goes
-// through the handle, so exchanging the directory or one above it leads nowhere.
+// through the handle, so replacing the directory or one above it leads nowhere.
 func (f *File) open(parent parentDir) (*os.Root, error) {
 	// The dot at the end makes the kernel refuse anything but a directory; a
 	// FIFO would block.
@@ -330,7 +330,7 @@ func (f *File) open(parent parentDir) (*os.Root, error) {
 	opened, err := root.Stat(".")
 	if err != nil || !os.SameFile(opened, parent.info) {
 		_ = root.Close()
-		return nil, refuse(f.path, "directory "+parent.path+" was exchanged while it was being checked", "find out who does that, then try again")
+		return nil, refuse(f.path, "directory "+parent.path+" was replaced while it was being checked", "find out who does that, then try again")
 	}
 	return root, nil
 }

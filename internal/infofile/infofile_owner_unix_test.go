@@ -68,7 +68,7 @@ func TestNewOwnerGetsTheFileEvenIfItsContentIsTheSame(t *testing.T) {
 	wantMode(t, path, 0o600, nobody)
 }
 
-// The owner of the directory exchanges the one that root has just made for
+// The owner of the directory replaces the one that root has just made for
 // another one of root's, to be given that.
 func TestRootsOtherDirectoryIsNotHandedOver(t *testing.T) {
 	needRoot(t)

@@ -17,8 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A directory that is exchanged in the one moment that matters, without luck.
-func TestDirectoryExchangedAfterTheCheckIsNotUsed(t *testing.T) {
+// A directory that is replaced in the one moment that matters, without luck.
+func TestDirectoryReplacedAfterTheCheckIsNotUsed(t *testing.T) {
 	for name, plant := range map[string]func(t *testing.T, dir string){
 		"by a link to the attacker's":      func(t *testing.T, dir string) { must(t, os.Symlink(dir+"/evil", dir+"/d")) },
 		"by another directory":             func(t *testing.T, dir string) { mkdir(t, dir+"/d", 0o777) },

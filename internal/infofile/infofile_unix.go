@@ -205,7 +205,7 @@ func claimDir(dir *os.Root) error {
 		return err
 	}
 	if names, _ := d.Readdirnames(1); len(names) > 0 || statOf(info).Uid != currentUID() {
-		return errors.New(d.Name() + " was exchanged while it was being made")
+		return errors.New(d.Name() + " was replaced while it was being made")
 	}
 	if err := d.Chmod(0o700); err != nil {
 		return err

@@ -168,7 +168,7 @@ func arrange(t *testing.T, dir, steps string) {
 	}
 }
 
-func TestDirectoryThatOthersCanExchangeIsRefused(t *testing.T) {
+func TestDirectoryThatOthersCanReplaceIsRefused(t *testing.T) {
 	const fine = ""
 	for name, c := range map[string]struct{ scene, path, owner, reason string }{
 		"anybody can write to the directory":    {"dir p 707", "p/f", "", "others can write"},

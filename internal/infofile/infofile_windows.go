@@ -32,14 +32,14 @@ const (
 
 	anyAccess windows.ACCESS_MASK = 0xffffffff
 
-	// mayExchange is what it takes to put something else in the place of a
+	// mayReplace is what it takes to put something else in the place of a
 	// directory's content, or of the directory itself.
-	mayExchange = windows.DELETE | fileDeleteChild | windows.WRITE_DAC |
+	mayReplace = windows.DELETE | fileDeleteChild | windows.WRITE_DAC |
 		windows.WRITE_OWNER | windows.GENERIC_ALL
 
 	// mayWrite is that, and making files. Anybody may make directories in C:\,
 	// so it is asked only of the directory that has the file.
-	mayWrite = mayExchange | windows.FILE_WRITE_DATA | windows.FILE_APPEND_DATA |
+	mayWrite = mayReplace | windows.FILE_WRITE_DATA | windows.FILE_APPEND_DATA |
 		windows.FILE_WRITE_EA | windows.FILE_WRITE_ATTRIBUTES | windows.GENERIC_WRITE
 )
 
@@ -219,7 +219,7 @@ func makeDir(root *os.Root, name string) (*os.Root, error) {
 	if err == nil {
 		var opened fs.FileInfo
 		if opened, err = next.Stat("."); err == nil && !os.SameFile(made, opened) {
-			err = errors.New(name + " was exchanged while it was being made")
+			err = errors.New(name + " was replaced while it was being made")
 		}
 	}
 	if err != nil {
@@ -263,7 +263,7 @@ func (f *File) examine(root *os.Root, found fs.FileInfo, judge func(*os.File) er
 		return err
 	}
 	if !os.SameFile(opened, found) {
-		return errors.New("it was exchanged while it was being checked")
+		return errors.New("it was replaced while it was being checked")
 	}
 	return judge(file)
 }

@@ -17,10 +17,10 @@ import (
 
 // walk follows the path's directories one by one from the root and checks
 // each, those that a symbolic link leads through as well: whoever can rename one
-// of them can exchange everything below. Since a directory is looked at only
-// after the one above has been found safe, nobody else can exchange it later.
+// of them can replace everything below. Since a directory is looked at only
+// after the one above has been found safe, nobody else can replace it later.
 //
-// The configured owner can exchange what is below a directory of its own, for a
+// The configured owner can replace what is below a directory of its own, for a
 // link to any other. There, only its own directories will do: we must not make a
 // file that is the owner's in a directory where the owner could not.
 func (p *place) walk() (_ parentDir, err error) {
@@ -106,7 +106,7 @@ func (p *place) followLink(path string) (target string, isLink bool, err error) 
 	return target, true, nil
 }
 
-// enter refuses a directory in which others can exchange files. The sticky bit,
+// enter refuses a directory in which others can replace files. The sticky bit,
 // as on /tmp, makes a writable directory safe: there only its owner and theirs
 // can rename or remove what somebody has made.
 func (p *place) enter(path string) (parentDir, error) {
@@ -119,9 +119,9 @@ func (p *place) enter(path string) (parentDir, error) {
 	case !mode.IsDir():
 		return parentDir{}, fmt.Errorf("%s is not a directory; name another path", path)
 	case uid != 0 && !p.owner.trusted(uid):
-		return parentDir{}, fmt.Errorf("directory %s belongs to uid %d, who could exchange the file; name a path in a directory that only root or you can change", path, uid)
+		return parentDir{}, fmt.Errorf("directory %s belongs to uid %d, who could replace the file; name a path in a directory that only root or you can change", path, uid)
 	case mode.Perm()&0o022 != 0 && mode&fs.ModeSticky == 0:
-		return parentDir{}, fmt.Errorf("others can write to directory %s (mode %04o) and exchange the file; run chmod go-w %[1]s or name a path elsewhere", path, mode.Perm())
+		return parentDir{}, fmt.Errorf("others can write to directory %s (mode %04o) and replace the file; run chmod go-w %[1]s or name a path elsewhere", path, mode.Perm())
 	}
 	return parentDir{path: path, info: info}, nil
 }
@@ -275,7 +275,7 @@ func refuseOpenSecret(path string, found fs.FileInfo, p *place) error {
 		return fmt.Errorf("every user can read it (mode %04o); run: chmod o= %s (in Kubernetes, write defaultMode: 0440 on the volume and the container's group as the pod's fsGroup)", perm, path)
 	}
 	if uid := statOf(found).Uid; uid != 0 && !p.owner.trusted(uid) {
-		return fmt.Errorf("%s belongs to uid %d, who could exchange the secret at any time; run: chown %d %[1]s", path, uid, currentUID())
+		return fmt.Errorf("%s belongs to uid %d, who could replace the secret at any time; run: chown %d %[1]s", path, uid, currentUID())
 	}
 	if perm := found.Mode().Perm(); perm&0o022 != 0 {
 		return fmt.Errorf("others than its owner can write to it (mode %04o); run: chmod go-w %s", perm, path)

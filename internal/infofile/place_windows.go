@@ -17,7 +17,7 @@ func (p *place) walk() (parentDir, error) {
 	at := parentDir{path: volume + `\`}
 	names := strings.FieldsFunc(p.dir[len(volume):], func(r rune) bool { return r == '\\' || r == '/' })
 	for i := 0; ; i++ {
-		dangerous := windows.ACCESS_MASK(mayExchange)
+		dangerous := windows.ACCESS_MASK(mayReplace)
 		if i == len(names) {
 			dangerous = mayWrite
 		}
@@ -77,7 +77,7 @@ func checkPlace(path string) error {
 }
 
 // OpenSecret opens a file that has a secret in it. The access control list of
-// the directory decides who may read and exchange it. That list is not checked:
+// the directory decides who may read and replace it. That list is not checked:
 // a safe list has too many forms.
 func OpenSecret(path string) (*os.File, fs.FileInfo, error) {
 	info, err := os.Stat(path) // before it is opened: a pipe would block

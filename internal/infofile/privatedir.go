@@ -39,7 +39,7 @@ func OpenPrivateDir(path string) (*os.Root, error) {
 }
 
 // makePrivateDir makes the directory, and those above that are missing, where
-// nobody else can exchange one of them.
+// nobody else can replace one of them.
 func makePrivateDir(path string) error {
 	f := &File{path: path, dir: path + string(os.PathSeparator), base: "."}
 	parent, err := (&place{dir: f.dir}).walk()

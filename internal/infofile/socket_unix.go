@@ -14,7 +14,7 @@ import (
 	"github.com/responses-proxy-gate/caddy-responses-proxy-gate/internal/process"
 )
 
-// CheckSocket refuses a unix socket in whose directories others can exchange
+// CheckSocket refuses a unix socket in whose directories others can replace
 // files, and a path at which something else is than a socket of our own. Others
 // could put a socket of their own in its place, and be sent what is meant for
 // Caddy; or a link, and Caddy would give the file that it leads to the socket's

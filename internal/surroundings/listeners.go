@@ -12,7 +12,7 @@ import (
 )
 
 // SocketCheck is what makes sure of the directories of a unix socket: it
-// refuses one that others could exchange.
+// refuses one that others could replace.
 type SocketCheck func(path string) error
 
 // CheckListeners refuses plaintext listeners beyond loopback: the token and

@@ -173,7 +173,7 @@ func TestTheCommandsTokenIsRotatedThroughItsSocket(t *testing.T) {
 	}
 }
 
-func TestTheCommandRefusesAnAdminSocketThatOthersCouldExchange(t *testing.T) {
+func TestTheCommandRefusesAnAdminSocketThatOthersCouldReplace(t *testing.T) {
 	t.Parallel()
 	open := gatetest.TempDir(t)
 	gatetest.Mkdir(t, open+"/open", 0o777)

@@ -38,7 +38,7 @@ func plainProxy(t *testing.T, up *gatetest.Upstream, key string) *gatetest.Proce
 
 // The other user cannot have the operator's callers pay with a key of its own,
 // and read their prompts in its account; nor have root send a file's first line.
-func TestAnotherUserCannotExchangeTheKeyOrTheToken(t *testing.T) {
+func TestAnotherUserCannotReplaceTheKeyOrTheToken(t *testing.T) {
 	t.Parallel()
 	up := gatetest.NewUpstream(t, nil)
 	const theirs, roots = "sk-the-attackers-own-key-0123456789abcdef", "the-first-line-of-a-file-that-only-root-reads"
