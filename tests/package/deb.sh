@@ -20,6 +20,7 @@ main() {
 	the_service_starts_and_has_nothing_to_complain_of
 	members_of_the_group_call_and_others_do_not
 	a_wrong_config_is_refused_and_a_new_key_taken
+	a_log_that_root_made_by_validating_is_the_services_again
 	an_upgrade_keeps_what_is_the_operators
 	a_removed_package_leaves_key_and_config
 	a_purged_package_leaves_nothing
@@ -167,6 +168,21 @@ a_wrong_config_is_refused_and_a_new_key_taken() {
 	printf '%s\n' "$key" | inside install -m 0600 /dev/stdin $etc/openai-api-key
 	expect inside systemctl restart responses-proxy-gate
 	[[ $(ask sam) == "upstream saw Bearer $key" ]] || fail "the new key is not used"
+}
+
+a_log_that_root_made_by_validating_is_the_services_again() {
+	step
+	local remedy
+	inside rm /var/log/responses-proxy-gate/audit.log
+	inside env CREDENTIALS_DIRECTORY=$etc caddy validate --config $etc/Caddyfile >"$work/validate" 2>&1 || fail "$(<"$work/validate")"
+	remedy=$(sed -n 's/.*run: \(chown [^"]*\)".*/\1/p' "$work/validate")
+	[[ -n $remedy ]] || fail "validate says nothing of the log: $(<"$work/validate")"
+	inside systemctl restart responses-proxy-gate 2>/dev/null || true # (Caddy tells systemd that it is up, and then ends)
+	[[ -z $(ask sam 2>/dev/null || true) ]] || fail "the service runs with a log that is root's: there is nothing to warn of"
+	inside systemctl stop responses-proxy-gate
+	expect inside sh -c "$remedy"
+	expect inside systemctl start responses-proxy-gate
+	[[ $(ask sam) == "upstream saw Bearer $key" ]] || fail "sam gets no answer"
 }
 
 an_upgrade_keeps_what_is_the_operators() {
