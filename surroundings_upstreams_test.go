@@ -27,6 +27,7 @@ func TestACallerCannotHaveTheKeySentToItself(t *testing.T) {
 		"by a service":            "reverse_proxy {\ndynamic srv {header.X-Up}\n}",
 		"by one of many":          "reverse_proxy {\ndynamic multi {\na localhost 1\na {header.X-Up} 1\n}\n}",
 		"by a proxy on the way":   "reverse_proxy 127.0.0.1:1 {\ntransport http {\nnetwork_proxy url http://{header.X-Proxy}\n}\n}",
+		"by who has to answer":    "reverse_proxy https://api.openai.com {\ntransport http {\ntls_server_name {header.X-Up}\n}\n}",
 		"by the named transport":  "reverse_proxy {header.X-Up} {\ntransport responses_proxy_gate\n}",
 		"in a handle of its kind": "handle {\nreverse_proxy {header.X-Up}\n}",
 	} {

@@ -58,8 +58,9 @@ func CheckUpstreams(raw json.RawMessage, check SocketCheck) error {
 	return nil
 }
 
-// RefuseCallersUpstream refuses a reverse_proxy whose upstream, or the proxy on
-// the way there, is what a request says: a caller would have the key sent to itself.
+// RefuseCallersUpstream refuses a reverse_proxy whose upstream, the proxy on the
+// way there, or the name that the upstream has to prove, is what a request says: a
+// caller would have the key sent to itself.
 func RefuseCallersUpstream(raw json.RawMessage) error {
 	var proxy struct {
 		Upstreams []struct {
@@ -69,12 +70,16 @@ func RefuseCallersUpstream(raw json.RawMessage) error {
 		Transport struct {
 			ForwardProxyURL string          `json:"forward_proxy_url"`
 			NetworkProxy    json.RawMessage `json:"network_proxy"`
+			TLS             struct {
+				ServerName string `json:"server_name"`
+			} `json:"tls"`
 		} `json:"transport"`
 	}
 	if err := json.Unmarshal(raw, &proxy); err != nil {
 		return nil // Caddy itself will refuse it
 	}
-	targets := []string{string(proxy.Dynamic), proxy.Transport.ForwardProxyURL, string(proxy.Transport.NetworkProxy)}
+	transport := &proxy.Transport
+	targets := []string{string(proxy.Dynamic), transport.ForwardProxyURL, string(transport.NetworkProxy), transport.TLS.ServerName}
 	for _, upstream := range proxy.Upstreams {
 		targets = append(targets, upstream.Dial)
 	}
