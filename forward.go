@@ -32,6 +32,7 @@ func (h *Handler) newAnswer(w http.ResponseWriter, r *http.Request, caller *conf
 		value:  presented.header,
 		anyWay: h.allows(riskPlaintextUpstream),
 		access: &answer.access,
+		body:   &answer.body,
 	}}
 	answer.access.handler, answer.access.caller = h, caller
 	ctx.Context, answer.cutOff, answer.alone = keptconn.WithCancel(r.Context())
@@ -54,6 +55,9 @@ func (h *Handler) forward(answer *answerWriter, r *http.Request, next caddyhttp.
 	underWay.begin(answer)
 	defer underWay.done(answer)
 	err := next.ServeHTTP(answer, r)
+	if err == nil && !answer.wroteHeader {
+		err = answer.sent.held.fault
+	}
 	answer.whole = err == nil || !answer.wroteHeader
 	switch {
 	case !answer.wroteHeader && answer.access.ended.Load():
@@ -117,6 +121,9 @@ func (a *answerWriter) WriteHeader(status int) {
 	if a.access.ended.Load() {
 		a.endAccess()
 		return
+	}
+	if status == statusClientGone && a.sent.held.fault != nil {
+		return // reverse_proxy takes the caller for gone; who forwards answers it
 	}
 	if refused := a.reasonToWithhold(status, header); refused != nil {
 		a.withhold(header, refused)

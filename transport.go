@@ -129,7 +129,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	small, err := held.inOnePiece(with)
 	if err != nil {
-		return nil, err
+		return nil, held.failure(err)
 	}
 	answer, err := transport.RoundTrip(with)
 	if small != nil && errors.As(err, &reverseproxy.DialError{}) {
@@ -141,7 +141,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if answer != nil {
 		answer.Request = r // whoever looks there must not find the key
 	}
-	return answer, held.redact(err)
+	return answer, held.failure(err)
 }
 
 // inOnePiece gives r the body of a small request, which a budget has in memory,
@@ -296,6 +296,9 @@ type heldKey struct {
 	access *access
 	taken  atomic.Bool // a Transport has had it
 
+	body  *callersBody
+	fault error // why the request failed, if that was the body's; reverse_proxy does not tell
+
 	// unsent is the small body of an attempt that reached no upstream; else nil.
 	// The next attempt takes it: handlers behind the budget may have given the
 	// request a body that can be read once only.
@@ -341,6 +344,27 @@ func (k *heldKey) addTo(r *http.Request) *http.Request {
 	}
 	with.Header[k.header] = []string{k.value.Reveal()}
 	return with
+}
+
+// errCallersFault is for reverse_proxy, which does not count it against the
+// upstream: with fail_duration, a caller could else take it from all others.
+var errCallersFault = fmt.Errorf("the request's body is the caller's fault: %w", context.Canceled)
+
+// failure is why an attempt has failed, for reverse_proxy.
+func (k *heldKey) failure(err error) error {
+	err = k.redact(err)
+	if err == nil || !k.spoilt(err) {
+		return err
+	}
+	k.fault = err
+	return fmt.Errorf("%w: %w", errCallersFault, err)
+}
+
+// spoilt reports whether an attempt has failed because its body could not be
+// read to the end, or was longer than it may be.
+func (k *heldKey) spoilt(err error) bool {
+	tooLong, unreached := (*http.MaxBytesError)(nil), reverseproxy.DialError{}
+	return k.body != nil && k.body.broken.Load() && !errors.As(err, &unreached) || errors.As(err, &tooLong)
 }
 
 // redact takes the key out of an error: net/http quotes what an upstream sent, and
