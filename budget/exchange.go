@@ -26,6 +26,7 @@ type exchange struct {
 	reservation reservation
 	began       time.Time
 	caller      context.Context // of the request
+	attempts    *attempts       // nil if the request is free
 
 	err    error // what the next handler returned
 	status int   // of the final answer; 0 before there is one
@@ -63,7 +64,7 @@ func (e *exchange) WriteHeader(status int) {
 // choose finds out how the answer tells what it has cost. One that is
 // compressed, though nobody asked for that, is not read, and so estimated.
 func (e *exchange) choose(header http.Header) {
-	if !e.succeeded() || e.request.free {
+	if e.request.free || !succeeded(e.status) && !succeeded(e.attempts.status()) {
 		return
 	}
 	if encoding := header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
@@ -81,7 +82,7 @@ func (e *exchange) choose(header http.Header) {
 	}
 }
 
-func (e *exchange) succeeded() bool { return e.status >= 200 && e.status < 300 }
+func succeeded(status int) bool { return status >= 200 && status < 300 }
 
 // Write implements http.ResponseWriter. What a piece tells is booked before the
 // piece is passed on: nobody can read it, leave and not pay.
@@ -119,19 +120,23 @@ func (e *exchange) read(data []byte) {
 	case e.booked:
 	case e.events != nil:
 		if e.events.feed(data) {
-			e.book(e.events.found)
+			e.book(e.events.found, e.attempts.lost())
 		}
 	case e.json != nil:
 		if e.json.feed(data); e.json.done {
-			e.book(e.json.usage())
+			e.book(e.json.usage(), e.attempts.lost())
 		}
 	}
 }
 
 // end books what has not been told.
 func (e *exchange) end() {
-	if !e.booked && !e.costsNothing() {
-		e.book(usage{model: e.model(), calls: e.calls()})
+	switch {
+	case e.booked:
+	case !e.costsNothing():
+		e.book(usage{model: e.model(), calls: e.calls()}, e.attempts.lost())
+	case e.attempts.lost() > 0:
+		e.book(usage{}, e.attempts.lost()-1)
 	}
 	// A trailer comes after the header.
 	delete(e.Header(), codeHeaderName)
@@ -174,16 +179,23 @@ func (e *exchange) calls() toolCalls {
 // caller has left before the upstream has answered.
 const statusCallerGone = 499
 
-// costsNothing reports whether the API has taken nothing for the request: it
-// refused it, or never got it.
+// costsNothing reports whether the API has taken nothing for the request, at the
+// last attempt: it refused it, or never got it. What the upstream has answered
+// counts more than what the caller is told.
 func (e *exchange) costsNothing() bool {
-	if e.status == statusCallerGone && e.caller.Err() != nil {
-		return e.request.free // reverse_proxy says so itself: the upstream may be at work
-	}
-	if e.request.free || e.status >= 300 || e.status == http.StatusSwitchingProtocols {
+	told := e.attempts.status()
+	switch {
+	case e.request.free, e.status == http.StatusSwitchingProtocols:
 		return true
-	}
-	if e.status != 0 || e.err == nil {
+	case told >= 300:
+		return e.status == 0 || e.status >= 300
+	case told != 0, e.attempts.mayBeAtWork():
+		return false
+	case e.status == statusCallerGone && e.caller.Err() != nil:
+		return false // reverse_proxy says so itself: the upstream may be at work
+	case e.status >= 300:
+		return true
+	case e.status != 0, e.err == nil:
 		return false
 	}
 	notReached := reverseproxy.DialError{}
@@ -191,16 +203,21 @@ func (e *exchange) costsNothing() bool {
 	return errors.As(e.err, &notReached) || errors.As(e.err, &failed) && failed.StatusCode == http.StatusServiceUnavailable
 }
 
-// book books what the request has cost: what the answer tells, or an estimate.
-func (e *exchange) book(told usage) {
+// book books what the request has cost: what the answer tells, or an estimate,
+// and one for each lost attempt before.
+func (e *exchange) book(told usage, lost int) {
 	e.booked = true
 	now := time.Now()
 	cost := Spent{Input: told.input, Cached: told.cached, Output: told.output, Reasoning: told.reasoning}
 	if !told.told {
-		cost = Spent{Input: e.request.input(), Output: e.estimatedOutput(now)}
-		cost.Estimated = cost.Input + cost.Output
+		cost = e.estimate(e.seenOutput(now))
 	}
 	cost.Cost = e.request.cost(cost, told.calls)
+	for range lost {
+		one := e.estimate(e.unseenOutput(now))
+		one.Cost = e.request.cost(one, toolCalls{})
+		cost = cost.plus(one)
+	}
 	name := cmp.Or(told.model, "unknown")
 	label := models.label(name)
 	e.reservation.book(label, cost, now)
@@ -212,20 +229,34 @@ func (e *exchange) book(told usage) {
 	e.handler.spent(e, label)
 }
 
-// estimatedOutput is what an answer is taken to have that did not tell. A
+// estimate is what an answer with so much output is taken to cost.
+func (e *exchange) estimate(output int64) Spent {
+	return Spent{Input: e.request.input(), Output: output, Estimated: e.request.input() + output}
+}
+
+// seenOutput is what the answer is taken to have that did not tell. A
 // stream that was seen to begin grew as long as it was seen, and has a token or
-// more in each piece that was. Of any other,
-// nobody saw how far the API came, which may go on when its caller has left: so
-// what is reserved counts, where anything is.
-func (e *exchange) estimatedOutput(now time.Time) int64 {
-	if e.events == nil && e.request.reserve != (amount{}) {
+// more in each piece that was.
+func (e *exchange) seenOutput(now time.Time) int64 {
+	if e.events == nil {
+		return e.unseenOutput(now)
+	}
+	return min(max(e.grown(now), e.events.deltas), e.request.maxOutput)
+}
+
+// unseenOutput is what an answer is taken to have of which nobody saw how far
+// the API came, which may go on when its caller has left: what is reserved, where
+// anything is.
+func (e *exchange) unseenOutput(now time.Time) int64 {
+	if e.request.reserve != (amount{}) {
 		return e.request.maxOutput
 	}
-	grown := (int64(now.Sub(e.began)/time.Second) + 1) * tokensPerSecond
-	if e.events != nil {
-		grown = max(grown, e.events.deltas)
-	}
-	return min(grown, e.request.maxOutput)
+	return min(e.grown(now), e.request.maxOutput)
+}
+
+// grown is what comes in the time since the request began.
+func (e *exchange) grown(now time.Time) int64 {
+	return (int64(now.Sub(e.began)/time.Second) + 1) * tokensPerSecond
 }
 
 // placeholders is what the names of all placeholders begin with.

@@ -168,7 +168,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	}
 	exchange.begin(w, r)
 	defer exchange.end()
-	exchange.err = next.ServeHTTP(exchange, r)
+	exchange.err = next.ServeHTTP(exchange, exchange.watch(r))
 	return exchange.err
 }
 
