@@ -118,7 +118,7 @@ type credential struct {
 	headerName string   // canonical
 	allowed    []string // canonical names of the callers' headers that go upstream by the operator's leave
 	value      atomic.Pointer[presentedKey]
-	tries      []backoff.Backoff // what the upstream says of the value, for each route: a key may lack the scope of one
+	tries      []backoff.Shared  // what the upstream says of the value, for each route: a key may lack the scope of one
 	accepted   atomic.Int64      // the route on which the upstream took the value last, and 1; 0: none has yet
 	file       *followedSecret   // nil if the key does not come from a file of its own
 	identity   *followedIdentity // nil if there is a key
@@ -131,12 +131,12 @@ type presentedKey struct {
 
 // newCredential makes a credential for a number of routes.
 func newCredential(headerName string, routes int) *credential {
-	return &credential{headerName: http.CanonicalHeaderKey(headerName), tries: make([]backoff.Backoff, max(1, routes))}
+	return &credential{headerName: http.CanonicalHeaderKey(headerName), tries: make([]backoff.Shared, max(1, routes))}
 }
 
 // triesOn says whether the upstream takes the credential on one route, and when
 // it may be tried again.
-func (c *credential) triesOn(route int) *backoff.Backoff { return &c.tries[min(route, len(c.tries)-1)] }
+func (c *credential) triesOn(route int) *backoff.Shared { return &c.tries[min(route, len(c.tries)-1)] }
 
 // use makes key the one presented from now on. What the upstream said of a
 // former one no longer counts.
@@ -163,7 +163,7 @@ type sentOn struct {
 	credential *credential
 	held       *heldKey
 	route      int // of the gate's
-	try        backoff.Try
+	try        backoff.SharedTry
 	chosen     bool // the caller has chosen the account that the upstream looks at
 }
 

@@ -9,6 +9,10 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
 )
 
 // exchanged is what one request over a connection of its own is answered.
@@ -66,4 +70,44 @@ func TestACallersSpoiltBodyTakesNoUpstreamFromTheOthers(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Some upstreams say 401 to what a caller asks for (LiteLLM: to a model that the
+// key may not use). Nobody can tell that from a dead key by one answer.
+func TestWhoIsAnswered401ForWhatItAsksLocksTheOthersOutForASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const otherToken = "another-token-of-43-characters-0123456789ab"
+		h, logs := testGate()
+		h.policy.tokens = newTokenSet(append(h.policy.tokens.callers, tokensOf("other", otherToken).callers...), nil)
+		sent := 0
+		upstream := func(w http.ResponseWriter, r *http.Request) error {
+			takeKey(r)
+			if body, _ := io.ReadAll(r.Body); string(body) == "{}" {
+				_, err := io.WriteString(w, "{}")
+				return err
+			}
+			sent++
+			w.WriteHeader(http.StatusUnauthorized)
+			return nil
+		}
+		lockedOut := 0
+		for range 600 { // a minute
+			bad := goodRequest()
+			bad.Body, bad.ContentLength = io.NopCloser(strings.NewReader("[]")), 2
+			answerTo(t, h, bad, upstream)
+			good := goodRequest()
+			good.Header.Set("Authorization", "Bearer "+otherToken)
+			if w := answerTo(t, h, good, upstream); w.Code != http.StatusOK {
+				lockedOut++
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if lockedOut != 10 {
+			t.Errorf("the other caller was refused %d of 600 times; want 10, in the first second", lockedOut)
+		}
+		if lines := logs.FilterLevelExact(zap.ErrorLevel).Len(); sent > 8 || lines != sent {
+			t.Errorf("%d requests that are refused went upstream, and %d errors were logged; want one for each wait", sent, lines)
+		}
+		h.trail.close()
+	})
 }

@@ -335,7 +335,7 @@ func (h *Handler) pass(w http.ResponseWriter, r *http.Request, next caddyhttp.Ha
 		return h.refuse(w, r, caller, refused)
 	}
 	route := h.policy.routeOf(r)
-	try, ok := h.credential.triesOn(route).Begin()
+	try, ok := h.credential.triesOn(route).Begin(caller.caller)
 	if !ok {
 		takeBody(r)
 		return h.refuse(w, r, caller, errUpstreamUnauthorized)

@@ -85,15 +85,16 @@ func (b *Backoff) Refused(try Try) (wait time.Duration, began bool) {
 }
 
 // Accepted notes that the upstream took the credential, and ends the wait,
-// unless the credential was refused after the request was begun.
-func (b *Backoff) Accepted(try Try) {
+// unless the credential was refused after the request was begun. It reports
+// whether there was a wait that has ended.
+func (b *Backoff) Accepted(try Try) (ended bool) {
 	for {
 		at, s := b.load()
 		if s.wait == 0 || s.round != try.round {
-			return
+			return false
 		}
 		if b.now.CompareAndSwap(at, &state{round: s.round}) {
-			return
+			return true
 		}
 	}
 }
