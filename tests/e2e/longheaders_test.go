@@ -44,12 +44,13 @@ func TestHeadersOfAgentsPassAndLongerOnesAreRefused(t *testing.T) {
 		"the command":                   {command, http.DefaultTransport, "http", 1, 60},
 		"TLS, HTTP/1":                   {encrypted, &http.Transport{TLSClientConfig: tlsConfig.Clone()}, "https", 1, 60},
 		"TLS, HTTP/2":                   {encrypted, &http.Transport{TLSClientConfig: tlsConfig.Clone(), Protocols: onlyHTTP2}, "https", 2, 60},
-		"stock Caddy's servers":         {stock, http.DefaultTransport, "http", 1, 20}, // the control
+		"stock Caddy's servers":         {stock, http.DefaultTransport, "http", 1, 10}, // the control
 	} {
 		t.Run(name, func(t *testing.T) {
 			client := &http.Client{Transport: test.client}
 			t.Cleanup(client.CloseIdleConnections)
-			for _, size := range []int{10, 20, 40, 60, 90, 200} {
+			// (Whether 20 get through stock Caddy depends on the portions in which they come.)
+			for _, size := range []int{10, 30, 60, 90, 200} {
 				up.Forget()
 				long := strings.Repeat("m", size<<10)
 				r := test.gate.Post(gatetest.SetHeader("X-Codex-Turn-Metadata", long))
