@@ -238,7 +238,7 @@ func (e *exchange) estimate(output int64) Spent {
 // stream that was seen to begin grew as long as it was seen, and has a token or
 // more in each piece that was.
 func (e *exchange) seenOutput(now time.Time) int64 {
-	if e.events == nil {
+	if e.events == nil || !e.events.came {
 		return e.unseenOutput(now)
 	}
 	return min(max(e.grown(now), e.events.deltas), e.request.maxOutput)

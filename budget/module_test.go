@@ -176,6 +176,21 @@ func TestLeavingEarlyIsNotFree(t *testing.T) {
 			_, _ = io.WriteString(w, deltas)
 			return errors.New("unexpected EOF")
 		}},
+		"gone when the answer was created": {tokensPerSecond, func(w http.ResponseWriter, _ *http.Request) error {
+			w.Header().Set("Content-Type", "text/event-stream")
+			_, _ = io.WriteString(w, "data: {\"type\":\"response.created\"}\n\n")
+			panic(http.ErrAbortHandler)
+		}},
+		"a stream of which nothing has come": {defaultOutput, func(w http.ResponseWriter, _ *http.Request) error {
+			w.Header().Set("Content-Type", "text/event-stream")
+			_, _ = io.WriteString(w, ": wait\n\n")
+			panic(http.ErrAbortHandler)
+		}},
+		"no stream, but in name": {defaultOutput, func(w http.ResponseWriter, _ *http.Request) error {
+			w.Header().Set("Content-Type", "text/event-stream")
+			_, err := io.WriteString(w, "{\"output\":[],\n\"usage\":{\"input_tokens\":1,\"output_tokens\":15000}}")
+			return err
+		}},
 		"gone before the header": {defaultOutput, func(http.ResponseWriter, *http.Request) error { return context.Canceled }},
 		"gone in the midst of JSON": {defaultOutput, func(w http.ResponseWriter, _ *http.Request) error {
 			w.Header().Set("Content-Type", "application/json")

@@ -12,6 +12,7 @@ type eventScanner struct {
 	room [len("data") + 1]byte
 	cr   bool // the last line ended with CR: an LF belongs to it
 	data bool // the event at hand has a line of data
+	came bool // an event with data that is JSON
 
 	found  usage
 	calls  toolCalls // that have begun
@@ -136,6 +137,7 @@ func (s *eventScanner) endLine() {
 
 // look takes the usage from an event whose JSON is complete.
 func (s *eventScanner) look() {
+	s.came = true
 	if model := s.json.found.model; model != "" {
 		s.found.model = model // of a response that has begun
 	}
