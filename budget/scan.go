@@ -1,7 +1,6 @@
 package budget
 
 import (
-	"bytes"
 	"math"
 	"strconv"
 	"sync"
@@ -139,29 +138,6 @@ func newScanner(root place) *jsonScanner {
 }
 
 var scanners = sync.Pool{New: func() any { return new(jsonScanner) }}
-
-// eventKind is what an event is, as far as that matters here.
-type eventKind int8
-
-const (
-	kindOther eventKind = iota
-	kindItem            // an item of the answer has begun
-	kindDelta           // a piece of it: a token or more
-	kindEnd             // the answer has ended
-)
-
-func kindOf(text []byte) eventKind {
-	switch string(text) {
-	case "response.output_item.added":
-		return kindItem
-	case "response.completed", "response.incomplete", "response.failed":
-		return kindEnd
-	}
-	if bytes.HasSuffix(text, []byte(".delta")) {
-		return kindDelta
-	}
-	return kindOther
-}
 
 // usage is what has been found once the value has ended.
 func (s *jsonScanner) usage() usage {

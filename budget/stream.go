@@ -29,6 +29,29 @@ const (
 	lineIgnored                  // in another one's
 )
 
+// eventKind is what an event is, as far as that matters here.
+type eventKind int8
+
+const (
+	kindOther eventKind = iota
+	kindItem            // an item of the answer has begun
+	kindDelta           // a piece of it: a token or more
+	kindEnd             // the answer has ended
+)
+
+func kindOf(text []byte) eventKind {
+	switch string(text) {
+	case "response.output_item.added":
+		return kindItem
+	case "response.completed", "response.incomplete", "response.failed":
+		return kindEnd
+	}
+	if bytes.HasSuffix(text, []byte(".delta")) {
+		return kindDelta
+	}
+	return kindOther
+}
+
 const byteOrderMark = "\xef\xbb\xbf"
 
 // feed takes the next piece, and reports whether the usage is known now and

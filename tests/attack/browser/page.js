@@ -114,22 +114,23 @@ function makeForm(action, enctype, attributes = {}, fields = { '{"model":"gpt-5"
   return it
 }
 
-// arrived waits until a window shows what is no more its first, empty page.
-async function arrived(view) {
+// arrived waits until a window shows what is no more its first page.
+async function arrived(view, first) {
   for (;;) {
     try {
-      if (view.location.href !== 'about:blank' && view.document.readyState === 'complete') return
+      if (view.location.href !== 'about:blank' && view.location.href !== first && view.document.readyState === 'complete') return
     } catch { return }
     await new Promise(resolve => setTimeout(resolve, 5))
   }
 }
 
-// popup lets act do something to a new window, and tells what can be seen of it after that.
+// popup lets act do something to a new window, and tells what can be seen of it after that. What act returns is a page of
+// its own that the window does not stay on.
 async function popup(url, act) {
   const view = open('about:blank', unique())
-  await act(view)
+  const first = await act(view)
   await answered(url)
-  await arrived(view)
+  await arrived(view, first && new URL(first).href)
   const seen = look(view)
   view.close()
   return seen
