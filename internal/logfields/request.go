@@ -19,6 +19,10 @@ func shownField(field zapcore.Field) zapcore.Field {
 	case caddyhttp.LoggableHTTPHeader:
 		value.Header = secret.ShownHeader(value.Header)
 		return zap.Object(field.Key, value)
+	case zapcore.ObjectMarshaler:
+		if field.Key == "env" { // of FastCGI: the headers once more, as HTTP_X_PROXY_TOKEN
+			return zap.String(field.Key, secret.Redacted)
+		}
 	}
 	return field
 }

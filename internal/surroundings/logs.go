@@ -102,6 +102,11 @@ func recordsToken(log configuredLog, all []configuredLog, server *caddyhttp.Serv
 				return name + ", when a handler fails that is not behind the gate"
 			}
 		}
+		for _, name := range proxyLoggers {
+			if log.accepts(name, zapcore.WarnLevel) {
+				return name + ", of a proxy that is not behind the gate"
+			}
+		}
 	}
 	for _, name := range append(errorLoggers(server, configured, all), "http.handlers.rewrite") {
 		if log.accepts(name, zapcore.DebugLevel) {
@@ -110,6 +115,10 @@ func recordsToken(log configuredLog, all []configuredLog, server *caddyhttp.Serv
 	}
 	return ""
 }
+
+// proxyLoggers write requests with their headers, at DEBUG and, when an answer
+// breaks off, at WARN. Behind the gate, there is no token in them any more.
+var proxyLoggers = []string{"http.handlers.reverse_proxy", "http.reverse_proxy.transport.fastcgi"}
 
 // accessLoggers are the names under which a server logs access.
 func accessLoggers(server *caddyhttp.Server, configured map[string]any, logs []configuredLog) []string {
