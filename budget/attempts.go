@@ -18,32 +18,41 @@ const upstreamStatus = "http.reverse_proxy.status_code"
 // may do so again if one does not answer (lb_retry_match), and says nothing of
 // those before the last.
 type attempts struct {
-	replacer   *caddy.Replacer
+	context.Context // of the request, before
+	replacer        *caddy.Replacer
+	trace           httptrace.ClientTrace
+
 	sent       atomic.Bool // the last attempt: the upstream may have the request whole
 	unanswered int         // how many before the last were sent, and not answered
 }
 
 type attemptsKey struct{}
 
-// watch watches what becomes of r, which it returns, on its way to upstreams.
-// A budget behind another one asks that.
-func (e *exchange) watch(r *http.Request) *http.Request {
+// Value implements context.Context.
+func (a *attempts) Value(key any) any {
+	if key == (attemptsKey{}) {
+		return a
+	}
+	return a.Context.Value(key)
+}
+
+// watch watches what becomes of r on its way to upstreams. A budget behind
+// another one asks that.
+func (e *exchange) watch(r *http.Request) {
 	replacer := replacerOf(r)
 	if e.request.free || replacer == nil {
-		return r
+		return
 	}
-	ctx := r.Context()
-	if outer, ok := ctx.Value(attemptsKey{}).(*attempts); ok {
+	if outer, ok := r.Context().Value(attemptsKey{}).(*attempts); ok {
 		e.attempts = outer
-		return r
+		return
 	}
-	a := &attempts{replacer: replacer}
+	a := &attempts{Context: r.Context(), replacer: replacer}
+	a.trace = httptrace.ClientTrace{GetConn: a.begin, WroteRequest: a.wrote}
 	e.attempts = a
 	replacer.Delete(upstreamStatus) // of a forward_auth before the budget
-	return r.WithContext(httptrace.WithClientTrace(context.WithValue(ctx, attemptsKey{}, a), &httptrace.ClientTrace{
-		GetConn:      a.begin,
-		WroteRequest: a.wrote,
-	}))
+	// (In place: a copy would be kept, too, for as long as a stream is open.)
+	*r = *r.WithContext(httptrace.WithClientTrace(a, &a.trace))
 }
 
 // begin begins another attempt. (One that was answered is paid or refused: it is

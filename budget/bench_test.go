@@ -55,6 +55,7 @@ func BenchmarkAnOpenStream(b *testing.B) {
 			_, err := io.WriteString(w, "data: {}\n\n")
 			opened.Done()
 			<-end
+			runtime.KeepAlive(r) // as reverse_proxy does
 			return err
 		})
 		before := memory()
@@ -65,6 +66,7 @@ func BenchmarkAnOpenStream(b *testing.B) {
 				r.Header["Content-Type"] = []string{"application/json"} // (a header has room for some more then)
 				r.Body, r.ContentLength = io.NopCloser(strings.NewReader(body)), int64(len(body))
 				through(&discards{http.Header{}}, r, next)
+				runtime.KeepAlive(r) // as the server does
 			})
 		}
 		opened.Wait()

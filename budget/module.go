@@ -167,8 +167,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return h.refuse(w, r, user, said.answer())
 	}
 	exchange.begin(w, r)
+	exchange.watch(r)
 	defer exchange.end()
-	exchange.err = next.ServeHTTP(exchange, exchange.watch(r))
+	exchange.err = next.ServeHTTP(exchange, r)
 	return exchange.err
 }
 
