@@ -6,7 +6,6 @@ import (
 	"io"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -47,19 +46,6 @@ const (
 	bodyTools                     // a list of tools
 	bodyTool                      // one of it
 	bodyToolPart                  // somewhere in one
-)
-
-// names that matter, by place. One that differs from them in case alone is
-// refused: Go's usual parser, for one, would take it for them.
-var (
-	rootNames = []string{
-		"model", "max_output_tokens", "background", "store", "previous_response_id", "conversation", "prompt", "service_tier",
-		"tools", "input", "max_tool_calls", "models", "plugins", "fallbacks",
-	}
-	innerNames = []string{
-		"type", "id", "role", "content", "encrypted_content", "result", "tools", "environment", "execution", "file_id", "file_ids", "vector_store_ids",
-		"container", "container_id", "skill_id", "image_url", "file_url", "server_url", "connector_id", "parameters", "input_schema", "output_schema", "metadata",
-	}
 )
 
 // bodyReader reads a body. It is used again: the decoder has room for the names
@@ -174,7 +160,7 @@ func (a *asked) object(d *jsontext.Decoder, at bodyPlace) (e element, err error)
 		a.firstAt = int(d.InputOffset())
 	}
 	for d.PeekKind() != '}' {
-		token, err := d.ReadToken()
+		name, err := readName(d, at)
 		if err != nil {
 			return e, err
 		}
@@ -183,9 +169,9 @@ func (a *asked) object(d *jsontext.Decoder, at bodyPlace) (e element, err error)
 			err = a.value(d, bodyOther)
 		case bodyRoot:
 			a.hasNoMembers = false
-			err = a.member(d, token.String())
+			err = a.member(d, name)
 		default:
-			err = a.inner(d, token.String(), at, &e)
+			err = a.inner(d, name, at, &e)
 		}
 		if err != nil {
 			return e, err
@@ -205,9 +191,6 @@ func (a *asked) object(d *jsontext.Decoder, at bodyPlace) (e element, err error)
 
 // member reads a member of the whole.
 func (a *asked) member(d *jsontext.Decoder, name string) error {
-	if isAmbiguous(name, rootNames) {
-		return errNotStrict
-	}
 	kind := d.PeekKind()
 	switch name {
 	case "model":
@@ -280,9 +263,6 @@ func (a *asked) flag(d *jsontext.Decoder, name string) error {
 
 // inner reads a member of an object in the input or in a tool.
 func (a *asked) inner(d *jsontext.Decoder, name string, at bodyPlace, e *element) (err error) {
-	if isAmbiguous(name, innerNames) || at == bodyTool && isAmbiguous(name, rootNames[:1]) {
-		return errNotStrict
-	}
 	kind := d.PeekKind()
 	given := kind != 'n'
 	e.more = e.more || given && name != "type" && name != "id" && name != "status"
@@ -433,15 +413,4 @@ func (a *asked) withCeiling(content []byte, n int64) bodyPieces {
 		member += ","
 	}
 	return bodyPieces{content[:a.firstAt], []byte(member), content[a.firstAt:]}
-}
-
-// isAmbiguous reports whether another parser may take a name for one that
-// matters: Go's ignores case, some drop what is no UTF-8, and some end at a zero.
-func isAmbiguous(name string, known []string) bool {
-	for _, k := range known {
-		if name != k && strings.EqualFold(name, k) {
-			return true
-		}
-	}
-	return strings.ContainsAny(name, "\ufffd\x00")
 }
