@@ -47,8 +47,9 @@ func (e *exchange) watch(r *http.Request) {
 		e.attempts = outer
 		return
 	}
-	a := &attempts{Context: r.Context(), replacer: replacer}
-	a.trace = httptrace.ClientTrace{GetConn: a.begin, WroteRequest: a.wrote}
+	a := &e.watched
+	a.Context, a.replacer = r.Context(), replacer
+	a.trace.GetConn, a.trace.WroteRequest = a.begin, a.wrote
 	e.attempts = a
 	replacer.Delete(upstreamStatus) // of a forward_auth before the budget
 	// (In place: a copy would be kept, too, for as long as a stream is open.)

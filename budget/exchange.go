@@ -27,6 +27,7 @@ type exchange struct {
 	began       time.Time
 	caller      context.Context // of the request
 	attempts    *attempts       // nil if the request is free
+	watched     attempts        // that they are, unless a budget before this one has them
 
 	err    error // what the next handler returned
 	status int   // of the final answer; 0 before there is one
