@@ -197,9 +197,9 @@ func (s *sentOn) answered(status int) (refused *refusal, wait time.Duration, beg
 		return errAccountRefused, 0, false
 	}
 	wait, began = s.credential.triesOn(s.route).Refused(s.try)
-	// A token that another route has accepted needs no new exchange.
+	// A token that another route or another caller has accepted needs no new exchange.
 	last := s.credential.accepted.Load()
-	if exchanger := s.credential.exchanger(); began && exchanger != nil && (last == 0 || last == int64(s.route)+1) {
+	if exchanger := s.credential.exchanger(); began && !s.try.Alone() && exchanger != nil && (last == 0 || last == int64(s.route)+1) {
 		exchanger.Renew()
 	}
 	return errUpstreamUnauthorized, wait, began

@@ -74,7 +74,7 @@ func TestACallersSpoiltBodyTakesNoUpstreamFromTheOthers(t *testing.T) {
 
 // Some upstreams say 401 to what a caller asks for (LiteLLM: to a model that the
 // key may not use). Nobody can tell that from a dead key by one answer.
-func TestWhoIsAnswered401ForWhatItAsksLocksTheOthersOutForASecond(t *testing.T) {
+func TestWhoIsAnswered401ForWhatItAsksLocksNobodyElseOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const otherToken = "another-token-of-43-characters-0123456789ab"
 		h, logs := testGate()
@@ -102,8 +102,8 @@ func TestWhoIsAnswered401ForWhatItAsksLocksTheOthersOutForASecond(t *testing.T) 
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
-		if lockedOut != 10 {
-			t.Errorf("the other caller was refused %d of 600 times; want 10, in the first second", lockedOut)
+		if lockedOut != 0 {
+			t.Errorf("the other caller was refused %d of 600 times", lockedOut)
 		}
 		if lines := logs.FilterLevelExact(zap.ErrorLevel).Len(); sent > 8 || lines != sent {
 			t.Errorf("%d requests that are refused went upstream, and %d errors were logged; want one for each wait", sent, lines)
