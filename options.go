@@ -84,7 +84,7 @@ func validateOrigin(origin string) error {
 var endsInNumber = regexp.MustCompile(`(?i)(^|\.)([0-9]+|0x[0-9a-f]*)\.?$`)
 
 // serializedHost is a host as a browser writes it: URL standard, "host
-// serializing". That standard knows no zones, and no name with these characters.
+// serializing". That standard knows no zones, and no name with these characters but "*", which is no wildcard here.
 func serializedHost(name string) (string, error) {
 	addr, err := netip.ParseAddr(name)
 	switch {
@@ -111,12 +111,13 @@ func serializedPort(u *url.URL) (string, error) {
 	switch port := u.Port(); {
 	case port == "" && !strings.HasSuffix(u.Host, ":"):
 		return "", nil
-	case u.Scheme == "https" && port == "443", u.Scheme == "http" && port == "80":
-		return "", nil
 	default:
 		number, err := strconv.ParseUint(port, 10, 16)
-		if err != nil {
+		switch {
+		case err != nil:
 			return "", errors.New("its port is none; write an origin, such as https://app.example:8443")
+		case u.Scheme == "https" && number == 443, u.Scheme == "http" && number == 80:
+			return "", nil
 		}
 		return fmt.Sprintf(":%d", number), nil
 	}

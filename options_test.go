@@ -56,6 +56,7 @@ func TestAnOriginIsWrittenAsBrowsersSendIt(t *testing.T) {
 		"http with the default port of https":  {[]string{"http://app.example:443"}, ""},
 		"a colon without a port":               {[]string{"https://app.example:"}, "https://app.example"},
 		"a port with leading zeros":            {[]string{"https://app.example:08443"}, "browsers write it https://app.example:8443"},
+		"a default port with leading zeros":    {[]string{"https://app.example:0443"}, "browsers write it https://app.example;"},
 		"a port above 65535":                   {[]string{"https://app.example:65536"}, "its port is none"},
 		"a bracket within a name":              {[]string{"https://app.exa8]3mple"}, shape},
 		"an angle within a name":               {[]string{"https://app<.example"}, shape},

@@ -129,10 +129,11 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	small, err := held.inOnePiece(with)
 	if err != nil {
-		return nil, held.failure(err)
+		return nil, held.failure(err, r.Context().Err() != nil)
 	}
 	answer, err := transport.RoundTrip(with)
-	if small != nil && errors.As(err, &reverseproxy.DialError{}) {
+	held.unsent = nil
+	if err != nil {
 		held.unsent = small // reverse_proxy may try another upstream
 	}
 	if err != nil && held.access != nil && held.access.ended.Load() {
@@ -141,7 +142,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if answer != nil {
 		answer.Request = r // whoever looks there must not find the key
 	}
-	return answer, held.failure(err)
+	return answer, held.failure(err, r.Context().Err() != nil)
 }
 
 // inOnePiece gives r the body of a small request, which a budget has in memory,
@@ -299,8 +300,8 @@ type heldKey struct {
 	body  *callersBody
 	fault error // why the request failed, if that was the body's; reverse_proxy does not tell
 
-	// unsent is the small body of an attempt that reached no upstream; else nil.
-	// The next attempt takes it: handlers behind the budget may have given the
+	// unsent is the small body of the last attempt, if that failed; else nil. The
+	// next attempt takes it: handlers behind the budget may have given the
 	// request a body that can be read once only.
 	unsent []byte
 }
@@ -350,10 +351,11 @@ func (k *heldKey) addTo(r *http.Request) *http.Request {
 // upstream: with fail_duration, a caller could else take it from all others.
 var errCallersFault = fmt.Errorf("the request's body is the caller's fault: %w", context.Canceled)
 
-// failure is why an attempt has failed, for reverse_proxy.
-func (k *heldKey) failure(err error) error {
+// failure is why an attempt has failed, for reverse_proxy. If the caller has left,
+// that is why.
+func (k *heldKey) failure(err error, left bool) error {
 	err = k.redact(err)
-	if err == nil || !k.spoilt(err) {
+	if err == nil || left || !k.spoilt(err) {
 		return err
 	}
 	k.fault = err

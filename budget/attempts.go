@@ -22,6 +22,7 @@ type attempts struct {
 	replacer        *caddy.Replacer
 	trace           httptrace.ClientTrace
 
+	begun      bool        // there was an attempt that says what becomes of it
 	sent       atomic.Bool // the last attempt: the upstream may have the request whole
 	unanswered int         // how many before the last were sent, and not answered
 }
@@ -59,6 +60,7 @@ func (e *exchange) watch(r *http.Request) {
 // begin begins another attempt. (One that was answered is paid or refused: it is
 // sent again only by handle_response or because its answer says so.)
 func (a *attempts) begin(string) {
+	a.begun = true
 	if a.sent.Swap(false) && a.status() == 0 {
 		a.unanswered++
 	}
@@ -85,6 +87,11 @@ func (a *attempts) status() int {
 
 // mayBeAtWork reports whether the last attempt was sent and not answered.
 func (a *attempts) mayBeAtWork() bool { return a != nil && a.sent.Load() && a.status() == 0 }
+
+// reachedNobody reports whether the last attempt was not sent whole.
+func (a *attempts) reachedNobody() bool {
+	return a != nil && a.begun && !a.sent.Load() && a.status() == 0
+}
 
 // lost is how many attempts before the last may be at work or have been.
 func (a *attempts) lost() int {

@@ -41,3 +41,26 @@ func TestWhatAnErrorRouteTellsIsNotWhatTheUpstreamDid(t *testing.T) {
 		})
 	}
 }
+
+// Else an upstream whose TLS handshake fails would use up a caller's budget, by as many requests as clients repeat.
+func TestAnUpstreamThatIsNotReachedCostsNothingWhateverTheErrorIs(t *testing.T) {
+	for name, c := range map[string]struct {
+		sent   bool
+		output int64
+	}{"not sent": {false, -3}, "sent, which is the control": {true, defaultOutput}} {
+		t.Run(name, func(t *testing.T) {
+			h := open(t, t.TempDir(), Limits{Per: []Per{{Window: "1d", Tokens: 100_000}}})
+			call(t, h, "codex", `{"a":1}`, handlerFunc(func(_ http.ResponseWriter, r *http.Request) error {
+				trace := httptrace.ContextClientTrace(r.Context())
+				trace.GetConn("upstream")
+				if c.sent {
+					trace.WroteRequest(httptrace.WroteRequestInfo{})
+				}
+				return errors.New("tls: handshake failure")
+			}))
+			if got := spentBy(t, h, "codex", "1d"); got.Tokens() != 3+c.output || got.Calls() != 1 {
+				t.Errorf("it is charged %+v", got)
+			}
+		})
+	}
+}

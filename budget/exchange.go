@@ -194,7 +194,7 @@ func (e *exchange) costsNothing() bool {
 		return false
 	case e.status == statusCallerGone && e.caller.Err() != nil:
 		return false // reverse_proxy says so itself: the upstream may be at work
-	case e.status >= 300:
+	case e.status >= 300, e.err != nil && e.attempts.reachedNobody():
 		return true
 	case e.status != 0, e.err == nil:
 		return false
