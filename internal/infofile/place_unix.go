@@ -254,15 +254,15 @@ func secretPlace(path string) *place {
 }
 
 // RootsInAnothersDirectory reports whether only root can write to a file, though
-// its directory belongs to another user, and who that is.
-func RootsInAnothersDirectory(path string) (uid uint32, found bool) {
+// its directory belongs to another user, and who that is, with the directory's group.
+func RootsInAnothersDirectory(path string) (uid, gid uint32, found bool) {
 	file, err := os.Lstat(path)
 	dir, dirErr := os.Stat(filepath.Dir(path))
 	if err != nil || dirErr != nil || statOf(file).Uid != 0 || file.Mode().Perm()&0o022 != 0 {
-		return 0, false
+		return 0, 0, false
 	}
-	uid = statOf(dir).Uid
-	return uid, uid != 0
+	owner := statOf(dir)
+	return owner.Uid, owner.Gid, owner.Uid != 0
 }
 
 // refuseOpenSecret refuses a file with a secret that others could have written,

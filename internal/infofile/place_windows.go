@@ -99,4 +99,4 @@ func OpenSecret(path string) (*os.File, fs.FileInfo, error) {
 }
 
 // RootsInAnothersDirectory finds nothing: there is no root.
-func RootsInAnothersDirectory(string) (uid uint32, found bool) { return 0, false }
+func RootsInAnothersDirectory(string) (uid, gid uint32, found bool) { return 0, 0, false }

@@ -3,7 +3,6 @@ package surroundings
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -55,9 +54,11 @@ func WarnOfRootsLogFiles(config Config, logger *zap.Logger) {
 		return
 	}
 	for log, file := range config.logFiles() {
-		if uid, found := infofile.RootsInAnothersDirectory(file); found {
+		if uid, gid, found := infofile.RootsInAnothersDirectory(file); found {
+			// (-h: whose directory it is could put a link there)
+			quoted := "'" + strings.ReplaceAll(file, "'", `'\''`) + "'"
 			logger.Warn("a log file belongs to root, and its directory to another user, who could not write it (\"caddy validate\" as root makes log files that are missing). "+
-				fmt.Sprintf("If that user will run Caddy, run: chown --reference=%s %s", filepath.Dir(file), file),
+				fmt.Sprintf("If that user will run Caddy, run: chown -h %d:%d %s", uid, gid, quoted),
 				zap.String("log", log), zap.Uint32("uid", uid))
 		}
 	}
